@@ -1,0 +1,33 @@
+"""The options that every command takes, and the profile they choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clorefleet.config.profile import Profile
+
+
+@dataclass(slots=True)
+class GlobalOptions:
+    """Filled by the command line's parser before the command runs."""
+
+    sandbox: bool = False
+    profile_name: str = ""
+    as_json: bool = False
+    debug: bool = False
+    color: bool = True
+
+    def profile(self) -> Profile:
+        """The chosen profile; its state folder exists afterwards."""
+        from clorefleet.config.profile import DEFAULT, SANDBOX, find_profile
+        from clorefleet.domain.errors import BadInput
+
+        if self.sandbox and self.profile_name not in ("", SANDBOX):
+            raise BadInput("--sandbox and --profile contradict each other.", remedy="Use one of the two.")
+        return find_profile(SANDBOX if self.sandbox else self.profile_name or DEFAULT)
+
+
+options = GlobalOptions()
+"""The options of this process: one command runs in it."""

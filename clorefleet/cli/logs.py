@@ -1,0 +1,83 @@
+"""`clorefleet logs`: what happened to a deployment, and what its engine said."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+
+from clorefleet.cli.context import options
+from clorefleet.cli.output import note, print_json, say
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+FOLLOW_EVERY_S = 0.5
+
+
+@app.command()
+def logs(
+    name: str = typer.Argument("", help="A deployment; default: all."),
+    lines: int = typer.Option(40, "--lines", "-n", min=1, max=5_000),
+    follow: bool = typer.Option(False, "--follow", "-f", help="Go on as more happens."),
+    engine: bool = typer.Option(False, "--engine", help="The engine's own log, read from the server."),
+) -> None:
+    """Show what happened to a deployment, and its engine's log.
+
+    Lines from a rented server are bounded and stripped of control characters.
+
+    Examples:
+
+      clorefleet logs glm-5.1 --follow
+
+      clorefleet logs smollm2-135m --engine --sandbox
+    """
+    from clorefleet.config.profile import store_url
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.domain.identity import DeploymentId
+    from clorefleet.store.database import open_store
+
+    profile = options.profile()
+    store = open_store(store_url(profile))
+    deployment_id = DeploymentId(name) if name else None
+    if deployment_id is not None:
+        with store.read() as tx:
+            if tx.deployment(deployment_id) is None:
+                known = ", ".join(each.deployment_id for each in tx.deployments()) or "none"
+                raise BadInput(f"There is no deployment “{name[:60]}”.", remedy=f"There are: {known}.")
+    if engine:
+        _engine_log(name, lines)
+        return
+    seen = 0
+    while True:
+        with store.read() as tx:
+            events = tx.events(deployment_id, after_id=seen, limit=lines)
+        if options.as_json:
+            print_json({"events": [_plain(each) for _, each in events]})
+        else:
+            for _, event in events:
+                say(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.text}")
+        seen = max([seen, *(event_id for event_id, _ in events)])
+        if not follow:
+            if not events:
+                note("Nothing has happened yet.")
+            return
+        time.sleep(FOLLOW_EVERY_S)
+
+
+def _plain(event: object) -> object:
+    from clorefleet.store.codec import encode
+
+    return encode(event)
+
+
+def _engine_log(name: str, lines: int) -> None:
+    from clorefleet.cli.replica import find_replica, open_session
+    from clorefleet.wiring import read_engine_log
+
+    connection, lease = find_replica(name)
+    with open_session(connection, lease) as session:
+        text = read_engine_log(session, lease, lines)
+    if options.as_json:
+        print_json({"lease_id": lease.lease_id, "lines": text})
+        return
+    for line in text:
+        say(line)

@@ -1,0 +1,204 @@
+"""The root command: finds the module of a subcommand and imports only that one.
+
+Exit codes are those of `clorefleet.domain.errors.ExitCode` (docs/exit-codes.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup, TyperOption
+
+from clorefleet import __version__
+from clorefleet.cli.context import options
+
+if TYPE_CHECKING:
+    from clorefleet.domain.errors import ClorefleetError
+
+COMMANDS: dict[str, str] = {
+    "models": "List the models that have a recipe, or show one.",
+    "offers": "List servers on the market.",
+    "plan": "Show which setup would run a model, where, and at what price.",
+    "deploy": "Put a model on the cheapest server that fits, and keep it there.",
+    "status": "Show what runs, in which phase, and what it costs.",
+    "logs": "Show what happened to a deployment, and its engine's log.",
+    "ssh": "Open a shell on a replica's server.",
+    "stop": "Stop a deployment and everything it pays for.",
+    "cost": "Show what was spent, lease by lease.",
+    "wallet": "Show the balances and how long they last.",
+    "daemon": "Start, stop or look at the daemon.",
+    "sandbox": "Serve, look at, stop or reset the simulated market.",
+    "doctor": "Check key, market, store, daemon and tools.",
+}
+"""Names and first help lines; a test holds them equal to the modules' own."""
+
+
+def _common_options() -> list[TyperOption]:
+    def store(name: str) -> Any:
+        def callback(_context: object, _parameter: object, value: object) -> None:
+            if value:
+                setattr(options, name, value)
+
+        return callback
+
+    def no_color(_context: object, _parameter: object, value: bool) -> None:
+        if value:
+            options.color = False
+
+    flags: list[tuple[list[str], str, Any]] = [
+        (["--sandbox"], "Use the simulated market on this machine.", store("sandbox")),
+        (["--json"], "Print JSON with a stable schema.", store("as_json")),
+        (["--debug"], "Show tracebacks and more log.", store("debug")),
+        (["--no-color"], "Print without colour.", no_color),
+    ]
+    made = [
+        TyperOption(param_decls=names, is_flag=True, expose_value=False, help=text, callback=callback)
+        for names, text, callback in flags
+    ]
+    made.append(
+        TyperOption(
+            param_decls=["--profile"],
+            expose_value=False,
+            metavar="NAME",
+            help="Use another profile's state and daemon.",
+            callback=store("profile_name"),
+        )
+    )
+    return made
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name; imports one when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"clorefleet.cli.{cmd_name}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        for each in getattr(command, "commands", {"": command}).values():
+            each.params.extend(_common_options())
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and name not in COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            from clorefleet.domain.errors import BadInput
+
+            near = get_close_matches(name, COMMANDS, n=2)
+            hint = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise BadInput(
+                f"There is no command “{name[:40]}”.", remedy=f"{hint}`clorefleet --help` lists them."
+            )
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="clorefleet",
+    cls=LazyGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Put a large language model on rented Clore.ai GPUs for the least money, and keep it there, "
+        "safely.\n\nTry it without an account:\n\n"
+        "  clorefleet deploy smollm2-135m --budget 16/day --sandbox"
+    ),
+    epilog="Every command takes --sandbox, --json, --debug, --no-color, --profile NAME and --help.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"clorefleet {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    from clorefleet.domain.errors import ClorefleetError, ExitCode
+
+    try:
+        code = app(standalone_mode=False, prog_name="clorefleet")
+        return int(code) if isinstance(code, int) else 0
+    except ClorefleetError as error:
+        if options.debug:
+            raise
+        _print_error(error)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted.\n")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output left (`clorefleet offers | head`): nothing to say, nobody to say it to.
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the program's edge: no traceback without --debug
+        return _foreign(error)
+
+
+def _foreign(error: Exception) -> int:
+    from clorefleet.domain.errors import ExitCode
+    from clorefleet.domain.text import clean_line
+
+    if hasattr(error, "exit_code") and hasattr(error, "show"):  # the parser's own usage errors
+        error.show()
+        return int(ExitCode.USAGE) if error.exit_code else 0
+    if type(error).__name__ == "Abort":
+        sys.stderr.write("Nothing was done.\n")
+        return int(ExitCode.INTERRUPTED)
+    if options.debug:
+        raise error
+    sys.stderr.write(
+        f"A fault in clorefleet: {type(error).__name__}: {clean_line(error)}\n"
+        "Money: orders go on as they were; `clorefleet status` and `clorefleet stop` still work.\n"
+        "Next:  run the same command with --debug and report what it prints.\n"
+    )
+    return int(ExitCode.INTERNAL)
+
+
+def _print_error(error: ClorefleetError) -> None:
+    if options.as_json:
+        import json
+
+        document = {
+            "error": {
+                "kind": type(error).__name__,
+                "what": error.what,
+                "money": error.money,
+                "remedy": error.remedy,
+                "fault": error.fault.value,
+                "may_retry": error.may_retry,
+                "exit_code": int(error.exit_code),
+            }
+        }
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        return
+    lines = [f"Error: {error.what}"]
+    if error.money:
+        lines.append(f"Money: {error.money}")
+    if error.remedy:
+        lines.append(f"Next:  {error.remedy}")
+    sys.stderr.write("\n".join(lines) + "\n")

@@ -1,0 +1,100 @@
+"""`clorefleet sandbox`: the simulated market, hub and nodes on this machine."""
+
+from __future__ import annotations
+
+import typer
+
+from clorefleet.cli.context import options
+from clorefleet.cli.output import confirm, note, print_json, say
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Serve, look at, stop or reset the simulated market.",
+)
+
+
+@app.command()
+def serve(
+    seed: int = typer.Option(1, "--seed", help="Another seed is another market."),
+    time_factor: float = typer.Option(
+        1.0, "--time-factor", min=0.001, max=100_000, help="Simulated seconds per real second."
+    ),
+    show_key: bool = typer.Option(False, "--show-key", help="Print the API key, for other programs."),
+) -> None:
+    """Start the sandbox's server, if none runs, and print its addresses.
+
+    It speaks the market's HTTP API: any client that follows the API can use it with the printed key.
+    """
+    from clorefleet.config.profile import SANDBOX, find_profile
+    from clorefleet.sandbox import process
+
+    profile = find_profile(SANDBOX)
+    info = process.ensure_running(profile.sandbox_dir, seed=seed, time_factor=time_factor)
+    if options.as_json:
+        document = {
+            "market_url": info.market_url,
+            "hub_url": info.hub_url,
+            "seed": info.seed,
+            "time_factor": info.time_factor,
+            "pid": info.pid,
+            "simulated": True,
+        }
+        print_json(document | ({"api_key": info.api_key} if show_key else {}))
+        return
+    say(f"Simulated market {info.market_url} (seed {info.seed}, time x{info.time_factor:g})")
+    say(f"Simulated hub    {info.hub_url}")
+    if show_key:
+        say(f"API key          {info.api_key}")
+    if (info.seed, info.time_factor) != (seed, time_factor):
+        note("It was running already, with its own seed and time. `clorefleet sandbox reset` starts anew.")
+
+
+@app.command()
+def status() -> None:
+    """Show the sandbox's server and its orders."""
+    from clorefleet.config.profile import SANDBOX, find_profile
+    from clorefleet.sandbox import process
+
+    found = process.status(find_profile(SANDBOX).sandbox_dir)
+    if options.as_json:
+        print_json({"running": found is not None} | ({} if found is None else dict(found)))
+    elif found is None:
+        say("The sandbox's server does not run; any command with --sandbox that needs it starts it.")
+    else:
+        for name, value in found.items():
+            say(f"{name:<14} {value}")
+    if found is None:
+        raise typer.Exit(10)
+
+
+@app.command()
+def stop() -> None:
+    """Stop the sandbox's server and its nodes; its orders wait for the next start."""
+    from clorefleet.config.profile import SANDBOX, find_profile
+    from clorefleet.daemon import process as daemon
+    from clorefleet.sandbox import process
+
+    profile = find_profile(SANDBOX)
+    if daemon.stop(profile.state_dir):
+        say("The sandbox's daemon has ended.")
+    say("Stopped." if process.stop(profile.sandbox_dir) else "It was not running.")
+
+
+@app.command()
+def reset(yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask.")) -> None:
+    """Forget the sandbox: its market, orders, nodes and this profile's records."""
+    import shutil
+
+    from clorefleet.config.profile import SANDBOX, find_profile
+    from clorefleet.daemon import process as daemon
+    from clorefleet.sandbox import process
+
+    profile = find_profile(SANDBOX)
+    if not confirm("Forget the sandbox and its records?", yes=yes, what="Resetting the sandbox"):
+        return
+    daemon.stop(profile.state_dir)
+    process.reset(profile.sandbox_dir)
+    shutil.rmtree(profile.state_dir, ignore_errors=True)
+    say("The sandbox is as new.")

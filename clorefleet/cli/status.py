@@ -1,0 +1,128 @@
+"""`clorefleet status`: what runs, in which phase, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import typer
+
+from clorefleet.cli.context import options
+from clorefleet.cli.output import age, is_terminal, note, print_json, say, table, usd
+
+if TYPE_CHECKING:
+    from clorefleet.config.profile import Profile
+    from clorefleet.report.status import FleetStatus, ReplicaStatus
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+WATCH_EVERY_S = 1.0
+
+
+@app.command()
+def status(
+    watch: bool = typer.Option(False, "--watch", "-w", help="Show it again each second."),
+    all_: bool = typer.Option(False, "--all", "-a", help="Stopped deployments too."),
+) -> None:
+    """Show what runs, in which phase, and what it costs.
+
+    Reads only this machine's records; `--watch` changes nothing either.
+
+    Example:
+
+      clorefleet status --sandbox
+    """
+    profile = options.profile()
+    while True:
+        found = read_status(profile)
+        if watch and is_terminal():
+            say("\x1b[H\x1b[2J", end="")
+        _show(profile, found, with_stopped=all_)
+        if not watch:
+            return
+        time.sleep(WATCH_EVERY_S)
+
+
+def read_status(profile: Profile) -> FleetStatus:
+    """The profile's fleet by its own records."""
+    from clorefleet.config.profile import clock_of, store_url
+    from clorefleet.report.status import fleet_status
+    from clorefleet.store.database import open_store
+
+    with open_store(store_url(profile)).read() as tx:
+        return fleet_status(tx.deployments(), tx.open_leases(), tx.segments(), now=clock_of(profile).now())
+
+
+def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
+    from clorefleet.daemon import process
+
+    info = process.find(profile.state_dir)
+    if options.as_json:
+        from clorefleet.store.codec import encode
+
+        daemon = None if info is None else {"pid": info.pid, "gateway_url": info.gateway_url}
+        print_json(encode(found) | {"daemon": daemon, "profile": profile.name})
+        return
+    shown = [each for each in found.deployments if with_stopped or each.state != "stopped"]
+    if not shown:
+        say(f"Nothing is deployed in profile “{profile.name}”.")
+    else:
+        table(
+            ("DEPLOYMENT", "STATE", "REPLICA", "SERVER", "SINCE", "TOK/S", "USD/DAY", "SPENT"),
+            [
+                row
+                for each in shown
+                for row in (
+                    [
+                        (
+                            each.deployment_id,
+                            each.state if replica.phase == "serving" else replica.phase,
+                            f"{replica.slot} {replica.setup}",
+                            replica.server_id,
+                            age(replica.in_phase),
+                            _speed(replica),
+                            usd(replica.usd_per_day),
+                            usd(replica.spent_usd, 4),
+                        )
+                        for replica in each.replicas
+                    ]
+                    or [(each.deployment_id, each.state, "-", "-", "-", "-", "-", usd(each.spent_usd, 4))]
+                )
+            ],
+            right=(3, 4, 5, 6, 7),
+        )
+        for each in shown:
+            _show_notes(each.note, each.replicas, each.deployment_id)
+    if info is None:
+        billing = any(each.replicas for each in found.deployments)
+        if billing:
+            note(
+                f"No daemon runs: nothing watches what bills. Start it: clorefleet daemon start{profile.flag}"
+            )
+        else:
+            note("No daemon runs; none is needed.")
+    else:
+        note(f"Daemon pid {info.pid}; gateway {info.gateway_url}/v1")
+    if found.usd_per_day > Decimal(0):
+        note(f"{usd(found.usd_per_day)}/day now, {usd(found.spent_usd, 4)} spent in all.")
+
+
+def _show_notes(text: str, replicas: tuple[ReplicaStatus, ...], deployment_id: str) -> None:
+    if text:
+        note(f"  {deployment_id}: {text}")
+    for replica in replicas:
+        if replica.is_cancel_pending and replica.cancel_attempts > 1:
+            hourly = replica.usd_per_day / 24
+            note(
+                f"  order {replica.order_id} still bills {usd(hourly, 4)}/hour after "
+                f"{replica.cancel_attempts} cancels: {replica.reason}"
+            )
+        elif replica.progress:
+            note(f"  {deployment_id}: {replica.progress}")
+
+
+def _speed(replica: ReplicaStatus) -> str:
+    if replica.measured_tokens_per_s is not None:
+        mark = " sim" if replica.engine_is_simulated else ""
+        return f"{replica.measured_tokens_per_s:.1f}{mark}"
+    return f"~{replica.predicted_tokens_per_s:.1f}"

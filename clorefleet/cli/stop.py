@@ -1,0 +1,115 @@
+"""`clorefleet stop`: end a deployment and everything it pays for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import typer
+
+from clorefleet.cli.context import options
+from clorefleet.cli.output import confirm, note, print_json, say, usd
+
+if TYPE_CHECKING:
+    from clorefleet.config.profile import Profile
+    from clorefleet.domain.deployment import Deployment
+    from clorefleet.store.database import Store
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def stop(
+    name: str = typer.Argument("", help="A deployment."),
+    all_: bool = typer.Option(False, "--all", help="End every order; needs only the key."),
+    foreign: bool = typer.Option(
+        False, "--foreign", help="With --all: orders that clorefleet did not make, too."
+    ),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+) -> None:
+    """Stop a deployment and everything it pays for.
+
+    Ends when the market's own list shows the order gone, and prints the final bill.
+
+    `--all` works without store, daemon or plan: it cancels by the market's order list. Orders that no
+    record of this profile explains are listed and left alone unless --foreign is given.
+
+    Examples:
+
+      clorefleet stop smollm2-135m --sandbox
+
+      clorefleet stop --all --yes
+    """
+    from clorefleet.domain.errors import BadInput
+
+    profile = options.profile()
+    if all_:
+        from clorefleet.cli.panic import stop_everything
+
+        stop_everything(profile, foreign=foreign, yes=yes)
+        return
+    if not name:
+        raise BadInput(
+            "Which deployment?",
+            remedy=f"`clorefleet status{profile.flag}` lists them; `clorefleet stop --all` ends all.",
+        )
+    _stop_one(profile, name, yes=yes)
+
+
+def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
+    from clorefleet.cli.watch import watch_until_stopped
+    from clorefleet.config.profile import connect, store_url
+    from clorefleet.daemon import process
+    from clorefleet.domain.deployment import Desired
+    from clorefleet.store.database import open_store
+
+    store = open_store(store_url(profile))
+    deployment = _find(store, name, profile)
+    with store.read() as tx:
+        leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
+    if deployment.desired is Desired.STOPPED and not leases:
+        note(f"{name} is stopped already; nothing of it bills.")
+        return
+    if not confirm(f"Stop {name}?", yes=yes or profile.is_sandbox, what="Stopping"):
+        note("It goes on.")
+        return
+    with store.write() as tx:
+        tx.put_deployment(replace(deployment, desired=Desired.STOPPED, note="", has_given_up=False))
+    connection = connect(profile)
+    process.ensure_running(profile.name, profile.state_dir)
+    process.wake(profile.state_dir)
+    try:
+        total = watch_until_stopped(store, connection, name)
+    except KeyboardInterrupt:
+        note("")
+        note("Stopped watching; the daemon goes on until the market shows the orders gone.")
+        raise
+    _say_bill(name, total)
+
+
+def _find(store: Store, name: str, profile: Profile) -> Deployment:
+    from difflib import get_close_matches
+
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.domain.identity import DeploymentId
+
+    with store.read() as tx:
+        deployment = tx.deployment(DeploymentId(name))
+        known = [each.deployment_id for each in tx.deployments()]
+    if deployment is None:
+        near = get_close_matches(name, known, n=2)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise BadInput(
+            f"There is no deployment “{name[:60]}”.",
+            remedy=f"{hint}`clorefleet status{profile.flag} --all` lists them.",
+            money="Nothing was stopped.",
+        )
+    return deployment
+
+
+def _say_bill(name: str, total: Decimal) -> None:
+    if options.as_json:
+        print_json({"deployment_id": name, "state": "stopped", "spent_usd": total})
+        return
+    say(f"{name} is stopped: the market lists no order of it. It cost {usd(total, 4)} in all.")

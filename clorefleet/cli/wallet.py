@@ -1,0 +1,64 @@
+"""`clorefleet wallet`: balances, and how long they last."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import typer
+
+from clorefleet.cli.context import options
+from clorefleet.cli.output import note, print_json, table, usd
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def wallet() -> None:
+    """Show the balances and how long they last.
+
+    The runway counts all orders of the account that bill in that currency, ours or not.
+
+    Example:
+
+      clorefleet wallet --sandbox
+    """
+    from clorefleet.config.profile import connect
+    from clorefleet.domain.money import Currency
+    from clorefleet.wiring import make_market
+
+    market = make_market(connect(options.profile()))
+    wallets = market.fetch_wallets()
+    orders = market.fetch_orders()
+    burn: dict[Currency, Decimal] = {}
+    for order in orders.live():
+        burn[order.currency] = burn.get(order.currency, Decimal(0)) + order.price.amount
+    rows, documents = [], []
+    for each in wallets:
+        balance = None if each.balance is None else each.balance.amount
+        daily = burn.get(each.currency, Decimal(0))
+        runway = None if balance is None or daily == 0 else balance / daily
+        documents.append(
+            {
+                "currency": each.currency,
+                "balance": balance,
+                "orders_per_day": daily,
+                "runway_days": None if runway is None else round(runway, 2),
+            }
+        )
+        rows.append(
+            (
+                each.currency,
+                "-" if balance is None else _amount(balance, each.currency),
+                _amount(daily, each.currency) if daily else "-",
+                "-" if runway is None else f"{runway:.1f} days",
+            )
+        )
+    if options.as_json:
+        print_json({"wallets": documents, "live_orders": len(orders.live())})
+        return
+    table(("CURRENCY", "BALANCE", "ORDERS/DAY", "LASTS"), rows, right=(1, 2, 3))
+    note(f"{len(orders.live())} live order(s). Orders per day are without the renter's fee.")
+
+
+def _amount(amount: Decimal, currency: str) -> str:
+    return usd(amount) if currency == "USD" else f"{amount:,.8f}".rstrip("0").rstrip(".")

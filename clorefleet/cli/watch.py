@@ -1,0 +1,223 @@
+"""Watching a deployment come up or end: what the daemon writes down, as it writes it.
+
+On a terminal one line moves; elsewhere a line is printed for each change. Watching changes nothing:
+Ctrl-C ends the watching alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from clorefleet.cli.context import options
+from clorefleet.cli.output import is_terminal, note, print_json, say, usd
+from clorefleet.domain.errors import ClorefleetError, DaemonError, ExitCode
+from clorefleet.domain.identity import DeploymentId
+
+if TYPE_CHECKING:
+    from clorefleet.config.profile import Connection
+    from clorefleet.report.status import DeploymentStatus, ReplicaStatus
+    from clorefleet.store.database import Store
+
+POLL_S = 0.25
+QUIET_LINE_EVERY_S = 10
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+class NotServing(ClorefleetError):
+    """The deployment gave up or was stopped while it was watched."""
+
+    exit_code = ExitCode.NOT_READY
+
+
+class Watcher:
+    """Reads the store a few times a second and prints what is new."""
+
+    def __init__(self, store: Store, connection: Connection, deployment_id: str) -> None:
+        self._store = store
+        self._connection = connection
+        self._deployment_id = DeploymentId(deployment_id)
+        self._started_s = time.monotonic()
+        self._line_shown = False
+        self._last_quiet_s = time.monotonic()
+        self._frame = 0
+        with store.read() as tx:
+            newest = tx.events(limit=1)
+            self._seen_event = newest[-1][0] if newest else 0
+
+    def follow(self, is_done: Callable[[DeploymentStatus], bool]) -> DeploymentStatus:
+        """Print until `is_done`; the last status.
+
+        Raises:
+            DaemonError: the daemon died and could not be started again.
+        """
+        while True:
+            status = self._look()
+            if is_done(status):
+                self._clear_line()
+                return status
+            self._show(status)
+            self._ensure_guarded()
+            time.sleep(POLL_S)
+
+    def _look(self) -> DeploymentStatus:
+        from clorefleet.report.status import fleet_status
+
+        with self._store.read() as tx:
+            deployment = tx.deployment(self._deployment_id)
+            leases = tx.open_leases()
+            segments = tx.segments(self._deployment_id)
+            events = tx.events(self._deployment_id, after_id=self._seen_event)
+        if deployment is None:
+            raise NotServing(f"There is no deployment “{self._deployment_id}”.")
+        for event_id, event in events:
+            self._seen_event = max(self._seen_event, event_id)
+            if event.name not in ("job_started", "cancel_done"):
+                self._print(event.text)
+        return fleet_status([deployment], leases, segments, now=self._connection.clock.now()).deployments[0]
+
+    def _print(self, text: str) -> None:
+        if options.as_json:
+            return
+        self._clear_line()
+        elapsed = time.monotonic() - self._started_s
+        note(f"{elapsed:6.1f} s  {text}")
+
+    def _show(self, status: DeploymentStatus) -> None:
+        if options.as_json:
+            return
+        text = _progress_line(status)
+        if is_terminal() and sys.stderr.isatty():
+            self._frame = (self._frame + 1) % len(_SPINNER)
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[K" + f"{_SPINNER[self._frame]} {text}"[:width])
+            sys.stderr.flush()
+            self._line_shown = True
+        elif time.monotonic() - self._last_quiet_s > QUIET_LINE_EVERY_S:
+            self._last_quiet_s = time.monotonic()
+            note(f"{time.monotonic() - self._started_s:6.1f} s  … {text}")
+
+    def _clear_line(self) -> None:
+        if self._line_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._line_shown = False
+
+    def _ensure_guarded(self) -> None:
+        from clorefleet.daemon import process
+
+        profile = self._connection.profile
+        if process.running_pid(profile.state_dir) is None:
+            self._print("The daemon has died; starting it again. Nothing is lost: it looks and goes on.")
+            process.ensure_running(profile.name, profile.state_dir)
+
+
+def watch_until_serving(store: Store, connection: Connection, deployment_id: str) -> None:
+    """Until all replicas serve; prints how to use and how to stop it.
+
+    Raises:
+        NotServing: the deployment gave up.
+    """
+
+    def is_done(status: DeploymentStatus) -> bool:
+        serving = [each for each in status.replicas if each.phase == "serving"]
+        return len(serving) >= status.wanted_replicas or status.state in ("gave up", "stopped")
+
+    flag = connection.profile.flag
+    try:
+        status = Watcher(store, connection, deployment_id).follow(is_done)
+    except KeyboardInterrupt:
+        note("")
+        note("Stopped watching; the daemon goes on, and so does the spending.")
+        note(f"  see:  clorefleet status{flag} --watch")
+        note(f"  stop: clorefleet stop {deployment_id}{flag}")
+        raise
+    if status.state != "serving":
+        raise NotServing(
+            f"{deployment_id} does not serve: {status.note or status.state}",
+            remedy=f"`clorefleet logs {deployment_id}{flag}` shows what was tried.",
+            money=f"It cost {usd(status.spent_usd, 4)} so far; nothing of it is rented now.",
+        )
+    _show_serving(status, connection)
+
+
+def _show_serving(status: DeploymentStatus, connection: Connection) -> None:
+    from clorefleet.daemon import process
+
+    profile = connection.profile
+    info = process.find(profile.state_dir)
+    if info is None:
+        raise DaemonError(
+            "The daemon ended while I watched.",
+            remedy=f"`clorefleet daemon start{profile.flag}`; the deployment goes on from where it is.",
+        )
+    token_file = profile.state_dir / "gateway.token"
+    if options.as_json:
+        from clorefleet.store.codec import encode
+
+        print_json(encode(status) | {"gateway_url": info.gateway_url, "token_file": str(token_file)})
+        return
+    say()
+    say(f"{status.model} answers at {info.gateway_url}/v1")
+    say()
+    say(f"  curl {info.gateway_url}/v1/chat/completions \\")
+    say(f'    -H "Authorization: Bearer $(cat {token_file})" \\')
+    say("    -H 'Content-Type: application/json' \\")
+    say(f"""    -d '{{"model": "{status.model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'""")
+    say()
+    for replica in status.replicas:
+        _show_replica(replica, is_sandbox=profile.is_sandbox)
+    say(f"Spent so far {usd(status.spent_usd, 4)}; budget {status.budget}.")
+    say(f"Stop it and the spending: clorefleet stop {status.deployment_id}{profile.flag}")
+
+
+def _show_replica(replica: ReplicaStatus, *, is_sandbox: bool) -> None:
+    say(
+        f"Server {replica.server_id} ({replica.gpus}), {replica.setup}: {usd(replica.usd_per_day)}/day, "
+        f"fee included."
+    )
+    measured = replica.measured_tokens_per_s
+    if measured is None:
+        return
+    if replica.engine_is_simulated:
+        what = "on a simulated engine paced like the hardware; the words come from a small real model"
+    elif is_sandbox:
+        what = "by a real llama.cpp on this machine's processor; the GPU server is simulated"
+    else:
+        what = "in a short check"
+    say(
+        f"Speed for one stream: {replica.predicted_tokens_per_s:.1f} tok/s predicted, "
+        f"{measured:.1f} measured {what}."
+    )
+
+
+def watch_until_stopped(store: Store, connection: Connection, deployment_id: str) -> Decimal:
+    """Until the market's list shows nothing of it; what it cost in all, in USD."""
+    status = Watcher(store, connection, deployment_id).follow(
+        lambda status: not status.replicas and not _is_unsettled(store, deployment_id)
+    )
+    return status.spent_usd
+
+
+def _is_unsettled(store: Store, deployment_id: str) -> bool:
+    with store.read() as tx:
+        return any(each.settled_at is None for each in tx.segments(DeploymentId(deployment_id)))
+
+
+def _progress_line(status: DeploymentStatus) -> str:
+    if not status.replicas:
+        return status.note or "planning"
+    parts = []
+    for replica in status.replicas:
+        text = str(replica.phase)
+        if replica.progress_fraction is not None:
+            text += f" {replica.progress_fraction:.0%}"
+        if replica.progress:
+            text += f" ({replica.progress})"
+        text += f" {int(replica.in_phase.total_seconds())} s"
+        parts.append(text)
+    return f"{'; '.join(parts)} · {usd(status.spent_usd, 4)} so far"

@@ -1,0 +1,143 @@
+"""A profile: which market, whose key, which state. `--sandbox` is the profile that needs no account.
+
+Each profile has its own state folder (0700) with its store, its daemon and its order keys, so that the
+sandbox and the real market never meet.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clorefleet.config.places import make_private_dir, state_root
+from clorefleet.config.settings import DEFAULT_API_URL, load_settings
+from clorefleet.domain.errors import BadInput, NoApiKey
+from clorefleet.domain.secret import Secret
+
+if TYPE_CHECKING:
+    from clorefleet.clock import Clock
+    from clorefleet.sandbox.process import SandboxInfo
+
+SANDBOX = "sandbox"
+DEFAULT = "default"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+NO_KEY_REMEDY = (
+    "Make one on clore.ai and `export CLORE_API_KEY=...`, or put api_key in config.toml (mode 0600). "
+    "To try clorefleet without an account, add --sandbox."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    name: str
+    state_dir: Path
+
+    @property
+    def is_sandbox(self) -> bool:
+        return self.name == SANDBOX
+
+    @property
+    def sandbox_dir(self) -> Path:
+        return self.state_dir / "server"
+
+    @property
+    def flag(self) -> str:
+        """What to add to a command so that it means this profile: "", ` --sandbox` or ` --profile x`."""
+        if self.is_sandbox:
+            return " --sandbox"
+        return "" if self.name == DEFAULT else f" --profile {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A profile's way to its market, hub and store, with the key."""
+
+    profile: Profile
+    market_url: str
+    hub_url: str
+    store_url: str
+    api_key: Secret
+    clock: Clock
+
+    @property
+    def allows_loopback_nodes(self) -> bool:
+        """Only the sandbox rents on this machine; a real order that points here is an attack."""
+        return self.profile.is_sandbox
+
+
+def find_profile(name: str) -> Profile:
+    """
+    Raises:
+        BadInput: for a name that could leave the state folder.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f"“{name[:40]}” cannot be a profile's name.",
+            remedy="Use lower-case letters, digits, - and _, at most 32.",
+        )
+    return Profile(name, make_private_dir(state_root() / name))
+
+
+def store_url(profile: Profile) -> str:
+    """Where the profile's store is; a configured server serves all profiles but the sandbox."""
+    configured = "" if profile.is_sandbox else load_settings().store_url
+    return configured or f"sqlite:///{profile.state_dir / 'clorefleet.db'}"
+
+
+def connect(profile: Profile, *, needs_key: bool = True) -> Connection:
+    """Resolve a profile; for the sandbox this starts its server if none runs.
+
+    Raises:
+        NoApiKey: a real market and no key.
+        SandboxError: the sandbox's server does not start.
+    """
+    if profile.is_sandbox:
+        return _connect_sandbox(profile)
+    from clorefleet.clock import SystemClock
+
+    settings = load_settings()
+    if settings.api_key is None and needs_key:
+        raise NoApiKey(NO_KEY_REMEDY)
+    return Connection(
+        profile=profile,
+        market_url=settings.api_url or DEFAULT_API_URL,
+        hub_url=settings.hub_url,
+        store_url=store_url(profile),
+        api_key=settings.api_key or Secret(""),
+        clock=SystemClock(),
+    )
+
+
+def _connect_sandbox(profile: Profile) -> Connection:
+    from clorefleet.sandbox import process
+
+    info = process.ensure_running(profile.sandbox_dir)
+    return Connection(
+        profile=profile,
+        market_url=info.market_url,
+        hub_url=info.hub_url,
+        store_url=store_url(profile),
+        api_key=Secret(info.api_key),
+        clock=_sandbox_clock(info),
+    )
+
+
+def clock_of(profile: Profile) -> Clock:
+    """The profile's time without starting anything. A stopped sandbox has no time of its own."""
+    from clorefleet.clock import SystemClock
+
+    if profile.is_sandbox:
+        from clorefleet.sandbox import process
+
+        info = process.find(profile.sandbox_dir)
+        if info is not None:
+            return _sandbox_clock(info)
+    return SystemClock()
+
+
+def _sandbox_clock(info: SandboxInfo) -> Clock:
+    from clorefleet.clock import OffsetClock
+
+    return OffsetClock(info.clock.base_unix_s, info.clock.real_unix_s, info.clock.factor)

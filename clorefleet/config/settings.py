@@ -1,0 +1,78 @@
+"""What a user sets on this machine: `config.toml` in the configuration folder, and the environment.
+
+The API key comes from `CLORE_API_KEY` or the file; a key in a file that others can read is refused.
+
+    # config.toml
+    api_key = "..."                            # or the environment variable CLORE_API_KEY
+    api_url = "https://api.clore.ai/v1"        # or CLORE_API_URL
+    hub_url = "https://huggingface.co"         # or HF_ENDPOINT
+    store_url = "postgresql+psycopg://..."     # default: SQLite in the state folder
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from clorefleet.config.places import config_root
+from clorefleet.domain.errors import ConfigError
+from clorefleet.domain.secret import Secret
+
+DEFAULT_API_URL = "https://api.clore.ai/v1"
+DEFAULT_HUB_URL = "https://huggingface.co"
+_KNOWN = ("api_key", "api_url", "hub_url", "store_url")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    api_key: Secret | None
+    api_url: str
+    hub_url: str
+    store_url: str
+    file: Path
+
+
+def load_settings() -> Settings:
+    """Read the file and the environment, the environment winning.
+
+    Raises:
+        ConfigError: the file is not TOML, names an unknown key, or holds a key and is open to others.
+    """
+    file = config_root() / "config.toml"
+    values = _read(file) if file.exists() else {}
+    key = os.environ.get("CLORE_API_KEY") or values.get("api_key", "")
+    return Settings(
+        api_key=Secret(key.strip()) if key.strip() else None,
+        api_url=(os.environ.get("CLORE_API_URL") or values.get("api_url", DEFAULT_API_URL)).rstrip("/"),
+        hub_url=(os.environ.get("HF_ENDPOINT") or values.get("hub_url", DEFAULT_HUB_URL)).rstrip("/"),
+        store_url=values.get("store_url", ""),
+        file=file,
+    )
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        text = file.read_text("utf-8")
+        values = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}", remedy="Correct the file and try again.") from error
+    for name, value in values.items():
+        if name not in _KNOWN:
+            near = get_close_matches(name, _KNOWN, n=1)
+            hint = f"Did you mean “{near[0]}”? " if near else ""
+            raise ConfigError(
+                f"{file}: there is no setting “{name}”.", remedy=f"{hint}Settings: {', '.join(_KNOWN)}."
+            )
+        if not isinstance(value, str):
+            raise ConfigError(f"{file}: {name} must be text.", remedy=f'Write {name} = "...".')
+    if values.get("api_key") and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise ConfigError(
+            f"{file} holds your API key and others on this machine can read it.",
+            remedy=f"Type: chmod 600 {file}",
+            money="Nothing was asked of the market. If others had access, make a new key on clore.ai.",
+        )
+    return values

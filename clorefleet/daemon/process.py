@@ -1,0 +1,168 @@
+"""Start, find, wake and stop a profile's daemon. Standard library only, since every command imports it.
+
+The daemon holds an advisory lock on `daemon.lock` for as long as it lives, with its pid inside: the
+lock dies with the process, also under `kill -9`, so nobody is ever signalled by a stale pid.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from clorefleet.domain.errors import DaemonError
+from clorefleet.domain.text import clean_lines
+
+START_TIMEOUT_S = 40
+STOP_TIMEOUT_S = 45
+_POLL_S = 0.05
+LOG_NAME = "daemon.log"
+_LOG_TAIL_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonInfo:
+    pid: int
+    gateway_url: str
+    started_at: str
+    version: str
+
+
+def lock_path(state_dir: Path) -> Path:
+    return state_dir / "daemon.lock"
+
+
+def take_lock(state_dir: Path) -> int | None:
+    """Become the profile's only daemon: a descriptor to keep open, or None when another has it."""
+    descriptor = os.open(lock_path(state_dir), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def running_pid(state_dir: Path) -> int | None:
+    """The pid of the daemon that lives now, or None."""
+    try:
+        descriptor = os.open(lock_path(state_dir), os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def find(state_dir: Path) -> DaemonInfo | None:
+    """The daemon, once it is ready to serve; None while it starts or when none runs."""
+    pid = running_pid(state_dir)
+    if pid is None:
+        return None
+    try:
+        document = json.loads((state_dir / "daemon.json").read_text("utf-8"))
+        info = DaemonInfo(**document)
+    except (OSError, ValueError, TypeError):
+        return None
+    return info if info.pid == pid else None
+
+
+def ensure_running(profile_name: str, state_dir: Path) -> tuple[DaemonInfo, bool]:
+    """The daemon of a profile, started if none runs; the flag tells whether this call started it.
+
+    Raises:
+        DaemonError: it did not become ready in time, with the end of its log.
+    """
+    info = find(state_dir)
+    if info is not None:
+        return info, False
+    started = running_pid(state_dir) is None
+    process = _spawn(profile_name, state_dir) if started else None
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        info = find(state_dir)
+        if info is not None:
+            return info, started
+        if process is not None and process.poll() is not None and running_pid(state_dir) is None:
+            break
+        time.sleep(_POLL_S)
+    raise DaemonError(
+        "The daemon did not start. The end of its log:\n" + "\n".join(log_tail(state_dir, 12)),
+        remedy="`clorefleet doctor` looks for the cause; `clorefleet daemon start --foreground` shows it.",
+        money="Orders that exist go on billing; `clorefleet stop --all` ends them without a daemon.",
+    )
+
+
+def _spawn(profile_name: str, state_dir: Path) -> subprocess.Popen[bytes]:
+    log = os.open(state_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "clorefleet.daemon", "--profile", profile_name],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=state_dir,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def wake(state_dir: Path) -> None:
+    """Ask the daemon to tick now rather than at its next time."""
+    pid = running_pid(state_dir)
+    if pid is not None:
+        _signal(pid, signal.SIGUSR1)
+
+
+def stop(state_dir: Path) -> bool:
+    """Ask the daemon to finish its effect in hand and end; true when one was running.
+
+    Raises:
+        DaemonError: it still runs after the time limit.
+    """
+    pid = running_pid(state_dir)
+    if pid is None:
+        return False
+    _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if running_pid(state_dir) is None:
+            return True
+        time.sleep(_POLL_S)
+    raise DaemonError(
+        f"The daemon (pid {pid}) did not end within {STOP_TIMEOUT_S} s.",
+        remedy=f"Look at `clorefleet daemon status`; `kill -9 {pid}` is safe: nothing is lost by it.",
+    )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def log_tail(state_dir: Path, lines: int) -> list[str]:
+    """The end of the daemon's log, made harmless; a bounded read."""
+    try:
+        with (state_dir / LOG_NAME).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
+            text = file.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    return clean_lines(text, max_lines=lines)

@@ -1,0 +1,194 @@
+"""What runs inside the daemon: the timer, the tick, the gateway, and a clean end.
+
+The tick is the only thing that decides. The timer calls it every few seconds while something is under
+way and rarely otherwise; a signal (SIGUSR1) calls it at once. SIGTERM lets the effect in hand finish.
+Being killed loses nothing: the next daemon's first tick looks and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from clorefleet import __version__
+from clorefleet.config.places import make_private_dir, write_private_file
+from clorefleet.config.profile import Profile, connect
+from clorefleet.daemon import process
+from clorefleet.domain.errors import DaemonError, LostLeadership, StoreError
+from clorefleet.fleet.loop import Fleet
+from clorefleet.store import leadership
+from clorefleet.store.database import FencingToken, open_store
+from clorefleet.wiring import make_gateway, make_market, make_nodes, make_planner, startup_command
+
+log = logging.getLogger("clorefleet.daemon")
+
+LOG_BYTES_MAX = 5_000_000
+LOG_FILES_MAX = 3
+_TICK = "tick"
+
+
+class Pace:
+    """Seconds between ticks: soon while something is under way, seldom when all is quiet."""
+
+    def __init__(self, *, busy_s: float, quiet_s: float) -> None:
+        self.busy_s = busy_s
+        self.quiet_s = quiet_s
+
+
+REAL_PACE = Pace(busy_s=8, quiet_s=60)
+"""The market advises 60 s and more for monitoring loops."""
+SANDBOX_PACE = Pace(busy_s=0.5, quiet_s=4)
+
+
+class Service:
+    """The daemon's life, from lock to unlock."""
+
+    def __init__(self, fleet: Fleet, token: FencingToken, pace: Pace) -> None:
+        self._fleet = fleet
+        self._token = token
+        self._pace = pace
+        self._ended = threading.Event()
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC, executors={"default": ThreadPoolExecutor(max_workers=1)}
+        )
+        self.lost_leadership = False
+
+    def run_until_ended(self) -> None:
+        """Tick until `end` is called, then wait for the tick in hand."""
+        self._scheduler.add_job(
+            self._tick,
+            IntervalTrigger(seconds=max(1, round(self._pace.busy_s))),
+            id=_TICK,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
+            next_run_time=datetime.now(UTC),
+        )
+        self._scheduler.start()
+        while not self._ended.wait(timeout=1.0):
+            pass
+        self._scheduler.shutdown(wait=True)
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def wake(self) -> None:
+        if not self._ended.is_set():
+            self._scheduler.modify_job(_TICK, next_run_time=datetime.now(UTC))
+
+    def _tick(self) -> None:
+        is_busy = True
+        try:
+            leadership.renew(self._fleet.store, self._token, now=self._fleet.clock.now())
+            is_busy = self._fleet.tick(self._token).is_busy
+        except LostLeadership as error:
+            log.error("leadership_lost why=%s", error.what)
+            self.lost_leadership = True
+            self._ended.set()
+            return
+        except Exception:
+            log.exception("tick_failed")
+        if not self._ended.is_set():
+            pause_s = self._pace.busy_s if is_busy else self._pace.quiet_s
+            self._scheduler.reschedule_job(_TICK, trigger=IntervalTrigger(seconds=pause_s))
+
+
+def run(profile: Profile, *, foreground: bool = False) -> int:
+    """Serve a profile until told to stop; the exit code.
+
+    Raises:
+        DaemonError: another daemon of this profile runs.
+    """
+    make_private_dir(profile.state_dir)
+    os.umask(0o077)
+    lock = process.take_lock(profile.state_dir)
+    if lock is None:
+        raise DaemonError(
+            f"A daemon of profile “{profile.name}” already runs.",
+            remedy=f"`clorefleet daemon status{profile.flag}` shows it.",
+        )
+    _log_to(profile, foreground=foreground)
+    connection = connect(profile)
+    store = open_store(connection.store_url)
+    holder = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(4).hex()}"
+    # The lock proves that no other daemon of this machine lives; a store shared with other machines
+    # must wait for the last leader's time to run out.
+    token = leadership.acquire(store, holder, now=connection.clock.now(), force=store.is_sqlite)
+    if token is None:
+        raise DaemonError(
+            "Another machine's daemon leads this store.",
+            remedy="Stop it there, or wait until its leadership runs out.",
+        )
+    gateway = make_gateway(connection)
+    gateway.start()
+    nodes = make_nodes(connection)
+    fleet = Fleet(
+        store=store,
+        market=make_market(connection),
+        nodes=nodes,
+        planner=make_planner(connection),
+        clock=connection.clock,
+        set_routes=gateway.set_routes,
+        in_flight=gateway.in_flight,
+        startup_command=startup_command,
+    )
+    service = Service(fleet, token, SANDBOX_PACE if profile.is_sandbox else REAL_PACE)
+    signal.signal(signal.SIGTERM, lambda *_: service.end())
+    signal.signal(signal.SIGINT, lambda *_: service.end())
+    signal.signal(signal.SIGUSR1, lambda *_: service.wake())
+    write_private_file(
+        profile.state_dir / "daemon.json",
+        json.dumps(
+            {
+                "pid": os.getpid(),
+                "gateway_url": gateway.url,
+                "started_at": datetime.now(UTC).isoformat(),
+                "version": __version__,
+            }
+        ).encode(),
+    )
+    log.info("daemon_ready pid=%s gateway=%s token=%s", os.getpid(), gateway.url, token.number)
+    try:
+        service.run_until_ended()
+    finally:
+        (profile.state_dir / "daemon.json").unlink(missing_ok=True)
+        gateway.stop()
+        nodes.close()
+        if not service.lost_leadership:
+            try:
+                leadership.release(store, token, now=connection.clock.now())
+            except StoreError as error:
+                log.warning("leadership_not_released why=%s", error.what)
+        store.dispose()
+        log.info("daemon_ended")
+        os.close(lock)
+    return 0
+
+
+def _log_to(profile: Profile, *, foreground: bool) -> None:
+    """One event per line, bounded in size, readable by the owner alone."""
+    handler: logging.Handler
+    if foreground:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = RotatingFileHandler(
+            profile.state_dir / process.LOG_NAME,
+            maxBytes=LOG_BYTES_MAX,
+            backupCount=LOG_FILES_MAX,
+            encoding="utf-8",
+        )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("clorefleet").setLevel(logging.INFO)

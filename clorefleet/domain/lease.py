@@ -1,0 +1,173 @@
+"""Our belief about one rented server, and the life of the replica on it.
+
+A lease is made before the order exists, in the same transaction as the intent to rent. Two tables
+below say which steps exist; anything else raises. The market's order list is the truth: `state`
+follows it, and only a reading of that list may end a lease.
+
+`LeaseState` is about money:
+
+    intent -> ordered -> ending -> ended        an order that was made, found, cancelled and read as gone
+    intent -> refused                           the market said no, or nothing appeared: nothing to pay
+    ended | refused -> ending                   the order showed up alive after all: it is ended again
+
+`Phase` is about work on the node. A replica that fails in any phase goes to `draining`, which is
+where the order gets cancelled; it never goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.money import Money, Rate
+from clorefleet.domain.order import SshAddress
+from clorefleet.domain.plan import Plan
+
+
+class LeaseState(StrEnum):
+    INTENT = "intent"
+    """Written down; the market may or may not know of it."""
+    ORDERED = "ordered"
+    """In the market's list: it bills."""
+    ENDING = "ending"
+    """A cancel was asked for; it bills until the list shows it gone."""
+    ENDED = "ended"
+    REFUSED = "refused"
+    """Never an order."""
+
+
+class Phase(StrEnum):
+    RENTING = "renting"
+    WAITING = "waiting for SSH"
+    PROBING = "probing"
+    INSTALLING = "installing"
+    SYNCING = "syncing weights"
+    LAUNCHING = "launching"
+    VERIFYING = "verifying"
+    SERVING = "serving"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+PHASE_ORDER = tuple(Phase)
+
+LEASE_TRANSITIONS: dict[LeaseState, frozenset[LeaseState]] = {
+    LeaseState.INTENT: frozenset({LeaseState.ORDERED, LeaseState.REFUSED}),
+    # An order may end by itself (expiry, pre-emption, empty wallet) without any cancel of ours.
+    LeaseState.ORDERED: frozenset({LeaseState.ENDING, LeaseState.ENDED}),
+    LeaseState.ENDING: frozenset({LeaseState.ENDED}),
+    # A list may hide an order for some readings, and a cancel may be accepted and not done: an order
+    # that shows up alive after its lease was closed is ours to end again.
+    LeaseState.ENDED: frozenset({LeaseState.ENDING}),
+    LeaseState.REFUSED: frozenset({LeaseState.ENDING}),
+}
+
+_AWAY = frozenset({Phase.DRAINING, Phase.ENDED})
+PHASE_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.RENTING: frozenset({Phase.WAITING}) | _AWAY,
+    Phase.WAITING: frozenset({Phase.PROBING}) | _AWAY,
+    Phase.PROBING: frozenset({Phase.INSTALLING}) | _AWAY,
+    Phase.INSTALLING: frozenset({Phase.SYNCING}) | _AWAY,
+    Phase.SYNCING: frozenset({Phase.LAUNCHING}) | _AWAY,
+    Phase.LAUNCHING: frozenset({Phase.VERIFYING}) | _AWAY,
+    # An engine may die while it is verified or serves: it is launched once more before the server is
+    # given back.
+    Phase.VERIFYING: frozenset({Phase.SERVING, Phase.LAUNCHING}) | _AWAY,
+    Phase.SERVING: frozenset({Phase.LAUNCHING}) | _AWAY,
+    Phase.DRAINING: frozenset({Phase.ENDED}),
+    Phase.ENDED: frozenset({Phase.DRAINING}),
+}
+
+
+class BadTransition(RuntimeError):
+    """A step that no table lists: a broken invariant, never retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    lease_id: LeaseId
+    deployment_id: DeploymentId
+    slot: int
+    """Which replica of the deployment, from 0."""
+    plan: Plan
+    """As approved: offer, setup and price at the time of the intent."""
+    intent_id: IntentId
+    state: LeaseState
+    phase: Phase
+    created_at: datetime
+    phase_since: datetime
+    order_id: OrderId | None = None
+    ordered_at: datetime | None = None
+    """The market's creation time of the order, else when we first saw it."""
+    price: Rate | None = None
+    """As billed, per day: read from the order itself."""
+    address: SshAddress | None = None
+    host_key: str = ""
+    """The pinned public key, `ssh-ed25519 AAAA...`; "" before first contact."""
+    image: str = ""
+    reason: str = ""
+    """Why it is draining or ended, for the user."""
+    blocks_host: bool = False
+    """The host is to blame: later plans leave it out."""
+    refusal: str = ""
+    """Class name of the market's refusal, where the rent was refused."""
+    launches: int = 0
+    absent_polls: int = 0
+    """Consecutive readings of the order list without the order."""
+    cancel_asked_at: datetime | None = None
+    cancel_attempts: int = 0
+    ended_at: datetime | None = None
+    spend_seen: Money | None = None
+    """The market's own counter at the last reading."""
+    measured_tokens_per_s: float | None = None
+    engine_is_simulated: bool = False
+    """The engine's own model card says that it only simulates its hardware."""
+    unhealthy_since: datetime | None = None
+    """A serving replica has not answered since then."""
+    progress: str = ""
+    """One line about the phase's work, already cleaned."""
+    progress_fraction: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING)
+
+    @property
+    def may_bill(self) -> bool:
+        """True whenever an order may exist: also while a rent is in doubt."""
+        return self.is_open
+
+    @property
+    def server_id(self) -> ServerId:
+        return self.plan.offer.server_id
+
+    def entered(self, phase: Phase, now: datetime, *, reason: str = "") -> Lease:
+        """This lease in `phase` from `now` on."""
+        if phase not in PHASE_TRANSITIONS[self.phase]:
+            raise BadTransition(f"a replica cannot go from {self.phase} to {phase}")
+        return replace(
+            self,
+            phase=phase,
+            phase_since=now,
+            reason=reason or self.reason,
+            progress="",
+            progress_fraction=None,
+        )
+
+    def moved(self, state: LeaseState) -> Lease:
+        if state not in LEASE_TRANSITIONS[self.state]:
+            raise BadTransition(f"a lease cannot go from {self.state} to {state}")
+        return replace(self, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFault:
+    """One bad experience with a server, kept so that later plans leave it out."""
+
+    server_id: ServerId
+    at: datetime
+    reason: str
+    cost_usd: Decimal

@@ -1,0 +1,172 @@
+"""One model as data. Recipes are TOML files in `recipes/`; `clorefleet.config.recipes` reads them.
+
+Every figure carries where it comes from: `source` names it, `mark` says how much to trust it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Mark(StrEnum):
+    """How a figure was had."""
+
+    PUBLISHED = "published"
+    COMPUTED = "computed"
+    ASSUMED = "assumed"
+    MEASURED = "measured"
+
+
+class Precision(StrEnum):
+    """The classes that users ask for. A checkpoint's exact format is its `format`."""
+
+    BF16 = "bf16"
+    FP8 = "fp8"
+    Q8 = "q8"
+    Q6 = "q6"
+    Q5 = "q5"
+    Q4 = "q4"
+    Q3 = "q3"
+    Q2 = "q2"
+    Q1 = "q1"
+    FP4 = "fp4"
+
+
+class EngineName(StrEnum):
+    SGLANG = "sglang"
+    VLLM = "vllm"
+    LLAMACPP = "llama.cpp"
+    KTRANSFORMERS = "ktransformers"
+
+
+class WeightsLayout(StrEnum):
+    SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Counts of weights, not bytes."""
+
+    total: int
+    active_per_token: int
+    """With the output head, without the input embedding."""
+    one_expert: int = 0
+    mtp_layer: int = 0
+    mtp_active: int = 0
+    mark: Mark = Mark.COMPUTED
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    num_layers: int
+    hidden: int
+    heads: int
+    vocab: int
+    attention: str
+    """`GQA`, `MLA`, `MLA+DSA`, `hybrid`."""
+    kv_heads: int = 0
+    head_dim: int = 0
+    first_k_dense: int = 0
+    """Leading layers without experts."""
+    experts: int = 0
+    experts_per_token: int = 0
+    shared_experts: int = 0
+    moe_intermediate: int = 0
+    mtp_layers: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """Bytes of context memory per token for all layers together."""
+
+    per_token_bytes_bf16: int
+    per_token_bytes_fp8: int
+    is_replicated_across_tp: bool
+    """True for MLA: tensor parallelism does not shrink it."""
+    shard_limit: int = 1
+    """For GQA: shrinks up to this many ranks (the number of KV heads)."""
+    per_sequence_bytes: int = 0
+    """Fixed state of hybrid models."""
+    mtp_extra_bytes_bf16: int = 0
+    mark: Mark = Mark.COMPUTED
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One published set of weights."""
+
+    key: str
+    """Unique in the recipe, for instance `fp8` or `q4_k_m`."""
+    precision: Precision
+    format: str
+    """The publisher's name: `FP8`, `BF16`, `GGUF Q4_K_M`."""
+    layout: WeightsLayout
+    repo: str
+    revision: str
+    files: tuple[str, ...]
+    """Patterns (fnmatch) of the files needed; all others in the repository are left alone."""
+    bytes: int
+    bytes_mark: Mark
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSupport:
+    """How one engine runs this model."""
+
+    engine: EngineName
+    image: str
+    """Container image with the engine inside, or a base image with an install job."""
+    layouts: tuple[WeightsLayout, ...]
+    min_version: str = ""
+    tool_call_parser: str = ""
+    reasoning_parser: str = ""
+    speculative: str = ""
+    """`EAGLE`, `mtp` or "" for none."""
+    min_compute_capability: str = ""
+    min_cuda: str = ""
+    """CUDA version that the image needs from the driver, for instance `13.0`."""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    temperature: float | None = None
+    top_p: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """Below these a plan is not offered unless the user says so."""
+
+    context_tokens: int
+    decode_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    name: str
+    """What the user types, for instance `glm-5.1`."""
+    title: str
+    license: str
+    max_context_tokens: int
+    parameters: Parameters
+    architecture: Architecture
+    kv_cache: KvCache
+    checkpoints: tuple[Checkpoint, ...]
+    engines: tuple[EngineSupport, ...]
+    sampling: Sampling
+    floors: Floors
+    source_file: str = ""
+
+    def checkpoint(self, key: str) -> Checkpoint:
+        return next(checkpoint for checkpoint in self.checkpoints if checkpoint.key == key)
+
+    def engine(self, name: EngineName) -> EngineSupport:
+        return next(support for support in self.engines if support.engine is name)

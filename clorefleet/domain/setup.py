@@ -1,0 +1,49 @@
+"""A setup: how a model runs, apart from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clorefleet.domain.recipe import EngineName, Precision, WeightsLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Draft tokens ahead of the model (EAGLE over the model's own MTP layer)."""
+
+    algorithm: str
+    num_steps: int
+    top_k: int
+    num_draft_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Checkpoint, engine, parallelism, offload split, context and concurrency.
+
+    Complete enough that an engine module makes its command line from this and the recipe alone.
+    """
+
+    model: str
+    checkpoint: str
+    precision: Precision
+    layout: WeightsLayout
+    repo: str
+    revision: str
+    files: tuple[str, ...]
+    checkpoint_bytes: int
+    engine: EngineName
+    image: str
+    tensor_parallel: int
+    """GPUs that share one copy; for llama.cpp, GPUs over which layers are split."""
+    context_tokens: int
+    """Per request."""
+    concurrency: int
+    """Requests served at once at that context."""
+    kv_dtype: str
+    """`bf16`, `fp8` or `q8_0`."""
+    cpu_expert_layers: int = 0
+    """Layers whose experts stay in RAM (llama.cpp `--n-cpu-moe`, counted from the first layer)."""
+    memory_fraction: float | None = None
+    """SGLang's static share, or vLLM's utilisation."""
+    speculation: Speculation | None = None

@@ -1,0 +1,172 @@
+"""What a tick can decide. Each action is data and carries its reason in the user's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.lease import Phase
+from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.order import Order
+from clorefleet.domain.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Rent:
+    """Costs money: rent the plan's server for a slot of a deployment."""
+
+    deployment_id: DeploymentId
+    slot: int
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The order of a rent was found in the market's list: the lease is now ordered."""
+
+    lease_id: LeaseId
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropRent:
+    """The order list was read back long enough after the doubt: there is no order, nothing to pay."""
+
+    lease_id: LeaseId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Start to end a lease. `blocks_host` leaves the server out of later plans."""
+
+    lease_id: LeaseId
+    reason: str
+    blocks_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stops money: ask the market to end the order. Repeated until the list shows it gone."""
+
+    lease_id: LeaseId
+    order_id: OrderId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteAbsence:
+    """The order was not in this reading of the list. One absence proves nothing."""
+
+    lease_id: LeaseId
+    absent_polls: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The market's list showed the order gone: the lease has ended, the ledger is closed."""
+
+    lease_id: LeaseId
+    order_id: OrderId
+    settled: Decimal | None
+    """The completed order's own figure, where the list had it."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """An order that we took for ended, or never made, is alive in the list: it is ours to end."""
+
+    lease_id: LeaseId
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The market's final figure for an order that ended earlier."""
+
+    order_id: OrderId
+    settled: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A replica goes to its next phase, with what was learned."""
+
+    lease_id: LeaseId
+    phase: Phase
+    reason: str
+    host_key: str = ""
+    facts: NodeFacts | None = None
+    discrepancies: tuple[Discrepancy, ...] = ()
+    measured_tokens_per_s: float | None = None
+    engine_is_simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartWork:
+    """Start the phase's detached job on the node; idempotent by its id."""
+
+    lease_id: LeaseId
+    phase: Phase
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteProgress:
+    """What the phase is doing, for whoever watches."""
+
+    lease_id: LeaseId
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteHealth:
+    """A serving replica stopped answering, or answers again (`unhealthy_since` None)."""
+
+    lease_id: LeaseId
+    unhealthy_since: datetime | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Tell the user why a deployment does not go on. Written once, until the words change."""
+
+    deployment_id: DeploymentId
+    text: str
+    is_final: bool = False
+    """Nothing more is tried until the user says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportForeign:
+    """An order on the account that no lease explains: reported, never touched."""
+
+    order: Order
+
+
+Action = (
+    Rent
+    | Adopt
+    | DropRent
+    | GiveBack
+    | Cancel
+    | NoteAbsence
+    | End
+    | Reopen
+    | Settle
+    | Advance
+    | StartWork
+    | NoteProgress
+    | NoteHealth
+    | Explain
+    | ReportForeign
+)

@@ -1,0 +1,382 @@
+"""Write it down, do it, record how it came out. What the process dying on any line means is said here.
+
+    begin_*      one transaction: the intent, the lease it is about, the checks that allow it
+    (effect)     outside any transaction
+    finish_*     one transaction: the outcome
+
+=====================  ===============================================================================
+killed                 what the next tick finds, and does
+=====================  ===============================================================================
+before `begin_rent`    nothing; the slot is empty and is planned again
+after `begin_rent`     a lease in `intent` with an open intent: in doubt, looked for in the order list
+after the request      the same; the list shows the order and it is adopted, or the grace runs out
+after `finish_rent`    a lease in `intent` with a finished intent: adopted when the list shows it
+around a cancel        a lease in `ending`: the cancel is repeated until the list shows the order gone
+around a job           the job's id is the same on the next start: it runs once
+=====================  ===============================================================================
+
+Nothing here talks to a market or a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.errors import BudgetExceeded, MarketError
+from clorefleet.domain.event import Event
+from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId
+from clorefleet.domain.intent import Effect, Intent, IntentState
+from clorefleet.domain.lease import HostFault, Lease, LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Rate
+from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.order import Order
+from clorefleet.domain.text import clean_line
+from clorefleet.fleet import budget
+from clorefleet.fleet.action import End, Rent
+from clorefleet.store.database import FencingToken, Store
+from clorefleet.store.queries import Transaction
+
+
+class Journal:
+    """The only writer of leases, intents and ledger segments."""
+
+    def __init__(self, store: Store, token: FencingToken) -> None:
+        self._store = store
+        self._token = token
+
+    # -- rent
+
+    def begin_rent(self, action: Rent, lease: Lease, *, now: datetime) -> None:
+        """The intent, durable. Checks once more what may have changed since the snapshot.
+
+        Raises:
+            BudgetExceeded: the plan would pass the ceiling now; nothing was written.
+        """
+        with self._store.write(self._token) as tx:
+            deployment = tx.deployment(action.deployment_id)
+            if deployment is None or deployment.desired is not Desired.RUNNING:
+                raise BudgetExceeded("The deployment was stopped meanwhile.")
+            held = [each for each in tx.open_leases() if each.deployment_id == action.deployment_id]
+            if any(each.slot == lease.slot and each.state is LeaseState.INTENT for each in held):
+                raise BudgetExceeded(f"Slot {lease.slot} has a rent in doubt.")
+            refusal = budget.refusal(
+                deployment,
+                action.plan,
+                open_leases=held,
+                spent_today_usd=budget.spent_since(
+                    tx.segments(action.deployment_id), budget.midnight_utc(now), now
+                ),
+                now=now,
+            )
+            if refusal is not None:
+                raise BudgetExceeded(f"Not rented: {refusal.text}.")
+            tx.put_lease(lease)
+            self._put(
+                tx,
+                Intent(
+                    intent_id=lease.intent_id,
+                    effect=Effect.RENT,
+                    lease_id=lease.lease_id,
+                    deployment_id=lease.deployment_id,
+                    state=IntentState.OPEN,
+                    created_at=now,
+                    worst_case_usd_per_day=Rate.per_day(action.plan.price.first_day_usd),
+                    detail=action.reason,
+                ),
+            )
+            self._event(
+                tx,
+                lease,
+                "rent_intended",
+                f"Renting server {lease.server_id} ({action.plan.offer.gpu_summary}) at "
+                f"{action.plan.price.billed} for {lease.deployment_id}: {action.reason}",
+                now,
+            )
+
+    def finish_rent_accepted(self, lease: Lease, *, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            self._close_intent(tx, lease, lease.intent_id, IntentState.DONE, now)
+            self._event(tx, lease, "rent_accepted", "The market accepted the order.", now)
+
+    def finish_rent_refused(self, lease: Lease, error: MarketError, *, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            current = tx.lease(lease.lease_id) or lease
+            text = clean_line(error.what)
+            refused = replace(
+                current.moved(LeaseState.REFUSED).entered(Phase.ENDED, now, reason=text),
+                refusal=type(error).__name__,
+                ended_at=now,
+            )
+            tx.put_lease(refused)
+            self._close_intent(tx, lease, lease.intent_id, IntentState.REFUSED, now, text)
+            self._event(tx, lease, "rent_refused", f"Server {lease.server_id} was not rented: {text}", now)
+
+    def finish_rent_unknown(self, lease: Lease, why: str, *, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            intent = self._intent(tx, lease, lease.intent_id)
+            if intent is not None and intent.is_in_doubt:
+                self._put(
+                    tx,
+                    replace(intent, state=IntentState.UNKNOWN, doubted_at=now, detail=clean_line(why)),
+                )
+            self._event(
+                tx,
+                lease,
+                "rent_in_doubt",
+                f"Whether server {lease.server_id} was rented is unknown ({clean_line(why)}); "
+                "the order list decides.",
+                now,
+            )
+
+    def adopt(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
+        """The order exists: the lease is ordered, the ledger counts."""
+        with self._store.write(self._token) as tx:
+            started_at = order.created_at or lease.created_at
+            adopted = replace(
+                lease.moved(LeaseState.ORDERED).entered(Phase.WAITING, now),
+                order_id=order.order_id,
+                ordered_at=started_at,
+                price=order.price,
+                address=order.ssh,
+                spend_seen=order.spend,
+                absent_polls=0,
+            )
+            tx.put_lease(adopted)
+            self._close_intent(tx, lease, lease.intent_id, IntentState.DONE, now)
+            tx.open_segment(_segment_of(adopted, order, started_at))
+            self._event(tx, lease, "order_adopted", f"Order {order.order_id}: {reason}.", now)
+        return adopted
+
+    def drop_rent(self, lease: Lease, reason: str, *, now: datetime) -> Lease:
+        with self._store.write(self._token) as tx:
+            dropped = replace(
+                lease.moved(LeaseState.REFUSED).entered(Phase.ENDED, now, reason=reason),
+                refusal="NoOrder",
+                ended_at=now,
+            )
+            tx.put_lease(dropped)
+            self._close_intent(tx, lease, lease.intent_id, IntentState.REFUSED, now, reason)
+            self._event(tx, lease, "rent_dropped", f"No order came of it: {reason}.", now)
+        return dropped
+
+    # -- ending
+
+    def give_back(self, lease: Lease, reason: str, *, blocks_host: bool, now: datetime) -> Lease:
+        with self._store.write(self._token) as tx:
+            draining = replace(lease.entered(Phase.DRAINING, now, reason=reason), blocks_host=blocks_host)
+            tx.put_lease(draining)
+            if blocks_host:
+                spent = sum(
+                    (
+                        s.cost_usd(now)
+                        for s in tx.segments(lease.deployment_id)
+                        if s.lease_id == lease.lease_id
+                    ),
+                    Decimal(0),
+                )
+                tx.add_host_fault(HostFault(lease.server_id, now, clean_line(reason), spent))
+            self._event(tx, lease, "giving_back", f"Giving back server {lease.server_id}: {reason}.", now)
+        return draining
+
+    def begin_cancel(self, lease: Lease, order_id: OrderId, reason: str, *, now: datetime) -> Lease:
+        with self._store.write(self._token) as tx:
+            ending = lease if lease.state is LeaseState.ENDING else lease.moved(LeaseState.ENDING)
+            if ending.phase is not Phase.DRAINING:
+                ending = ending.entered(Phase.DRAINING, now, reason=reason)
+            if lease.state is not LeaseState.ENDING:
+                self._event(tx, lease, "cancelling", f"Cancelling order {order_id}: {reason}.", now)
+            ending = replace(ending, cancel_asked_at=now, cancel_attempts=lease.cancel_attempts + 1)
+            tx.put_lease(ending)
+            self._put(
+                tx,
+                Intent(
+                    intent_id=IntentId(f"{lease.lease_id}-cancel-{ending.cancel_attempts}"),
+                    effect=Effect.CANCEL,
+                    lease_id=lease.lease_id,
+                    deployment_id=lease.deployment_id,
+                    state=IntentState.OPEN,
+                    created_at=now,
+                    detail=f"order {order_id}: {reason}",
+                ),
+            )
+        return ending
+
+    def finish_cancel(self, lease: Lease, state: IntentState, text: str, *, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            self._close_intent(
+                tx, lease, IntentId(f"{lease.lease_id}-cancel-{lease.cancel_attempts}"), state, now, text
+            )
+            self._event(tx, lease, f"cancel_{state}", f"Cancel of order {lease.order_id}: {text}", now)
+
+    def end(self, lease: Lease, action: End, *, now: datetime) -> Lease:
+        """The list showed the order gone: the lease ends, the ledger's count stops."""
+        with self._store.write(self._token) as tx:
+            ended = replace(
+                lease.moved(LeaseState.ENDED).entered(Phase.ENDED, now, reason=action.reason), ended_at=now
+            )
+            tx.put_lease(ended)
+            # The market stops charging when it takes the cancel, not when we see the list.
+            stopped_at = lease.cancel_asked_at or now
+            tx.close_segments(action.order_id, ended_at=stopped_at, settled=action.settled, now=now)
+            for intent in tx.intents_of(lease.lease_id):
+                if intent.is_in_doubt:
+                    self._put(tx, replace(intent, state=IntentState.DONE, finished_at=now))
+            self._event(tx, lease, "order_ended", f"Order {action.order_id} has ended: {action.reason}.", now)
+        return ended
+
+    def reopen(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
+        with self._store.write(self._token) as tx:
+            reopened = replace(
+                lease.moved(LeaseState.ENDING).entered(Phase.DRAINING, now, reason=reason),
+                order_id=order.order_id,
+                ordered_at=lease.ordered_at or order.created_at or lease.created_at,
+                price=order.price,
+                ended_at=None,
+                cancel_asked_at=None,
+                absent_polls=0,
+            )
+            tx.put_lease(reopened)
+            tx.open_segment(_segment_of(reopened, order, reopened.ordered_at or now))
+            tx.reopen_segments(order.order_id)
+            self._event(tx, lease, "order_reappeared", f"Order {order.order_id}: {reason}.", now)
+        return reopened
+
+    def settle(self, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            tx.close_segments(order_id, ended_at=now, settled=settled, now=now)
+
+    # -- jobs, and what is merely noted
+
+    def begin_job(self, lease: Lease, phase: Phase, attempt: int, reason: str, *, now: datetime) -> Lease:
+        with self._store.write(self._token) as tx:
+            started = replace(lease, launches=attempt)
+            tx.put_lease(started)
+            tx.put_job(
+                job_id(lease.lease_id, phase, attempt),
+                lease.lease_id,
+                phase,
+                attempt,
+                now=now,
+                state="running",
+            )
+            self._put(
+                tx,
+                Intent(
+                    intent_id=IntentId(job_id(lease.lease_id, phase, attempt)),
+                    effect=Effect.START_JOB,
+                    lease_id=lease.lease_id,
+                    deployment_id=lease.deployment_id,
+                    state=IntentState.OPEN,
+                    created_at=now,
+                    detail=clean_line(reason),
+                ),
+            )
+            self._event(tx, lease, "job_started", f"{phase.capitalize()}, attempt {attempt}: {reason}.", now)
+        return started
+
+    def finish_job_start(
+        self, lease: Lease, phase: Phase, attempt: int, error: str, *, now: datetime
+    ) -> None:
+        with self._store.write(self._token) as tx:
+            intent_id = IntentId(job_id(lease.lease_id, phase, attempt))
+            state = IntentState.UNKNOWN if error else IntentState.DONE
+            self._close_intent(tx, lease, intent_id, state, now, error)
+            if error:
+                self._event(tx, lease, "job_start_failed", f"{phase.capitalize()}: {error}", now)
+
+    def record(self, leases: Iterable[Lease], events: Iterable[Event], *, now: datetime) -> None:
+        """Beliefs that follow a reading and cost nothing: one transaction for all of a tick's."""
+        leases, events = tuple(leases), tuple(events)
+        if not leases and not events:
+            return
+        with self._store.write(self._token) as tx:
+            for lease in leases:
+                tx.put_lease(lease)
+                if lease.order_id is not None and lease.spend_seen is not None:
+                    tx.note_spend(lease.order_id, lease.spend_seen.amount)
+            for event in events:
+                tx.add_event(event)
+
+    def record_facts(
+        self, lease: Lease, facts: NodeFacts, discrepancies: tuple[Discrepancy, ...], *, now: datetime
+    ) -> None:
+        with self._store.write(self._token) as tx:
+            tx.put_node_facts(lease, facts, discrepancies, now=now)
+
+    def explain(
+        self, deployment_id: DeploymentId, text: str, *, is_final: bool = False, now: datetime
+    ) -> None:
+        """A deployment's note, written when its words change."""
+        with self._store.write(self._token) as tx:
+            deployment = tx.deployment(deployment_id)
+            if deployment is None or deployment.note == text:
+                return
+            tx.put_deployment(replace(deployment, note=text, has_given_up=is_final))
+            if text:
+                tx.add_event(Event(now, "deployment_waits", text, deployment_id))
+
+    def report_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            if tx.note_foreign(order, usd_per_day=usd_per_day, now=now):
+                tx.add_event(
+                    Event(
+                        now,
+                        "foreign_order",
+                        f"Order {order.order_id} on server {order.server_id} bills {order.price} and is "
+                        "not ours; it is left alone.",
+                    )
+                )
+
+    # -- inside a transaction
+
+    def _put(self, tx: Transaction, intent: Intent) -> None:
+        tx.put_intent(intent, fencing_token=self._token.number)
+
+    @staticmethod
+    def _intent(tx: Transaction, lease: Lease, intent_id: IntentId) -> Intent | None:
+        return next((i for i in tx.intents_of(lease.lease_id) if i.intent_id == intent_id), None)
+
+    def _close_intent(
+        self,
+        tx: Transaction,
+        lease: Lease,
+        intent_id: IntentId,
+        state: IntentState,
+        now: datetime,
+        detail: str = "",
+    ) -> None:
+        intent = self._intent(tx, lease, intent_id)
+        if intent is not None and intent.is_in_doubt:
+            self._put(tx, replace(intent, state=state, finished_at=now, detail=detail or intent.detail))
+
+    @staticmethod
+    def _event(tx: Transaction, lease: Lease, name: str, text: str, now: datetime) -> None:
+        tx.add_event(Event(now, name, text, lease.deployment_id, lease.lease_id))
+
+
+def job_id(lease_id: LeaseId, phase: Phase, attempt: int) -> JobId:
+    """The same for the same work: a job that was started before a crash is found, not started again."""
+    return JobId(f"{lease_id}-{phase.name.lower()}-{attempt}")
+
+
+def _segment_of(lease: Lease, order: Order, started_at: datetime) -> LedgerSegment:
+    price = lease.plan.price
+    fee = order.creation_fee
+    return LedgerSegment(
+        lease_id=lease.lease_id,
+        deployment_id=lease.deployment_id,
+        order_id=order.order_id,
+        price=order.price,
+        is_spot=order.is_spot,
+        fee_percent=price.fee_percent,
+        creation_fee=price.creation_fee if fee is None else fee.amount,
+        usd_per_unit=price.usd_per_unit,
+        rate_source=price.rate_source,
+        started_at=started_at,
+        market_spend=order.spend.amount,
+    )

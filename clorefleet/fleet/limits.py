@@ -1,0 +1,63 @@
+"""How long things may take, and how often they may be tried. Every wait in the fleet has its bound here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+
+from clorefleet.domain.lease import Phase
+
+_PHASE_LIMITS = {
+    Phase.WAITING: timedelta(minutes=20),
+    # Image pull at the host's line speed is part of it; no source gives a bound [assumed].
+    Phase.PROBING: timedelta(minutes=5),
+    Phase.INSTALLING: timedelta(minutes=30),
+    Phase.SYNCING: timedelta(hours=4),
+    # 756 GB at 1 Gbit/s take 1.7 h [computed]; slower hosts are given back.
+    Phase.LAUNCHING: timedelta(minutes=60),
+    # SGLang's own tests allow 3600 s for a GLM launch.
+    Phase.VERIFYING: timedelta(minutes=10),
+    Phase.DRAINING: timedelta(minutes=5),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLimits:
+    phase: dict[Phase, timedelta] = field(default_factory=lambda: dict(_PHASE_LIMITS))
+    """Time limits by phase; passing one gives the server back and takes the next plan."""
+    bootstrap_days_of_rate: Decimal = Decimal("0.35")
+    """Spend limit from order to serving, as a share of the plan's price for a day."""
+    doubt_grace: timedelta = timedelta(seconds=90)
+    """How long an order that may exist is looked for after the doubt. Clients of the live market saw
+    orders appear up to 50 s late; until then the slot and the server stay locked."""
+    accepted_grace: timedelta = timedelta(minutes=10)
+    """The same where the market had said yes."""
+    doubt_polls: int = 3
+    """Readings of the order list, all after the doubt, that must miss the order as well."""
+    absent_polls: int = 2
+    """Readings in a row without the order before it counts as ended."""
+    cancel_repeat: timedelta = timedelta(seconds=15)
+    """An accepted cancel whose order is still listed is asked for again after this."""
+    drain: timedelta = timedelta(seconds=30)
+    """Requests under way may finish for this long before the cancel."""
+    job_attempts: int = 3
+    """Starts of one job on one node before the node is given up."""
+    launches: int = 2
+    unhealthy: timedelta = timedelta(minutes=3)
+    """How long a serving replica may fail to answer before its server is given back."""
+    order_ct_skew: timedelta = timedelta(minutes=10)
+    """How far the market's clock may lie from ours when an order is recognised by its time."""
+    host_fault_memory: timedelta = timedelta(days=7)
+    """How long a server that failed us is left out of plans."""
+    price_tolerance: Decimal = Decimal(0)
+    """Share by which an order's own price may pass the approved one before it is cancelled."""
+    refusals_max: int = 20
+    """Refused rents of one deployment within that time before it pauses."""
+    closed_memory: timedelta = timedelta(days=2)
+    """How long a closed lease is remembered against an order that shows up late."""
+    refusal_memory: timedelta = timedelta(minutes=10)
+    """How long a server that the market refused to rent is left out of plans."""
+
+
+DEFAULT_LIMITS = FleetLimits()

@@ -1,0 +1,121 @@
+"""One tick: observe, decide, act, and put the routes in order. Start-up and recovery are the same tick."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from clorefleet.clock import Clock
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.fleet.action import Action, Explain, NoteProgress
+from clorefleet.fleet.edges import Backend, Market, Nodes, Planner
+from clorefleet.fleet.execute import Executor
+from clorefleet.fleet.journal import Journal
+from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
+from clorefleet.fleet.observe import InFlight, Observer
+from clorefleet.fleet.reconcile import empty_slots, reconcile
+from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.store.database import FencingToken, Store
+
+log = logging.getLogger("clorefleet.fleet")
+
+SetRoutes = Callable[[tuple[Backend, ...]], None]
+_QUIET = (NoteProgress, Explain)
+"""Actions that are not worth a log line of their own each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TickResult:
+    actions: tuple[Action, ...]
+    trouble: str
+    """What could not be read; "" when all could."""
+    is_busy: bool
+    """Something is under way that the next tick should look at soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The edges, wired; see `clorefleet.daemon.wiring`."""
+
+    store: Store
+    market: Market
+    nodes: Nodes
+    planner: Planner
+    clock: Clock
+    set_routes: SetRoutes
+    in_flight: InFlight
+    startup_command: Callable[[str], str]
+    limits: FleetLimits = DEFAULT_LIMITS
+    new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
+
+    def tick(self, token: FencingToken) -> TickResult:
+        """
+        Raises:
+            LostLeadership: another process acts now; this one must stop.
+        """
+        observer = Observer(
+            store=self.store,
+            market=self.market,
+            nodes=self.nodes,
+            planner=self.planner,
+            clock=self.clock,
+            limits=self.limits,
+            in_flight=self.in_flight,
+        )
+        snapshot, trouble = observer.observe()
+        actions = reconcile(snapshot, self.limits)
+        for action in actions:
+            if not isinstance(action, _QUIET):
+                log.info("action %s", _described(action))
+        Executor(
+            snapshot,
+            journal=Journal(self.store, token),
+            market=self.market,
+            nodes=self.nodes,
+            clock=self.clock,
+            new_id=self.new_id,
+            startup_command=self.startup_command,
+        ).perform(actions)
+        leases = self._update_routes()
+        with self.store.write(token) as tx:
+            tx.put_tick(
+                now=self.clock.now(),
+                orders_read_at=None if snapshot.orders is None else snapshot.orders.read_at,
+                trouble=trouble,
+            )
+        return TickResult(actions, trouble, is_busy=_is_busy(snapshot, leases))
+
+    def _update_routes(self) -> tuple[Lease, ...]:
+        """The gateway serves exactly the replicas that the store says are serving."""
+        with self.store.read() as tx:
+            leases = tx.open_leases()
+        serving = [
+            lease for lease in leases if lease.state is LeaseState.ORDERED and lease.phase is Phase.SERVING
+        ]
+        backends = [self.nodes.backend(lease) for lease in serving]
+        self.set_routes(tuple(backend for backend in backends if backend is not None))
+        return leases
+
+
+def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:
+    if any(lease.phase is not Phase.SERVING or lease.unhealthy_since for lease in leases):
+        return True
+    return bool(snapshot.unsettled) or any(
+        d.desired is Desired.RUNNING
+        and not d.note
+        and empty_slots(d, [lease for lease in leases if lease.deployment_id == d.deployment_id])
+        for d in snapshot.deployments
+    )
+
+
+def _described(action: Action) -> str:
+    """An action in a log line: its kind and ids, never its whole plan."""
+    parts = [type(action).__name__.lower()]
+    for name in ("lease_id", "deployment_id", "slot", "order_id", "phase", "attempt", "reason"):
+        value = getattr(action, name, None)
+        if value is not None:
+            parts.append(f"{name}={value}")
+    return " ".join(parts)

@@ -1,0 +1,232 @@
+"""Observe: read the store, the market and the nodes once, into a snapshot.
+
+Constant work per tick: one reading of the order list, one of the offers when a slot is empty, one
+look per node that is in a phase with something to see, side by side in bounded threads. A reading
+that fails is missing from the snapshot; what then may not be decided is `reconcile`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from decimal import Decimal
+
+from clorefleet.clock import Clock
+from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.errors import MarketError, OutOfFunds, WrongApiKey
+from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.offer import MarketView
+from clorefleet.domain.order import OrderList
+from clorefleet.domain.plan import PlanReport
+from clorefleet.fleet import budget
+from clorefleet.fleet.edges import Market, Nodes, Planner
+from clorefleet.fleet.limits import FleetLimits
+from clorefleet.fleet.reconcile import empty_slots
+from clorefleet.fleet.snapshot import NodeView, Snapshot
+from clorefleet.store.database import Store
+
+log = logging.getLogger("clorefleet.fleet")
+
+LOOKERS_MAX = 16
+"""Nodes looked at side by side."""
+_LOOKED_AT = frozenset(
+    {
+        Phase.WAITING,
+        Phase.PROBING,
+        Phase.INSTALLING,
+        Phase.SYNCING,
+        Phase.LAUNCHING,
+        Phase.VERIFYING,
+        Phase.SERVING,
+    }
+)
+InFlight = Callable[[LeaseId], int]
+
+
+class Observer:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        market: Market,
+        nodes: Nodes,
+        planner: Planner,
+        clock: Clock,
+        limits: FleetLimits,
+        in_flight: InFlight,
+    ) -> None:
+        self._store = store
+        self._market = market
+        self._nodes = nodes
+        self._planner = planner
+        self._clock = clock
+        self._limits = limits
+        self._in_flight = in_flight
+
+    def observe(self) -> tuple[Snapshot, str]:
+        """The snapshot, and what could not be read ("" when all could)."""
+        now = self._clock.now()
+        with self._store.read() as tx:
+            deployments = tx.deployments()
+            leases = tx.open_leases()
+            remembered = tx.leases(since=now - self._limits.closed_memory)
+            intents = tx.doubtful_intents()
+            segments = tx.segments()
+            faulty = tx.faulty_servers(since=now - self._limits.host_fault_memory)
+            unsettled = tx.unsettled_orders()
+        closed = tuple(lease for lease in remembered if not lease.is_open)
+        orders, trouble = self._read_orders(leases, with_completed=bool(unsettled))
+        wanting = _wanting(deployments, leases)
+        view, offers_trouble = self._read_offers() if wanting and orders is not None else (None, "")
+        midnight = budget.midnight_utc(now)
+        snapshot = Snapshot(
+            now=now,
+            deployments=deployments,
+            leases=leases,
+            attempts={d.deployment_id: _attempts(d, remembered) for d in deployments},
+            intents=intents,
+            orders=orders,
+            nodes=self._look_at_nodes(leases, orders),
+            plans=self._plan(wanting, view),
+            offers_trouble=offers_trouble,
+            segments=segments,
+            closed_leases=closed,
+            faulty_servers=faulty,
+            refused_servers={
+                d.deployment_id: _refused_lately(d, closed, now, self._limits) for d in deployments
+            },
+            pauses=_pauses(deployments, closed, now, self._limits),
+            unsettled=unsettled,
+            spent_today_usd={
+                d.deployment_id: sum(
+                    (
+                        budget.spent_since([segment], midnight, now)
+                        for segment in segments
+                        if segment.deployment_id == d.deployment_id
+                    ),
+                    Decimal(0),
+                )
+                for d in deployments
+            },
+        )
+        return snapshot, trouble or offers_trouble
+
+    def _read_orders(
+        self, leases: tuple[Lease, ...], *, with_completed: bool
+    ) -> tuple[OrderList | None, str]:
+        with_completed = with_completed or any(lease.state is LeaseState.ENDING for lease in leases)
+        try:
+            return self._market.fetch_orders(include_completed=with_completed), ""
+        except MarketError as error:
+            log.warning("orders_not_read why=%s", error.what)
+            return None, f"The market's order list cannot be read: {error.what}"
+
+    def _read_offers(self) -> tuple[MarketView | None, str]:
+        try:
+            return self._market.fetch_view(), ""
+        except MarketError as error:
+            log.warning("offers_not_read why=%s", error.what)
+            return None, f"The market's offers cannot be read: {error.what}"
+
+    def _plan(
+        self, wanting: tuple[Deployment, ...], view: MarketView | None
+    ) -> Mapping[DeploymentId, PlanReport]:
+        if view is None:
+            return {}
+        return {d.deployment_id: self._planner(d.requirement, view) for d in wanting}
+
+    def _look_at_nodes(
+        self, leases: tuple[Lease, ...], orders: OrderList | None
+    ) -> Mapping[LeaseId, NodeView]:
+        views = {
+            lease.lease_id: NodeView(in_flight=self._in_flight(lease.lease_id))
+            for lease in leases
+            if lease.phase is Phase.DRAINING
+        }
+        looks = [
+            (lease, order)
+            for lease in leases
+            if lease.state is LeaseState.ORDERED and lease.phase in _LOOKED_AT
+            for order in ([] if orders is None else orders.live())
+            if order.order_id == lease.order_id and order.ssh is not None
+        ]
+        if not looks:
+            return views
+        with ThreadPoolExecutor(min(LOOKERS_MAX, len(looks)), thread_name_prefix="look") as pool:
+            for (lease, _), view in zip(
+                looks, pool.map(lambda look: self._nodes.look(*look), looks), strict=True
+            ):
+                views[lease.lease_id] = view
+        return views
+
+
+def _wanting(deployments: tuple[Deployment, ...], leases: tuple[Lease, ...]) -> tuple[Deployment, ...]:
+    """Deployments that lack a server: only for these are offers read and plans made."""
+    return tuple(
+        d
+        for d in deployments
+        if d.desired is Desired.RUNNING
+        and empty_slots(d, [lease for lease in leases if lease.deployment_id == d.deployment_id])
+    )
+
+
+def _attempts(deployment: Deployment, leases: tuple[Lease, ...]) -> int:
+    """Servers tried since the count began: those that became orders, or may have."""
+    since = deployment.attempts_since or deployment.created_at
+    return sum(
+        1
+        for lease in leases
+        if lease.deployment_id == deployment.deployment_id
+        and lease.created_at >= since
+        and lease.state is not LeaseState.REFUSED
+        and not (lease.state is LeaseState.ENDED and lease.measured_tokens_per_s is not None)
+    )
+
+
+def _refused_lately(
+    deployment: Deployment, closed: tuple[Lease, ...], now: datetime, limits: FleetLimits
+) -> frozenset[ServerId]:
+    return frozenset(
+        lease.server_id
+        for lease in closed
+        if lease.deployment_id == deployment.deployment_id
+        and lease.state is LeaseState.REFUSED
+        and lease.ended_at is not None
+        and now - lease.ended_at < limits.refusal_memory
+    )
+
+
+_PAUSING = {
+    OutOfFunds.__name__: "The wallet is too low to rent: {why} Add funds; it is tried again by itself.",
+    WrongApiKey.__name__: "The market refuses the API key: {why} Set another; it is tried again by itself.",
+}
+
+
+def _pauses(
+    deployments: tuple[Deployment, ...], closed: tuple[Lease, ...], now: datetime, limits: FleetLimits
+) -> Mapping[DeploymentId, str]:
+    """Refusals that another server would not cure, and too many refusals of any kind."""
+    pauses: dict[DeploymentId, str] = {}
+    for deployment in deployments:
+        since = deployment.attempts_since or deployment.created_at
+        recent = [
+            lease
+            for lease in closed
+            if lease.deployment_id == deployment.deployment_id
+            and lease.state is LeaseState.REFUSED
+            and lease.created_at >= since
+            and lease.ended_at is not None
+            and now - lease.ended_at < limits.refusal_memory
+        ]
+        pausing = next((lease for lease in reversed(recent) if lease.refusal in _PAUSING), None)
+        if pausing is not None:
+            pauses[deployment.deployment_id] = _PAUSING[pausing.refusal].format(why=pausing.reason)
+        elif len(recent) >= limits.refusals_max:
+            pauses[deployment.deployment_id] = (
+                f"{len(recent)} servers in a row were gone before they could be rented; "
+                "it is tried again in some minutes."
+            )
+    return pauses

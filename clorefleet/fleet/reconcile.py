@@ -1,0 +1,518 @@
+"""Decide: from one snapshot to the actions of one tick. Pure; start-up and recovery are the same tick.
+
+Leases are decided first, each by the two things it stands for: its *order* (does it bill, should it,
+is it gone?) and its *node* (what phase, did the work of the phase succeed, fail, or run out of time?).
+Then deployments: which slots are empty, and which plan may fill them. Then orders that nothing explains.
+
+Rules that keep money safe:
+
+- Without a reading of the order list, nothing is adopted, dropped or ended, and nothing is rented.
+  Cancels still go out: stopping never waits.
+- One absence proves nothing. An order counts as gone when the list showed it ended, or missed it in
+  `absent_polls` readings in a row.
+- A slot with a rent in doubt is locked, and so is its server.
+- A failed replica is given back first; whether its successor may start before the old order is gone
+  is the budget's decision, not ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+
+from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.identity import ServerId
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.node import JobReport, JobState
+from clorefleet.domain.order import Order, OrderList
+from clorefleet.domain.plan import Plan
+from clorefleet.fleet import budget
+from clorefleet.fleet.action import (
+    Action,
+    Adopt,
+    Advance,
+    Cancel,
+    DropRent,
+    End,
+    Explain,
+    GiveBack,
+    NoteAbsence,
+    NoteHealth,
+    NoteProgress,
+    Rent,
+    Reopen,
+    ReportForeign,
+    Settle,
+    StartWork,
+)
+from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
+from clorefleet.fleet.snapshot import NodeView, Snapshot
+
+_NOTHING_SEEN = NodeView()
+
+
+def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple[Action, ...]:
+    """The actions that bring the fleet nearer to what is wanted, in the order to perform them."""
+    actions: list[Action] = []
+    for lease in snapshot.leases:
+        actions.extend(_decide_lease(snapshot, lease, limits))
+    if snapshot.orders is not None:
+        actions.extend(_unexplained(snapshot, snapshot.orders, limits))
+        actions.extend(_settlements(snapshot, snapshot.orders))
+    for deployment in snapshot.deployments:
+        actions.extend(_fill_slots(snapshot, deployment))
+    return tuple(actions)
+
+
+# -- leases
+
+
+def _decide_lease(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
+    match lease.state:
+        case LeaseState.INTENT:
+            if snapshot.orders is not None:
+                yield from _resolve_doubt(snapshot, snapshot.orders, lease, limits)
+        case LeaseState.ORDERED:
+            yield from _decide_ordered(snapshot, lease, limits)
+        case LeaseState.ENDING:
+            yield from _decide_ending(snapshot, lease, limits)
+        case LeaseState.ENDED | LeaseState.REFUSED:
+            return
+
+
+def _resolve_doubt(
+    snapshot: Snapshot, orders: OrderList, lease: Lease, limits: FleetLimits
+) -> Iterator[Action]:
+    """A rent was written down; the list says whether it became an order."""
+    order = next((order for order in orders.live() if is_order_of(order, lease, snapshot, limits)), None)
+    if order is not None:
+        yield Adopt(lease.lease_id, order, "the market lists the order")
+        return
+    intent = next((each for each in snapshot.intents if each.intent_id == lease.intent_id), None)
+    was_accepted = intent is None
+    doubted_at = lease.created_at if intent is None else intent.doubted_at or intent.created_at
+    if orders.read_at <= doubted_at:
+        return
+    polls = lease.absent_polls + 1
+    yield NoteAbsence(lease.lease_id, polls)
+    grace = limits.accepted_grace if was_accepted else limits.doubt_grace
+    if polls >= limits.doubt_polls and orders.read_at - doubted_at >= grace:
+        yield DropRent(
+            lease.lease_id,
+            f"no order for server {lease.server_id} appeared in {polls} readings over "
+            f"{_words(orders.read_at - doubted_at)}",
+        )
+
+
+def is_order_of(order: Order, lease: Lease, snapshot: Snapshot, limits: FleetLimits) -> bool:
+    """True when `order` can only be the one that `lease` asked for.
+
+    The market gives no id and echoes no marker, so the server, the image and the time have to do. A
+    server holds one order of an account at a time, which is what makes the server id a good key.
+    """
+    if order.server_id != lease.server_id or order.is_spot != lease.plan.price.is_spot:
+        return False
+    if order.image and lease.image and order.image != lease.image:
+        return False
+    if order.created_at is not None and order.created_at < lease.created_at - limits.order_ct_skew:
+        return False
+    others = (*snapshot.leases, *snapshot.closed_leases)
+    return all(other.order_id != order.order_id for other in others if other.lease_id != lease.lease_id)
+
+
+def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
+    order: Order | None = None
+    if snapshot.orders is not None and lease.order_id is not None:
+        order = snapshot.orders.by_id(lease.order_id)
+        gone = tuple(_if_gone(snapshot.orders, order, lease, limits))
+        yield from gone
+        if gone:
+            return
+    if order is not None:
+        if lease.absent_polls:
+            yield NoteAbsence(lease.lease_id, 0)
+        too_dear = _too_dear(order, lease, limits)
+        if too_dear:
+            yield Cancel(lease.lease_id, order.order_id, too_dear)
+            return
+    view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
+    if lease.phase is Phase.DRAINING:
+        yield from _drain(snapshot, lease, view, limits)
+        return
+    reason = _why_unwanted(snapshot, lease)
+    if reason:
+        yield GiveBack(lease.lease_id, reason)
+        return
+    overrun = _overrun(snapshot, lease, limits)
+    if overrun:
+        yield GiveBack(lease.lease_id, overrun, blocks_host=True)
+        return
+    yield from _work(snapshot, lease, order, view, limits)
+
+
+def _if_gone(orders: OrderList, order: Order | None, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
+    """The order is not live in this reading: ended for certain, or absent so far."""
+    if lease.order_id is None or (order is not None and not order.is_expired):
+        return
+    was_asked = lease.state is LeaseState.ENDING
+    if order is not None:
+        why = lease.reason if was_asked else "the market ended the order"
+        yield End(lease.lease_id, lease.order_id, order.spend.amount, why)
+        return
+    polls = lease.absent_polls + 1
+    yield NoteAbsence(lease.lease_id, polls)
+    if polls >= limits.absent_polls:
+        why = lease.reason if was_asked else "the order is no longer in the market's list"
+        yield End(lease.lease_id, lease.order_id, None, why)
+
+
+def _too_dear(order: Order, lease: Lease, limits: FleetLimits) -> str:
+    approved = lease.plan.price.billed
+    if order.price.currency is not approved.currency:
+        return f"the order bills in {order.price.currency}, and {approved.currency} was approved"
+    if order.price.amount > approved.amount * (1 + limits.price_tolerance):
+        return f"the order's own price is {order.price}, above the approved {approved}"
+    return ""
+
+
+def _why_unwanted(snapshot: Snapshot, lease: Lease) -> str:
+    deployment = snapshot.deployment(lease.deployment_id)
+    if deployment is None:
+        return "its deployment is gone"
+    if deployment.desired is Desired.STOPPED:
+        return "you asked to stop"
+    if lease.slot >= deployment.replicas:
+        return f"the deployment wants {deployment.replicas} replica(s)"
+    return ""
+
+
+def _overrun(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> str:
+    """Why the replica's phase has taken too long, or its bootstrap cost too much; "" when not."""
+    limit = limits.phase.get(lease.phase)
+    if limit is not None and snapshot.now - lease.phase_since > limit:
+        return f"{lease.phase} took longer than {_words(limit)}"
+    if lease.phase is Phase.SERVING or lease.measured_tokens_per_s is not None:
+        return ""
+    spent = sum(
+        (seg.cost_usd(snapshot.now) for seg in snapshot.segments if seg.lease_id == lease.lease_id),
+        Decimal(0),
+    )
+    # The creation fee is spent whatever we do; the limit is about time that is paid and not served.
+    allowed = (
+        lease.plan.price.running_usd_per_day * limits.bootstrap_days_of_rate
+        + lease.plan.price.creation_fee * lease.plan.price.usd_per_unit
+    )
+    if spent > allowed:
+        return f"it cost ${spent:.2f} without serving, more than the limit of ${allowed:.2f}"
+    return ""
+
+
+def _drain(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
+    waited = snapshot.now - lease.phase_since
+    if lease.order_id is not None and (view.in_flight == 0 or waited >= limits.drain):
+        yield Cancel(lease.lease_id, lease.order_id, lease.reason)
+
+
+def _decide_ending(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
+    if snapshot.orders is not None and lease.order_id is not None:
+        order = snapshot.orders.by_id(lease.order_id)
+        gone = tuple(_if_gone(snapshot.orders, order, lease, limits))
+        if gone:
+            yield from gone
+            return
+        if lease.absent_polls:
+            yield NoteAbsence(lease.lease_id, 0)
+    asked = lease.cancel_asked_at
+    is_due = asked is None or snapshot.now - asked >= limits.cancel_repeat or snapshot.now < asked
+    if lease.order_id is not None and is_due:
+        yield Cancel(lease.lease_id, lease.order_id, lease.reason)
+
+
+# -- the work of each phase on the node
+
+
+def _work(
+    snapshot: Snapshot,
+    lease: Lease,
+    order: Order | None,
+    view: NodeView,
+    limits: FleetLimits,
+) -> Iterator[Action]:
+    if view.is_hostile:
+        yield GiveBack(lease.lease_id, view.trouble, blocks_host=True)
+        return
+    match lease.phase:
+        case Phase.RENTING | Phase.WAITING:
+            if view.host_key:
+                yield Advance(lease.lease_id, Phase.PROBING, "SSH answers", host_key=view.host_key)
+            else:
+                yield NoteProgress(lease.lease_id, _boot_progress(order, view))
+        case Phase.PROBING:
+            yield from _probed(lease, view)
+        case Phase.INSTALLING:
+            if view.engine_missing is None:
+                yield NoteProgress(lease.lease_id, view.trouble or "checking the engine")
+            elif view.engine_missing:
+                yield GiveBack(lease.lease_id, view.engine_missing, blocks_host=True)
+            else:
+                yield Advance(lease.lease_id, Phase.SYNCING, "the engine is there")
+        case Phase.SYNCING | Phase.LAUNCHING:
+            yield from _follow_job(lease, view, limits)
+        case Phase.VERIFYING:
+            if view.answered:
+                yield Advance(
+                    lease.lease_id,
+                    Phase.SERVING,
+                    "it answered a prompt",
+                    measured_tokens_per_s=view.measured_tokens_per_s,
+                    engine_is_simulated=view.engine_is_simulated,
+                )
+            elif _job_ended(view.job):
+                yield from _restart(lease, view, limits)
+            else:
+                yield NoteProgress(lease.lease_id, view.trouble or "asking it a question")
+        case Phase.SERVING:
+            yield from _serving(snapshot, lease, view, limits)
+        case Phase.DRAINING | Phase.ENDED:
+            return
+
+
+def _boot_progress(order: Order | None, view: NodeView) -> str:
+    if order is None:
+        return "waiting for the market"
+    if order.ssh is None:
+        return "the market has not published an address yet"
+    if order.container_state in (0, 1):
+        return "the host is still deploying the container"
+    return view.trouble or "waiting for SSH to answer"
+
+
+def _probed(lease: Lease, view: NodeView) -> Iterator[Action]:
+    if view.facts is None:
+        yield NoteProgress(lease.lease_id, view.trouble or "measuring the server")
+        return
+    fatal = [each for each in view.discrepancies if each.is_fatal]
+    if fatal:
+        lies = "; ".join(f"{each.code}: offered {each.offered}, found {each.found}" for each in fatal)
+        yield GiveBack(lease.lease_id, f"the server is not what was offered: {lies}", blocks_host=True)
+        return
+    yield Advance(
+        lease.lease_id,
+        Phase.INSTALLING,
+        "the server is what was offered",
+        facts=view.facts,
+        discrepancies=view.discrepancies,
+    )
+
+
+def _follow_job(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
+    """SYNCING and LAUNCHING: start the phase's job, follow it, go on when it is done."""
+    job = view.job
+    if job is None:
+        yield NoteProgress(lease.lease_id, view.trouble or "looking at the node")
+    elif job.state is JobState.ABSENT:
+        yield StartWork(lease.lease_id, lease.phase, max(1, lease.launches), f"{lease.phase} begins")
+    elif lease.phase is Phase.SYNCING and job.state is JobState.SUCCEEDED:
+        yield Advance(lease.lease_id, Phase.LAUNCHING, "the weights are complete and verified")
+    elif lease.phase is Phase.LAUNCHING and job.state is JobState.RUNNING and view.is_healthy:
+        yield Advance(lease.lease_id, Phase.VERIFYING, "the engine is ready")
+    elif job.state is JobState.RUNNING:
+        yield NoteProgress(lease.lease_id, job.progress_text, _fraction(job))
+    else:
+        yield from _restart(lease, view, limits)
+
+
+def _job_ended(job: JobReport | None) -> bool:
+    return job is not None and job.state in (JobState.FAILED, JobState.LOST, JobState.SUCCEEDED)
+
+
+def _restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
+    """A job ended that should run, or failed: once more while attempts are left, else give back."""
+    job = view.job
+    why = view.job_diagnosis or (
+        f"the job was {job.state}" + (f" (exit code {job.exit_code})" if job.exit_code is not None else "")
+        if job is not None
+        else "the job ended"
+    )
+    phase = Phase.SYNCING if lease.phase is Phase.SYNCING else Phase.LAUNCHING
+    allowed = limits.job_attempts if phase is Phase.SYNCING else limits.launches
+    if lease.launches >= allowed:
+        yield GiveBack(
+            lease.lease_id, f"{lease.phase} failed {lease.launches} times: {why}", blocks_host=True
+        )
+        return
+    if lease.phase in (Phase.VERIFYING, Phase.SERVING):
+        yield Advance(lease.lease_id, Phase.LAUNCHING, why)
+    yield StartWork(lease.lease_id, phase, lease.launches + 1, why)
+
+
+def _serving(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
+    if _job_ended(view.job):
+        yield from _restart(lease, view, limits)
+        return
+    if view.is_healthy:
+        if lease.unhealthy_since is not None:
+            yield NoteHealth(lease.lease_id, None, "it answers again")
+        return
+    if view == _NOTHING_SEEN:
+        return
+    if lease.unhealthy_since is None:
+        yield NoteHealth(lease.lease_id, snapshot.now, view.trouble or "the engine does not answer")
+    elif snapshot.now - lease.unhealthy_since > limits.unhealthy:
+        yield GiveBack(
+            lease.lease_id,
+            f"it has not answered for {_words(limits.unhealthy)}: {view.trouble or 'no reason known'}",
+            blocks_host=True,
+        )
+
+
+def _fraction(job: JobReport) -> float | None:
+    if job.progress_done is None or not job.progress_total:
+        return None
+    return min(1.0, job.progress_done / job.progress_total)
+
+
+# -- orders that nothing explains
+
+
+def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[Action]:
+    leased = {lease.order_id for lease in snapshot.leases}
+    for order in orders.live():
+        if order.order_id in leased:
+            continue
+        if any(
+            lease.state is LeaseState.INTENT and is_order_of(order, lease, snapshot, limits)
+            for lease in snapshot.leases
+        ):
+            continue
+        closed = _closed_lease_of(order, snapshot, limits)
+        if closed is not None:
+            yield Reopen(closed.lease_id, order, "its order is alive in the market's list")
+        else:
+            yield ReportForeign(order)
+
+
+def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> Lease | None:
+    """The lease we closed too early: by its order id, or a rent that was dropped and came late."""
+    for lease in snapshot.closed_leases:
+        if lease.order_id == order.order_id:
+            return lease
+    for lease in snapshot.closed_leases:
+        is_late_rent = (
+            lease.state is LeaseState.REFUSED
+            and order.created_at is not None
+            and abs(order.created_at - lease.created_at) <= limits.order_ct_skew
+        )
+        if is_late_rent and lease.order_id is None and is_order_of(order, lease, snapshot, limits):
+            return lease
+    return None
+
+
+def _settlements(snapshot: Snapshot, orders: OrderList) -> Iterator[Action]:
+    for order_id in snapshot.unsettled:
+        order = orders.by_id(order_id)
+        if order is not None and order.is_expired:
+            yield Settle(order_id, order.spend.amount)
+
+
+# -- deployments
+
+
+def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
+    """Rent for empty slots, one plan each, never without a fresh reading of orders and offers."""
+    if deployment.desired is not Desired.RUNNING:
+        return
+    mine = [lease for lease in snapshot.leases if lease.deployment_id == deployment.deployment_id]
+    empty = empty_slots(deployment, mine)
+    if not empty:
+        if deployment.note:
+            yield Explain(deployment.deployment_id, "")
+        return
+    if snapshot.orders is None:
+        yield Explain(deployment.deployment_id, "The market's order list cannot be read: renting waits.")
+        return
+    attempts = snapshot.attempts.get(deployment.deployment_id, 0)
+    if attempts >= deployment.attempts_max:
+        yield Explain(
+            deployment.deployment_id,
+            f"{attempts} servers were tried without success; see `clorefleet logs "
+            f"{deployment.deployment_id}`. Run the same `clorefleet deploy` again to try on.",
+            is_final=True,
+        )
+        return
+    pause = snapshot.pauses.get(deployment.deployment_id, "")
+    if pause:
+        yield Explain(deployment.deployment_id, pause)
+        return
+    report = snapshot.plans.get(deployment.deployment_id)
+    if report is None:
+        yield Explain(deployment.deployment_id, snapshot.offers_trouble or "The offers are being read.")
+        return
+    taken = {lease.server_id for lease in snapshot.leases}
+    refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
+    held = list(mine)
+    for slot in empty[: deployment.attempts_max - attempts]:
+        plan, why_not = _first_allowed(
+            report.plans,
+            deployment,
+            held,
+            snapshot,
+            avoided=taken | refused | snapshot.faulty_servers,
+        )
+        if plan is None:
+            yield Explain(deployment.deployment_id, why_not)
+            return
+        taken.add(plan.offer.server_id)
+        yield Rent(deployment.deployment_id, slot, plan, f"slot {slot} has no server")
+        # One rent per deployment and tick: the next one sees this one's outcome and cost.
+        return
+
+
+def empty_slots(deployment: Deployment, leases: Iterable[Lease]) -> list[int]:
+    """Slots without a lease that serves or may come to serve."""
+    filled = {
+        lease.slot
+        for lease in leases
+        if lease.is_open and lease.state is not LeaseState.ENDING and lease.phase is not Phase.DRAINING
+    }
+    return [slot for slot in range(deployment.replicas) if slot not in filled]
+
+
+def _first_allowed(
+    plans: Iterable[Plan],
+    deployment: Deployment,
+    held: list[Lease],
+    snapshot: Snapshot,
+    *,
+    avoided: set[ServerId],
+) -> tuple[Plan | None, str]:
+    """The best plan that is not excluded and keeps the budget, or the sentence that says why none is."""
+    spent = snapshot.spent_today_usd.get(deployment.deployment_id, Decimal(0))
+    first_refusal = ""
+    skipped = 0
+    for plan in plans:
+        if plan.offer.server_id in avoided:
+            skipped += 1
+            continue
+        refusal = budget.refusal(deployment, plan, open_leases=held, spent_today_usd=spent, now=snapshot.now)
+        if refusal is None:
+            return plan, ""
+        first_refusal = first_refusal or refusal.text
+    if first_refusal:
+        return None, f"Renting waits: {first_refusal}."
+    if skipped:
+        return None, (
+            f"All {skipped} fitting servers are in use, were refused lately or failed before; "
+            "the market is read again with each tick."
+        )
+    return None, "No server on the market fits; the market is read again with each tick."
+
+
+def _words(duration: timedelta) -> str:
+    seconds = int(duration.total_seconds())
+    if seconds < 120:
+        return f"{seconds} s"
+    if seconds < 7200:
+        return f"{seconds // 60} min"
+    return f"{seconds / 3600:.1f} h"

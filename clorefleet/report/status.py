@@ -1,0 +1,140 @@
+"""The state of the fleet in one value, for `status`, `deploy`'s watching and the gateway's own route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    lease_id: str
+    slot: int
+    phase: Phase
+    in_phase: timedelta
+    server_id: int
+    order_id: int | None
+    gpus: str
+    setup: str
+    """For instance `q4_1 on llama.cpp`."""
+    usd_per_day: Decimal
+    """The running rate with fee."""
+    spent_usd: Decimal
+    progress: str
+    progress_fraction: float | None
+    predicted_tokens_per_s: float
+    measured_tokens_per_s: float | None
+    engine_is_simulated: bool
+    reason: str
+    is_cancel_pending: bool
+    """A cancel was asked for and the market still lists the order: it bills."""
+    cancel_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    deployment_id: str
+    model: str
+    desired: Desired
+    state: str
+    """`serving`, `starting`, `waiting`, `gave up`, `stopping` or `stopped`."""
+    replicas: tuple[ReplicaStatus, ...]
+    wanted_replicas: int
+    budget: str
+    usd_per_day: Decimal
+    spent_usd: Decimal
+    """Over the deployment's whole life, ended leases too."""
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    at: datetime
+    deployments: tuple[DeploymentStatus, ...]
+    usd_per_day: Decimal
+    spent_usd: Decimal
+
+
+def fleet_status(
+    deployments: Iterable[Deployment],
+    open_leases: Iterable[Lease],
+    segments: Iterable[LedgerSegment],
+    *,
+    now: datetime,
+) -> FleetStatus:
+    leases, ledger = tuple(open_leases), tuple(segments)
+    rows = tuple(_deployment(each, leases, ledger, now) for each in deployments)
+    return FleetStatus(
+        at=now,
+        deployments=rows,
+        usd_per_day=sum((row.usd_per_day for row in rows), Decimal(0)),
+        spent_usd=sum((row.spent_usd for row in rows), Decimal(0)),
+    )
+
+
+def _deployment(
+    deployment: Deployment,
+    leases: tuple[Lease, ...],
+    ledger: tuple[LedgerSegment, ...],
+    now: datetime,
+) -> DeploymentStatus:
+    mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
+    segments = [each for each in ledger if each.deployment_id == deployment.deployment_id]
+    replicas = tuple(_replica(lease, segments, now) for lease in mine)
+    budget = deployment.requirement.budget
+    return DeploymentStatus(
+        deployment_id=deployment.deployment_id,
+        model=deployment.model,
+        desired=deployment.desired,
+        state=_state(deployment, mine),
+        replicas=replicas,
+        wanted_replicas=deployment.replicas,
+        budget=str(budget) if budget else "",
+        usd_per_day=sum((each.usd_per_day for each in replicas), Decimal(0)),
+        spent_usd=sum((each.cost_usd(now) for each in segments), Decimal(0)),
+        note=deployment.note,
+    )
+
+
+def _state(deployment: Deployment, leases: list[Lease]) -> str:
+    if deployment.desired is Desired.STOPPED:
+        return "stopping" if leases else "stopped"
+    if any(lease.phase is Phase.SERVING for lease in leases):
+        return "serving"
+    if leases:
+        return "starting"
+    if deployment.has_given_up:
+        return "gave up"
+    return "waiting" if deployment.note else "starting"
+
+
+def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> ReplicaStatus:
+    mine = [each for each in segments if each.lease_id == lease.lease_id]
+    rate = sum((each.worst_case_usd_per_day() for each in mine if each.ended_at is None), Decimal(0))
+    plan = lease.plan
+    return ReplicaStatus(
+        lease_id=lease.lease_id,
+        slot=lease.slot,
+        phase=lease.phase,
+        in_phase=now - lease.phase_since,
+        server_id=lease.server_id,
+        order_id=lease.order_id,
+        gpus=plan.offer.gpu_summary,
+        setup=f"{plan.setup.checkpoint} on {plan.setup.engine}",
+        usd_per_day=rate or plan.price.running_usd_per_day,
+        spent_usd=sum((each.cost_usd(now) for each in mine), Decimal(0)),
+        progress=lease.progress,
+        progress_fraction=lease.progress_fraction,
+        predicted_tokens_per_s=plan.speed.decode_tokens_per_s,
+        measured_tokens_per_s=lease.measured_tokens_per_s,
+        engine_is_simulated=lease.engine_is_simulated,
+        reason=lease.reason,
+        is_cancel_pending=lease.state is LeaseState.ENDING,
+        cancel_attempts=lease.cancel_attempts,
+    )

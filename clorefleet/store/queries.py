@@ -1,0 +1,379 @@
+"""What is asked of the store, in the domain's words. Rows never leave this module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import func, or_
+from sqlmodel import Session, col, select
+
+from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.event import Event
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Effect, Intent, IntentState
+from clorefleet.domain.lease import HostFault, Lease, LeaseState
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Currency, Rate
+from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.order import Order
+from clorefleet.domain.plan import Requirement
+from clorefleet.store import codec
+from clorefleet.store.tables import (
+    DeploymentRow,
+    EventRow,
+    ForeignOrderRow,
+    HostFaultRow,
+    IntentRow,
+    JobRow,
+    LeaseRow,
+    LedgerSegmentRow,
+    NodeFactRow,
+    TickRow,
+)
+
+_OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING))
+_DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOWN))
+EVENTS_MAX = 50_000
+"""Older events are dropped, so that the store stays bounded however long a daemon runs."""
+
+
+class Transaction:
+    """Questions and changes inside one transaction of `Store.read` or `Store.write`."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        """For the modules of `clorefleet.store` only."""
+
+    # -- deployments
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        rows = self.session.exec(select(DeploymentRow).order_by(col(DeploymentRow.created_at)))
+        return tuple(_deployment(row) for row in rows)
+
+    def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
+        row = self.session.get(DeploymentRow, deployment_id)
+        return None if row is None else _deployment(row)
+
+    def put_deployment(self, deployment: Deployment) -> None:
+        self.session.merge(
+            DeploymentRow(
+                deployment_id=deployment.deployment_id,
+                model=deployment.model,
+                desired=deployment.desired,
+                replicas=deployment.replicas,
+                created_at=deployment.created_at,
+                attempts_max=deployment.attempts_max,
+                attempts_since=deployment.attempts_since,
+                note=deployment.note,
+                has_given_up=deployment.has_given_up,
+                requirement=codec.encode(deployment.requirement),
+            )
+        )
+
+    # -- leases
+
+    def open_leases(self) -> tuple[Lease, ...]:
+        query = select(LeaseRow).where(col(LeaseRow.state).in_(_OPEN_LEASES))
+        return self._leases(query.order_by(col(LeaseRow.created_at)))
+
+    def leases(
+        self, deployment_id: DeploymentId | None = None, *, since: datetime | None = None
+    ) -> tuple[Lease, ...]:
+        """Open and closed ones; `since` leaves out those that were made and ended before it."""
+        query = select(LeaseRow)
+        if deployment_id is not None:
+            query = query.where(col(LeaseRow.deployment_id) == deployment_id)
+        if since is not None:
+            query = query.where(or_(col(LeaseRow.created_at) >= since, col(LeaseRow.ended_at) >= since))
+        return self._leases(query.order_by(col(LeaseRow.created_at)))
+
+    def _leases(self, query: object) -> tuple[Lease, ...]:
+        rows = self.session.exec(query)  # type: ignore[call-overload]
+        return tuple(codec.decode(Lease, row.document) for row in rows)
+
+    def lease(self, lease_id: LeaseId) -> Lease | None:
+        row = self.session.get(LeaseRow, lease_id)
+        return None if row is None else codec.decode(Lease, row.document)
+
+    def put_lease(self, lease: Lease) -> None:
+        self.session.merge(
+            LeaseRow(
+                lease_id=lease.lease_id,
+                deployment_id=lease.deployment_id,
+                slot=lease.slot,
+                intent_id=lease.intent_id,
+                state=lease.state,
+                phase=lease.phase,
+                server_id=lease.server_id,
+                order_id=lease.order_id,
+                created_at=lease.created_at,
+                phase_since=lease.phase_since,
+                ended_at=lease.ended_at,
+                reason=lease.reason,
+                document=codec.encode(lease),
+            )
+        )
+
+    # -- intents
+
+    def doubtful_intents(self) -> tuple[Intent, ...]:
+        rows = self.session.exec(select(IntentRow).where(col(IntentRow.state).in_(_DOUBTFUL)))
+        return tuple(_intent(row) for row in rows)
+
+    def intents_of(self, lease_id: LeaseId) -> tuple[Intent, ...]:
+        query = select(IntentRow).where(col(IntentRow.lease_id) == lease_id)
+        return tuple(_intent(row) for row in self.session.exec(query.order_by(col(IntentRow.created_at))))
+
+    def put_intent(self, intent: Intent, *, fencing_token: int) -> None:
+        worst = intent.worst_case_usd_per_day
+        self.session.merge(
+            IntentRow(
+                intent_id=intent.intent_id,
+                effect=intent.effect,
+                lease_id=intent.lease_id,
+                deployment_id=intent.deployment_id,
+                state=intent.state,
+                created_at=intent.created_at,
+                doubted_at=intent.doubted_at,
+                finished_at=intent.finished_at,
+                worst_case_usd_per_day=None if worst is None else worst.amount,
+                detail=intent.detail,
+                fencing_token=fencing_token,
+            )
+        )
+
+    # -- ledger
+
+    def segments(self, deployment_id: DeploymentId | None = None) -> tuple[LedgerSegment, ...]:
+        query = select(LedgerSegmentRow)
+        if deployment_id is not None:
+            query = query.where(col(LedgerSegmentRow.deployment_id) == deployment_id)
+        rows = self.session.exec(query.order_by(col(LedgerSegmentRow.started_at)))
+        return tuple(_segment(row) for row in rows)
+
+    def open_segment(self, segment: LedgerSegment) -> None:
+        """Begin to count. A second call for the same order changes nothing."""
+        existing = self.session.exec(
+            select(LedgerSegmentRow).where(col(LedgerSegmentRow.order_id) == segment.order_id)
+        ).first()
+        if existing is not None:
+            return
+        self.session.add(
+            LedgerSegmentRow(
+                lease_id=segment.lease_id,
+                deployment_id=segment.deployment_id,
+                order_id=segment.order_id,
+                currency=segment.currency,
+                is_spot=segment.is_spot,
+                price_per_day=segment.price.amount,
+                fee_percent=segment.fee_percent,
+                creation_fee=segment.creation_fee,
+                usd_per_unit=segment.usd_per_unit,
+                rate_source=segment.rate_source,
+                started_at=segment.started_at,
+                ended_at=segment.ended_at,
+                market_spend=segment.market_spend,
+                settled_at=segment.settled_at,
+            )
+        )
+
+    def note_spend(self, order_id: OrderId, market_spend: Decimal) -> None:
+        """The market's counter for an order that runs."""
+        for row in self._segment_rows(order_id):
+            if row.settled_at is None:
+                row.market_spend = market_spend
+                self.session.add(row)
+
+    def close_segments(
+        self, order_id: OrderId, *, ended_at: datetime, settled: Decimal | None, now: datetime
+    ) -> None:
+        """End the count; `settled` is the completed order's own figure, or None until it is known."""
+        for row in self._segment_rows(order_id):
+            row.ended_at = row.ended_at or max(ended_at, row.started_at)
+            if settled is not None:
+                row.market_spend = settled
+                row.settled_at = now
+            self.session.add(row)
+
+    def reopen_segments(self, order_id: OrderId) -> None:
+        """The order bills after all: count on as if it had never stopped."""
+        for row in self._segment_rows(order_id):
+            row.ended_at = None
+            row.settled_at = None
+            self.session.add(row)
+
+    def unsettled_orders(self) -> tuple[OrderId, ...]:
+        query = select(LedgerSegmentRow).where(
+            col(LedgerSegmentRow.ended_at).is_not(None), col(LedgerSegmentRow.settled_at).is_(None)
+        )
+        return tuple(OrderId(row.order_id) for row in self.session.exec(query))
+
+    def _segment_rows(self, order_id: OrderId) -> Iterable[LedgerSegmentRow]:
+        query = select(LedgerSegmentRow).where(col(LedgerSegmentRow.order_id) == order_id)
+        return self.session.exec(query).all()
+
+    # -- nodes, jobs, hosts
+
+    def put_node_facts(
+        self,
+        lease: Lease,
+        facts: NodeFacts,
+        discrepancies: tuple[Discrepancy, ...],
+        *,
+        now: datetime,
+    ) -> None:
+        self.session.merge(
+            NodeFactRow(
+                lease_id=lease.lease_id,
+                server_id=lease.server_id,
+                measured_at=now,
+                facts=codec.encode(facts),
+                discrepancies=[codec.encode(each) for each in discrepancies],
+            )
+        )
+
+    def node_facts(self, lease_id: LeaseId) -> NodeFacts | None:
+        row = self.session.get(NodeFactRow, lease_id)
+        return None if row is None else codec.decode(NodeFacts, row.facts)
+
+    def job_attempts(self, lease_id: LeaseId, phase: str) -> int:
+        query = select(func.count()).where(col(JobRow.lease_id) == lease_id, col(JobRow.phase) == phase)
+        return self.session.exec(query).one()
+
+    def put_job(
+        self, job_id: str, lease_id: LeaseId, phase: str, attempt: int, *, now: datetime, state: str
+    ) -> None:
+        row = self.session.get(JobRow, job_id)
+        if row is None:
+            row = JobRow(
+                job_id=job_id, lease_id=lease_id, phase=phase, attempt=attempt, started_at=now, state=state
+            )
+        row.state = state
+        if state != "running":
+            row.finished_at = row.finished_at or now
+        self.session.add(row)
+
+    def add_host_fault(self, fault: HostFault) -> None:
+        self.session.add(
+            HostFaultRow(server_id=fault.server_id, at=fault.at, reason=fault.reason, cost_usd=fault.cost_usd)
+        )
+
+    def faulty_servers(self, *, since: datetime) -> frozenset[ServerId]:
+        query = select(HostFaultRow.server_id).where(col(HostFaultRow.at) >= since)
+        return frozenset(ServerId(server_id) for server_id in self.session.exec(query))
+
+    # -- foreign orders, events, ticks
+
+    def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
+        """Remember an order that is not ours; true when it is new to us."""
+        row = self.session.get(ForeignOrderRow, order.order_id)
+        is_new = row is None
+        if row is None:
+            row = ForeignOrderRow(
+                order_id=order.order_id,
+                server_id=order.server_id,
+                first_seen_at=now,
+                last_seen_at=now,
+                usd_per_day=usd_per_day,
+            )
+        row.last_seen_at = now
+        self.session.add(row)
+        return is_new
+
+    def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, Decimal | None], ...]:
+        query = select(ForeignOrderRow).where(col(ForeignOrderRow.last_seen_at) >= seen_since)
+        return tuple((OrderId(row.order_id), row.usd_per_day) for row in self.session.exec(query))
+
+    def add_event(self, event: Event) -> None:
+        self.session.add(
+            EventRow(
+                at=event.at,
+                name=event.name,
+                text=event.text,
+                deployment_id=event.deployment_id or "",
+                lease_id=event.lease_id or "",
+            )
+        )
+
+    def events(
+        self, deployment_id: DeploymentId | None = None, *, after_id: int = 0, limit: int = 200
+    ) -> tuple[tuple[int, Event], ...]:
+        """The newest `limit` events after `after_id`, oldest first, each with its id."""
+        query = select(EventRow).where(col(EventRow.event_id) > after_id)
+        if deployment_id is not None:
+            query = query.where(col(EventRow.deployment_id) == deployment_id)
+        rows = list(self.session.exec(query.order_by(col(EventRow.event_id).desc()).limit(limit)))
+        return tuple((row.event_id or 0, _event(row)) for row in reversed(rows))
+
+    def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
+        row = self.session.get(TickRow, 1)
+        if row is None:
+            row = TickRow(row_id=1, count=0, finished_at=now)
+        row.count += 1
+        row.finished_at = now
+        row.orders_read_at = orders_read_at or row.orders_read_at
+        row.trouble = trouble
+        self.session.add(row)
+
+    def last_tick(self) -> TickRow | None:
+        return self.session.get(TickRow, 1)
+
+
+def _deployment(row: DeploymentRow) -> Deployment:
+    return Deployment(
+        deployment_id=DeploymentId(row.deployment_id),
+        requirement=codec.decode(Requirement, row.requirement),
+        replicas=row.replicas,
+        desired=Desired(row.desired),
+        created_at=row.created_at,
+        attempts_max=row.attempts_max,
+        attempts_since=row.attempts_since,
+        note=row.note,
+        has_given_up=row.has_given_up,
+    )
+
+
+def _intent(row: IntentRow) -> Intent:
+    worst = row.worst_case_usd_per_day
+    return Intent(
+        intent_id=IntentId(row.intent_id),
+        effect=Effect(row.effect),
+        lease_id=LeaseId(row.lease_id),
+        deployment_id=DeploymentId(row.deployment_id),
+        state=IntentState(row.state),
+        created_at=row.created_at,
+        doubted_at=row.doubted_at,
+        finished_at=row.finished_at,
+        worst_case_usd_per_day=None if worst is None else Rate.per_day(worst),
+        detail=row.detail,
+    )
+
+
+def _segment(row: LedgerSegmentRow) -> LedgerSegment:
+    return LedgerSegment(
+        lease_id=LeaseId(row.lease_id),
+        deployment_id=DeploymentId(row.deployment_id),
+        order_id=OrderId(row.order_id),
+        price=Rate.per_day(row.price_per_day, Currency(row.currency)),
+        is_spot=row.is_spot,
+        fee_percent=row.fee_percent,
+        creation_fee=row.creation_fee,
+        usd_per_unit=row.usd_per_unit,
+        rate_source=row.rate_source,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        market_spend=row.market_spend,
+        settled_at=row.settled_at,
+    )
+
+
+def _event(row: EventRow) -> Event:
+    return Event(
+        at=row.at,
+        name=row.name,
+        text=row.text,
+        deployment_id=DeploymentId(row.deployment_id) if row.deployment_id else None,
+        lease_id=LeaseId(row.lease_id) if row.lease_id else None,
+    )

@@ -1,0 +1,193 @@
+"""The tables. One class per table, columns named by the glossary; nothing but storage here.
+
+Instants are stored as UTC, amounts of money as text (exact), nested values as JSON made by
+`clorefleet.store.codec`. Every change here comes with a revision in `migrations/`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Index, String
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Timezone-aware UTC in and out, also on SQLite, which forgets time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("only timezone-aware instants are stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class DecimalText(TypeDecorator[Decimal]):
+    """A Decimal as text: SQLite's numbers are floats, and money must come back as it went in."""
+
+    impl = String(64)
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
+class DeploymentRow(SQLModel, table=True):
+    __tablename__ = "deployment"
+    deployment_id: str = Field(primary_key=True)
+    model: str
+    desired: str
+    replicas: int
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    attempts_max: int
+    attempts_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    note: str = ""
+    has_given_up: bool = False
+    requirement: dict[str, Any] = Field(sa_type=JSON)
+
+
+class LeaseRow(SQLModel, table=True):
+    __tablename__ = "lease"
+    __table_args__ = (Index("ix_lease_state", "state"), Index("ix_lease_deployment", "deployment_id"))
+    lease_id: str = Field(primary_key=True)
+    deployment_id: str
+    slot: int
+    intent_id: str
+    state: str
+    phase: str
+    server_id: int
+    order_id: int | None = None
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    phase_since: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    reason: str = ""
+    document: dict[str, Any] = Field(sa_type=JSON)
+    """The whole `Lease`; the columns above are copies to query by."""
+
+
+class IntentRow(SQLModel, table=True):
+    __tablename__ = "intent"
+    __table_args__ = (Index("ix_intent_state", "state"), Index("ix_intent_lease", "lease_id"))
+    intent_id: str = Field(primary_key=True)
+    effect: str
+    lease_id: str
+    deployment_id: str
+    state: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    doubted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    worst_case_usd_per_day: Decimal | None = Field(default=None, sa_type=DecimalText)
+    detail: str = ""
+    fencing_token: int
+
+
+class LedgerSegmentRow(SQLModel, table=True):
+    """One lease at one rate. Open while `ended_at` is null."""
+
+    __tablename__ = "ledger_segment"
+    __table_args__ = (Index("ix_ledger_lease", "lease_id"),)
+    segment_id: int | None = Field(default=None, primary_key=True)
+    lease_id: str
+    deployment_id: str
+    order_id: int
+    currency: str
+    is_spot: bool
+    price_per_day: Decimal = Field(sa_type=DecimalText)
+    fee_percent: Decimal = Field(sa_type=DecimalText)
+    creation_fee: Decimal = Field(sa_type=DecimalText)
+    usd_per_unit: Decimal = Field(sa_type=DecimalText)
+    rate_source: str
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    market_spend: Decimal | None = Field(default=None, sa_type=DecimalText)
+    """The market's own counter, last seen; final once `settled_at` is set."""
+    settled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class NodeFactRow(SQLModel, table=True):
+    __tablename__ = "node_fact"
+    lease_id: str = Field(primary_key=True)
+    server_id: int = Field(index=True)
+    measured_at: datetime = Field(sa_type=UtcDateTime)
+    facts: dict[str, Any] = Field(sa_type=JSON)
+    discrepancies: list[dict[str, Any]] = Field(sa_type=JSON)
+
+
+class JobRow(SQLModel, table=True):
+    __tablename__ = "job"
+    job_id: str = Field(primary_key=True)
+    lease_id: str = Field(index=True)
+    phase: str
+    attempt: int
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    state: str
+    detail: str = ""
+
+
+class EventRow(SQLModel, table=True):
+    __tablename__ = "event"
+    event_id: int | None = Field(default=None, primary_key=True)
+    at: datetime = Field(sa_type=UtcDateTime, index=True)
+    name: str
+    deployment_id: str = ""
+    lease_id: str = ""
+    text: str = ""
+
+
+class HostFaultRow(SQLModel, table=True):
+    __tablename__ = "host_fault"
+    fault_id: int | None = Field(default=None, primary_key=True)
+    server_id: int = Field(index=True)
+    at: datetime = Field(sa_type=UtcDateTime)
+    reason: str
+    cost_usd: Decimal = Field(sa_type=DecimalText)
+
+
+class ForeignOrderRow(SQLModel, table=True):
+    """An order on the account that is not ours: reported, never touched."""
+
+    __tablename__ = "foreign_order"
+    order_id: int = Field(primary_key=True)
+    server_id: int
+    first_seen_at: datetime = Field(sa_type=UtcDateTime)
+    last_seen_at: datetime = Field(sa_type=UtcDateTime)
+    usd_per_day: Decimal | None = Field(default=None, sa_type=DecimalText)
+
+
+class LeadershipRow(SQLModel, table=True):
+    """One row: who may write as the daemon, and the fencing token that proves it."""
+
+    __tablename__ = "leadership"
+    row_id: int = Field(default=1, primary_key=True)
+    token: int
+    holder: str
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class TickRow(SQLModel, table=True):
+    """One row: what the last tick saw, for `status` and for whoever asks whether the daemon lives."""
+
+    __tablename__ = "tick"
+    row_id: int = Field(default=1, primary_key=True)
+    count: int
+    finished_at: datetime = Field(sa_type=UtcDateTime)
+    orders_read_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    trouble: str = ""
+    """Why the last tick could not do its work; "" when it could."""

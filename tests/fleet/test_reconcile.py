@@ -1,0 +1,394 @@
+"""What a tick decides, one situation a test. Fault ids are those of docs/failure-model.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Effect, Intent, IntentState
+from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.money import Rate
+from clorefleet.domain.node import Discrepancy, GpuFact, JobReport, JobState, NodeFacts
+from clorefleet.fleet.action import (
+    Adopt,
+    Advance,
+    Cancel,
+    DropRent,
+    End,
+    Explain,
+    GiveBack,
+    NoteAbsence,
+    NoteHealth,
+    NoteProgress,
+    Rent,
+    Reopen,
+    ReportForeign,
+    Settle,
+    StartWork,
+)
+from clorefleet.fleet.reconcile import reconcile
+from clorefleet.fleet.snapshot import NodeView
+from tests.fleet.builders import (
+    NOW,
+    deployment,
+    lease,
+    minutes,
+    order,
+    orders,
+    plan,
+    report,
+    snapshot,
+)
+
+TINY = DeploymentId("tiny")
+L1 = LeaseId("l1")
+
+
+def decided(kind: type, **changes: object) -> list:
+    return [action for action in reconcile(snapshot(**changes)) if isinstance(action, kind)]
+
+
+# -- filling slots
+
+
+def test_an_empty_slot_rents_the_best_plan():
+    best, second = plan(1, "1.0"), plan(2, "2.0")
+    assert decided(Rent, plans={TINY: report(best, second)}) == [
+        Rent(TINY, 0, best, "slot 0 has no server")
+    ]
+
+
+def test_nothing_is_rented_while_the_order_list_cannot_be_read():
+    assert decided(Rent, plans={TINY: report(plan())}, orders=None) == []
+
+
+def test_nothing_is_rented_for_a_stopped_deployment():
+    stopped = deployment(desired=Desired.STOPPED)
+    assert decided(Rent, deployments=(stopped,), plans={TINY: report(plan())}) == []
+
+
+@pytest.mark.parametrize(
+    "state, phase",
+    [
+        (LeaseState.INTENT, Phase.RENTING),
+        (LeaseState.ORDERED, Phase.WAITING),
+        (LeaseState.ORDERED, Phase.SERVING),
+    ],
+)
+def test_a_slot_with_a_lease_is_not_rented_again(state: LeaseState, phase: Phase):
+    held = lease(state, phase)
+    listed = orders(order()) if held.order_id else orders()
+    assert decided(Rent, leases=(held,), orders=listed, plans={TINY: report(plan(2))}) == []
+
+
+def test_servers_that_failed_refused_or_are_ours_are_passed_over():
+    plans = {TINY: report(plan(1), plan(2), plan(3))}
+    rents = decided(
+        Rent,
+        plans=plans,
+        faulty_servers=frozenset({ServerId(1)}),
+        refused_servers={TINY: frozenset({ServerId(2)})},
+    )
+    assert [rent.plan.offer.server_id for rent in rents] == [3]
+
+
+def test_a_plan_above_the_budget_is_passed_over_for_one_inside_it():
+    plans = {TINY: report(plan(1, "15.9"), plan(2, "12.0"))}
+    assert [rent.plan.offer.server_id for rent in decided(Rent, plans=plans)] == [2]
+
+
+def test_a_replacement_waits_until_the_failed_order_is_gone_when_the_budget_cannot_carry_both():
+    failing = lease(LeaseState.ENDING, Phase.DRAINING, plan=plan(7, "10"), cancel_asked_at=NOW)
+    asked = {"leases": (failing,), "orders": orders(order(price=Rate.per_day("10")))}
+    assert decided(Rent, plans={TINY: report(plan(8, "10"))}, **asked) == []
+    [note] = decided(Explain, plans={TINY: report(plan(8, "10"))}, **asked)
+    assert "not confirmed as ended" in note.text
+    assert len(decided(Rent, plans={TINY: report(plan(8, "2"))}, **asked)) == 1
+
+
+def test_a_deployment_gives_up_after_its_attempts_and_says_so():
+    [note] = decided(Explain, attempts={TINY: 5}, plans={TINY: report(plan())})
+    assert note.is_final and "5 servers were tried" in note.text
+    assert decided(Rent, attempts={TINY: 5}, plans={TINY: report(plan())}) == []
+
+
+def test_at_most_one_rent_per_deployment_and_tick():
+    three = deployment(replicas=3)
+    assert len(decided(Rent, deployments=(three,), plans={TINY: report(plan(1), plan(2))})) == 1
+
+
+# -- rents in doubt (A1, A2, A5, A9)
+
+
+def in_doubt(**changes: object) -> Intent:
+    base = Intent(
+        intent_id=IntentId("l1-rent"),
+        effect=Effect.RENT,
+        lease_id=L1,
+        deployment_id=TINY,
+        state=IntentState.UNKNOWN,
+        created_at=NOW - minutes(5),
+        doubted_at=NOW - minutes(4),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+DOUBTFUL = lease(LeaseState.INTENT, Phase.RENTING, absent_polls=5)
+
+
+def test_a_rent_in_doubt_is_adopted_when_the_list_shows_its_order():
+    [adoption] = decided(Adopt, leases=(DOUBTFUL,), intents=(in_doubt(),), orders=orders(order()))
+    assert adoption.order.order_id == 900
+
+
+@pytest.mark.parametrize(
+    "why, change",
+    [
+        ("another server", {"server_id": ServerId(8)}),
+        ("another image", {"image": "someone/else"}),
+        ("made long before", {"created_at": NOW - minutes(60)}),
+        ("a spot order", {"is_spot": True}),
+    ],
+)
+def test_an_order_that_is_not_what_was_asked_for_is_foreign_not_adopted(why: str, change: dict):
+    listed = orders(order(**change))
+    situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),), "orders": listed}
+    assert decided(Adopt, **situation) == []
+    assert len(decided(ReportForeign, **situation)) == 1
+
+
+def test_an_order_of_another_lease_is_not_adopted_twice():
+    other = lease(lease_id=LeaseId("l0"), order_id=OrderId(900))
+    assert decided(Adopt, leases=(other, DOUBTFUL), intents=(in_doubt(),), orders=orders(order())) == []
+
+
+def test_a_rent_in_doubt_is_dropped_only_after_grace_and_several_readings():
+    situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),)}
+    assert len(decided(DropRent, **situation)) == 1
+    young = in_doubt(doubted_at=NOW - minutes(0.5))
+    assert decided(DropRent, leases=(DOUBTFUL,), intents=(young,)) == []
+    rarely_read = replace(DOUBTFUL, absent_polls=0)
+    assert decided(DropRent, leases=(rarely_read,), intents=(in_doubt(),)) == []
+
+
+def test_a_reading_from_before_the_doubt_proves_nothing():
+    stale = orders(read_at=NOW - minutes(10))
+    situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),), "orders": stale}
+    assert decided(DropRent, **situation) == decided(NoteAbsence, **situation) == []
+
+
+def test_an_accepted_rent_is_looked_for_longer_than_a_doubtful_one():
+    """No open intent: the market had said yes, and lists have been seen a minute late."""
+    assert decided(DropRent, leases=(DOUBTFUL,), intents=()) == []
+    old = replace(DOUBTFUL, created_at=NOW - minutes(11))
+    assert len(decided(DropRent, leases=(old,), intents=())) == 1
+
+
+# -- orders that end
+
+
+def test_one_absence_is_noted_and_the_second_ends_the_lease():
+    assert decided(NoteAbsence, leases=(lease(),)) == [NoteAbsence(L1, 1)]
+    assert decided(End, leases=(lease(),)) == []
+    [end] = decided(End, leases=(lease(absent_polls=1),))
+    assert end.settled is None
+
+
+def test_an_order_shown_as_expired_ends_the_lease_with_the_markets_bill():
+    listed = orders(order(is_expired=True))
+    [end] = decided(End, leases=(lease(),), orders=listed)
+    assert end.settled == Decimal("0.01")
+
+
+def test_an_order_back_in_the_list_clears_the_absence():
+    assert NoteAbsence(L1, 0) in reconcile(
+        snapshot(leases=(lease(absent_polls=1),), orders=orders(order()))
+    )
+
+
+def test_nothing_about_orders_is_decided_without_a_reading():
+    actions = reconcile(snapshot(leases=(lease(absent_polls=1),), orders=None))
+    assert not [a for a in actions if isinstance(a, (End, NoteAbsence, Adopt, DropRent))]
+
+
+def test_a_cancel_is_repeated_until_the_list_shows_the_order_gone():
+    """A14: the market says ok and the order lives on."""
+    ending = lease(LeaseState.ENDING, Phase.DRAINING, cancel_asked_at=NOW - minutes(1), reason="stop")
+    assert decided(Cancel, leases=(ending,), orders=orders(order())) == [
+        Cancel(L1, OrderId(900), "stop")
+    ]
+    just_asked = replace(ending, cancel_asked_at=NOW)
+    assert decided(Cancel, leases=(just_asked,), orders=orders(order())) == []
+
+
+def test_cancels_go_out_even_when_the_order_list_cannot_be_read():
+    ending = lease(LeaseState.ENDING, Phase.DRAINING)
+    assert len(decided(Cancel, leases=(ending,), orders=None)) == 1
+
+
+def test_a_closed_lease_whose_order_shows_up_again_is_reopened():
+    closed = lease(LeaseState.ENDED, Phase.ENDED, ended_at=NOW - minutes(2))
+    [reopened] = decided(Reopen, closed_leases=(closed,), orders=orders(order()))
+    assert reopened.lease_id == L1
+
+
+def test_a_dropped_rent_whose_order_comes_late_is_reopened_and_so_ended():
+    dropped = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW)
+    assert len(decided(Reopen, closed_leases=(dropped,), orders=orders(order()))) == 1
+
+
+def test_a_foreign_order_is_reported_and_nothing_else():
+    """B8: an order that the user made by hand."""
+    actions = reconcile(snapshot(deployments=(), orders=orders(order(5, 55))))
+    assert actions == (ReportForeign(order(5, 55)),)
+
+
+def test_final_bills_are_settled_from_the_completed_list():
+    done = order(800, 3, is_expired=True)
+    situation = {"unsettled": (OrderId(800),), "orders": orders(done)}
+    assert decided(Settle, **situation) == [Settle(OrderId(800), Decimal("0.01"))]
+
+
+# -- price
+
+
+@pytest.mark.parametrize("listed, is_cancelled", [("2.0", False), ("2.01", True), ("1.5", False)])
+def test_an_order_above_the_approved_price_is_cancelled_at_once(listed: str, is_cancelled: bool):
+    situation = {"leases": (lease(),), "orders": orders(order(price=Rate.per_day(listed)))}
+    assert bool(decided(Cancel, **situation)) is is_cancelled
+
+
+# -- stopping
+
+
+def test_stopping_drains_first_and_cancels_when_no_request_is_under_way():
+    stopped = deployment(desired=Desired.STOPPED)
+    serving = lease(phase=Phase.SERVING)
+    listed = {"deployments": (stopped,), "orders": orders(order())}
+    assert decided(GiveBack, leases=(serving,), **listed) == [GiveBack(L1, "you asked to stop")]
+    draining = lease(phase=Phase.DRAINING, phase_since=NOW - minutes(0.1))
+    busy = {L1: NodeView(in_flight=2)}
+    assert decided(Cancel, leases=(draining,), nodes=busy, **listed) == []
+    assert len(decided(Cancel, leases=(draining,), nodes={L1: NodeView()}, **listed)) == 1
+    patient = replace(draining, phase_since=NOW - minutes(2))
+    assert len(decided(Cancel, leases=(patient,), nodes=busy, **listed)) == 1
+
+
+def test_fewer_replicas_give_back_the_highest_slots():
+    kept, extra = lease(phase=Phase.SERVING), lease(
+        phase=Phase.SERVING, lease_id=LeaseId("l2"), slot=1, order_id=OrderId(901), plan=plan(9)
+    )
+    given = decided(GiveBack, leases=(kept, extra), orders=orders(order(), order(901, 9)))
+    assert [action.lease_id for action in given] == ["l2"]
+
+
+# -- phases on the node
+
+FACTS = NodeFacts(
+    gpus=(GpuFact("NVIDIA GeForce RTX 4090", 24564, "8.9"),),
+    driver_version="580.95",
+    cuda_version=(13, 0),
+    ram_bytes=512 << 30,
+    cores=64,
+    cpu_model="AMD EPYC 7702",
+    disk_free_bytes=1 << 40,
+    shm_bytes=1 << 30,
+    python_version="3.11.2",
+)
+LIE = Discrepancy("gpu_count", "8", "6", is_fatal=True)
+OK_JOB = JobReport(JobState.SUCCEEDED, 0)
+RUNNING = JobReport(JobState.RUNNING, progress_text="half", progress_done=1, progress_total=2)
+FAILED = JobReport(JobState.FAILED, 1)
+LOST = JobReport(JobState.LOST)
+
+STEPS = [
+    ("SSH answers", Phase.WAITING, NodeView(host_key="ssh-ed25519 A"), Phase.PROBING),
+    ("honest server", Phase.PROBING, NodeView(facts=FACTS), Phase.INSTALLING),
+    ("engine is there", Phase.INSTALLING, NodeView(engine_missing=""), Phase.SYNCING),
+    ("weights verified", Phase.SYNCING, NodeView(job=OK_JOB), Phase.LAUNCHING),
+    ("engine ready", Phase.LAUNCHING, NodeView(job=RUNNING, is_healthy=True), Phase.VERIFYING),
+    ("it answered", Phase.VERIFYING, NodeView(job=RUNNING, answered=True), Phase.SERVING),
+]
+
+
+@pytest.mark.parametrize("name, phase, view, following", STEPS, ids=[step[0] for step in STEPS])
+def test_a_replica_goes_on_when_its_phase_is_done(
+    name: str, phase: Phase, view: NodeView, following: Phase
+):
+    held = lease(phase=phase)
+    [step] = decided(Advance, leases=(held,), orders=orders(order()), nodes={L1: view})
+    assert step.phase is following
+
+
+@pytest.mark.parametrize("phase", [step[1] for step in STEPS])
+def test_a_phase_with_nothing_to_see_only_reports_progress(phase: Phase):
+    actions = reconcile(
+        snapshot(leases=(lease(phase=phase),), orders=orders(order()), nodes={L1: NodeView(trouble="slow")})
+    )
+    assert {type(action) for action in actions} == {NoteProgress}
+
+
+@pytest.mark.parametrize(
+    "name, phase, view",
+    [
+        ("changed host key", Phase.SYNCING, NodeView(trouble="key changed", is_hostile=True)),
+        ("a lie about the GPUs", Phase.PROBING, NodeView(facts=FACTS, discrepancies=(LIE,))),
+        ("no engine", Phase.INSTALLING, NodeView(engine_missing="no llama-server")),
+    ],
+)
+def test_a_bad_host_is_given_back_and_left_out_of_later_plans(name: str, phase: Phase, view: NodeView):
+    [given] = decided(GiveBack, leases=(lease(phase=phase),), orders=orders(order()), nodes={L1: view})
+    assert given.blocks_host
+
+
+@pytest.mark.parametrize("phase", [Phase.SYNCING, Phase.LAUNCHING])
+@pytest.mark.parametrize("ended", [FAILED, LOST])
+def test_a_failed_job_is_started_again_while_attempts_are_left(phase: Phase, ended: JobReport):
+    situation = {"orders": orders(order()), "nodes": {L1: NodeView(job=ended)}}
+    [again] = decided(StartWork, leases=(lease(phase=phase, launches=1),), **situation)
+    assert again.attempt == 2
+    assert decided(StartWork, leases=(lease(phase=phase, launches=3),), **situation) == []
+    assert len(decided(GiveBack, leases=(lease(phase=phase, launches=3),), **situation)) == 1
+
+
+def test_an_absent_job_is_started_with_the_same_id_after_a_crash():
+    """C1: killed between the intent and the start; the attempt number stays."""
+    held = lease(phase=Phase.SYNCING, launches=1)
+    view = NodeView(job=JobReport(JobState.ABSENT))
+    [start] = decided(StartWork, leases=(held,), orders=orders(order()), nodes={L1: view})
+    assert start.attempt == 1
+
+
+def test_a_dead_engine_of_a_serving_replica_is_launched_again():
+    held = lease(phase=Phase.SERVING, launches=1)
+    actions = reconcile(
+        snapshot(leases=(held,), orders=orders(order()), nodes={L1: NodeView(job=FAILED)})
+    )
+    assert [type(action) for action in actions] == [Advance, StartWork]
+
+
+def test_a_silent_replica_is_noted_then_given_back():
+    silent = {L1: NodeView(trouble="no route", is_healthy=False)}
+    held = lease(phase=Phase.SERVING)
+    assert len(decided(NoteHealth, leases=(held,), orders=orders(order()), nodes=silent)) == 1
+    long_silent = replace(held, unhealthy_since=NOW - minutes(4))
+    assert len(decided(GiveBack, leases=(long_silent,), orders=orders(order()), nodes=silent)) == 1
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.WAITING, Phase.PROBING, Phase.INSTALLING, Phase.SYNCING, Phase.LAUNCHING, Phase.VERIFYING]
+)
+def test_every_bootstrap_phase_has_a_time_limit(phase: Phase):
+    late = lease(phase=phase, phase_since=NOW - minutes(24 * 60))
+    [given] = decided(GiveBack, leases=(late,), orders=orders(order()))
+    assert "took longer" in given.reason and given.blocks_host
+
+
+def test_a_serving_replica_has_no_time_limit():
+    old = lease(phase=Phase.SERVING, phase_since=NOW - minutes(60 * 24 * 30))
+    view = NodeView(job=RUNNING, is_healthy=True)
+    assert decided(GiveBack, leases=(old,), orders=orders(order()), nodes={L1: view}) == []
