@@ -11,7 +11,6 @@ from typing import Protocol
 
 from clorefleet.domain.identity import LeaseId, OrderId
 from clorefleet.domain.lease import Lease, Phase
-from clorefleet.domain.node import NodeFacts
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
 from clorefleet.domain.outcome import CancelOutcome, RentOutcome
@@ -61,7 +60,7 @@ class Nodes(Protocol):
         """Make, or find again, the key pair and nonce of a lease."""
         ...
 
-    def look(self, lease: Lease, order: Order, facts: NodeFacts | None) -> NodeView:
+    def look(self, lease: Lease, order: Order) -> NodeView:
         """One bounded look at what the lease's phase asks for. Troubles are in the view, not raised."""
         ...
 

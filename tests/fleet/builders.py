@@ -99,9 +99,7 @@ def deployment(name: str = "tiny", budget: str = "16/day", **changes: Any) -> De
     return replace(base, **changes)
 
 
-def lease(
-    state: LeaseState = LeaseState.ORDERED, phase: Phase = Phase.WAITING, **changes: Any
-) -> Lease:
+def lease(state: LeaseState = LeaseState.ORDERED, phase: Phase = Phase.WAITING, **changes: Any) -> Lease:
     the_plan = changes.pop("plan", None) or plan(changes.pop("server_id", 7))
     has_order = state in (LeaseState.ORDERED, LeaseState.ENDING, LeaseState.ENDED)
     base = Lease(

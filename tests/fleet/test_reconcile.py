@@ -57,9 +57,7 @@ def decided(kind: type, **changes: object) -> list:
 
 def test_an_empty_slot_rents_the_best_plan():
     best, second = plan(1, "1.0"), plan(2, "2.0")
-    assert decided(Rent, plans={TINY: report(best, second)}) == [
-        Rent(TINY, 0, best, "slot 0 has no server")
-    ]
+    assert decided(Rent, plans={TINY: report(best, second)}) == [Rent(TINY, 0, best, "slot 0 has no server")]
 
 
 def test_nothing_is_rented_while_the_order_list_cannot_be_read():
@@ -205,9 +203,7 @@ def test_an_order_shown_as_expired_ends_the_lease_with_the_markets_bill():
 
 
 def test_an_order_back_in_the_list_clears_the_absence():
-    assert NoteAbsence(L1, 0) in reconcile(
-        snapshot(leases=(lease(absent_polls=1),), orders=orders(order()))
-    )
+    assert NoteAbsence(L1, 0) in reconcile(snapshot(leases=(lease(absent_polls=1),), orders=orders(order())))
 
 
 def test_nothing_about_orders_is_decided_without_a_reading():
@@ -218,9 +214,7 @@ def test_nothing_about_orders_is_decided_without_a_reading():
 def test_a_cancel_is_repeated_until_the_list_shows_the_order_gone():
     """A14: the market says ok and the order lives on."""
     ending = lease(LeaseState.ENDING, Phase.DRAINING, cancel_asked_at=NOW - minutes(1), reason="stop")
-    assert decided(Cancel, leases=(ending,), orders=orders(order())) == [
-        Cancel(L1, OrderId(900), "stop")
-    ]
+    assert decided(Cancel, leases=(ending,), orders=orders(order())) == [Cancel(L1, OrderId(900), "stop")]
     just_asked = replace(ending, cancel_asked_at=NOW)
     assert decided(Cancel, leases=(just_asked,), orders=orders(order())) == []
 
@@ -279,8 +273,9 @@ def test_stopping_drains_first_and_cancels_when_no_request_is_under_way():
 
 
 def test_fewer_replicas_give_back_the_highest_slots():
-    kept, extra = lease(phase=Phase.SERVING), lease(
-        phase=Phase.SERVING, lease_id=LeaseId("l2"), slot=1, order_id=OrderId(901), plan=plan(9)
+    kept, extra = (
+        lease(phase=Phase.SERVING),
+        lease(phase=Phase.SERVING, lease_id=LeaseId("l2"), slot=1, order_id=OrderId(901), plan=plan(9)),
     )
     given = decided(GiveBack, leases=(kept, extra), orders=orders(order(), order(901, 9)))
     assert [action.lease_id for action in given] == ["l2"]
@@ -316,9 +311,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("name, phase, view, following", STEPS, ids=[step[0] for step in STEPS])
-def test_a_replica_goes_on_when_its_phase_is_done(
-    name: str, phase: Phase, view: NodeView, following: Phase
-):
+def test_a_replica_goes_on_when_its_phase_is_done(name: str, phase: Phase, view: NodeView, following: Phase):
     held = lease(phase=phase)
     [step] = decided(Advance, leases=(held,), orders=orders(order()), nodes={L1: view})
     assert step.phase is following
@@ -365,9 +358,7 @@ def test_an_absent_job_is_started_with_the_same_id_after_a_crash():
 
 def test_a_dead_engine_of_a_serving_replica_is_launched_again():
     held = lease(phase=Phase.SERVING, launches=1)
-    actions = reconcile(
-        snapshot(leases=(held,), orders=orders(order()), nodes={L1: NodeView(job=FAILED)})
-    )
+    actions = reconcile(snapshot(leases=(held,), orders=orders(order()), nodes={L1: NodeView(job=FAILED)}))
     assert [type(action) for action in actions] == [Advance, StartWork]
 
 

@@ -1,0 +1,181 @@
+"""Real ticks on a real store against an awkward market: what holds after every accident."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.identity import ServerId
+from clorefleet.domain.lease import Phase
+from clorefleet.domain.order import RentRequest
+from tests.fleet.builders import IMAGE, plan
+from tests.fleet.world import World
+
+KILL_POINTS = [
+    "rent: before intent",
+    "rent: after intent",
+    "rent: after effect",
+    "job: after intent",
+    "job: after effect",
+    "cancel: after intent",
+    "cancel: after effect",
+]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def serve(world: World, ticks: int = 40) -> None:
+    world.wish()
+    world.tick(ticks)
+
+
+def stop(world: World, ticks: int = 30) -> None:
+    world.wish(desired=Desired.STOPPED)
+    world.tick(ticks)
+
+
+def assert_serving_once(world: World) -> None:
+    [lease] = world.leases()
+    assert lease.phase is Phase.SERVING
+    assert [order.order_id for order in world.market.live] == [lease.order_id]
+    assert [backend.lease_id for backend in world.routes] == [lease.lease_id]
+
+
+def assert_all_ended(world: World) -> None:
+    assert world.market.live == [] and world.leases() == () and world.routes == ()
+    assert world.ledger() == world.bill()
+    with world.store.read() as tx:
+        assert tx.doubtful_intents() == () and tx.unsettled_orders() == ()
+
+
+def test_a_wish_becomes_a_serving_replica_and_its_end_a_closed_ledger(world: World):
+    serve(world, 12)
+    assert_serving_once(world)
+    stop(world)
+    assert_all_ended(world)
+
+
+def test_a_fleet_that_has_what_it_wants_does_nothing(world: World):
+    serve(world)
+    before = world.market.rent_calls
+    world.tick(20)
+    assert world.market.rent_calls == before == 1
+
+
+@pytest.mark.parametrize("boundary", KILL_POINTS)
+def test_killed_at_any_boundary_the_next_process_ends_up_the_same(world: World, boundary: str):
+    """C1, S2, S6."""
+    world.hazards.kill_at = {boundary}
+    serve(world)
+    assert_serving_once(world)
+    assert len(world.market.orders) == 1, "a second server was rented"
+    assert set(world.nodes.started.values()) <= {1, 2}
+    stop(world)
+    assert_all_ended(world)
+    assert world.hazards.kill_at == set(), "the boundary was never reached"
+
+
+@pytest.mark.parametrize("boundary", KILL_POINTS)
+def test_killed_twice_during_recovery_as_well(world: World, boundary: str):
+    """C2: the second death comes at the same boundary of the next process."""
+    world.hazards.kill_at = {boundary}
+    world.wish()
+    world.tick(3)
+    world.hazards.kill_at = {boundary}
+    world.tick(40)
+    assert_serving_once(world)
+    stop(world)
+    assert_all_ended(world)
+
+
+@pytest.mark.parametrize("lag_s", [0, 20, 50])
+@pytest.mark.parametrize("hazard", ["rent_lost_after", "rent_lost_before"])
+def test_a_lost_answer_never_rents_twice(world: World, hazard: str, lag_s: int):
+    """A1, A2, A9."""
+    setattr(world.hazards, hazard, 1)
+    world.hazards.list_lag = timedelta(seconds=lag_s)
+    serve(world)
+    assert_serving_once(world)
+    assert len(world.market.orders) == 1
+
+
+def test_an_order_that_appears_after_its_rent_was_given_up_is_ended(world: World):
+    world.hazards.rent_lost_after = 1
+    world.hazards.list_lag = timedelta(minutes=4)
+    world.wish()
+    world.tick(2)
+    world.hazards.list_lag = timedelta(0)
+    world.tick(60)
+    assert_serving_once(world)
+    assert len(world.market.orders) == 2
+    stop(world)
+    assert_all_ended(world)
+
+
+def test_a_refused_rent_takes_the_next_plan_and_costs_nothing(world: World):
+    world.hazards.rent_refused = 1
+    serve(world)
+    assert_serving_once(world)
+    assert world.leases()[0].server_id == 8
+
+
+def test_a_bad_host_is_given_back_and_the_next_one_serves(world: World):
+    world.nodes.bad_servers = {ServerId(7)}
+    serve(world)
+    assert_serving_once(world)
+    assert world.leases()[0].server_id == 8
+    assert [order.server_id for order in world.market.live] == [8]
+
+
+def test_when_all_hosts_are_bad_it_gives_up_with_nothing_rented(world: World):
+    world.nodes.bad_servers = {ServerId(7), ServerId(8), ServerId(9)}
+    serve(world, 120)
+    assert world.market.live == [] and len(world.market.orders) == 3
+
+
+@pytest.mark.parametrize("hazard, count", [("cancel_lost", 3), ("cancel_lies", 2), ("list_fails", 4)])
+def test_a_stop_ends_all_orders_whatever_the_market_does(world: World, hazard: str, count: int):
+    """A14, A15, A16, L3."""
+    serve(world)
+    setattr(world.hazards, hazard, count)
+    stop(world, 60)
+    assert_all_ended(world)
+
+
+def test_an_order_that_the_market_ends_is_replaced(world: World):
+    """A17."""
+    serve(world)
+    from dataclasses import replace
+
+    [order] = world.market.live
+    world.market.orders[order.order_id] = replace(order, is_expired=True)
+    world.tick(30)
+    assert_serving_once(world)
+    assert len(world.market.orders) == 2
+
+
+def test_a_foreign_order_is_never_touched(world: World):
+    """S9."""
+    world.market.rent(
+        RentRequest(ServerId(55), is_spot=False, approved_price=plan().price.billed, image=IMAGE)
+    )
+    serve(world)
+    stop(world)
+    assert [order.server_id for order in world.market.live] == [55]
+
+
+def test_the_committed_rate_never_passes_the_budget_while_failing_over(tmp_path: Path):
+    """S3: replacements wait for the end of what they replace."""
+    world = World(tmp_path, plans=tuple(plan(number, "14") for number in range(1, 5)))
+    world.nodes.bad_servers = {ServerId(1), ServerId(2)}
+    world.wish()
+    for _ in range(80):
+        world.tick()
+        assert sum(order.price.amount for order in world.market.live) <= 16
+    assert_serving_once(world)

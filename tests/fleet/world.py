@@ -1,0 +1,273 @@
+"""A market and nodes in memory, on a clock that only moves when told, to run real ticks against.
+
+The market keeps the awkward habits that matter for money: answers without an id, orders that show up
+late, answers that are lost after the effect. `kill_at` raises in the middle of an effect, as if the
+process had been killed there; everything in memory of the fleet is then thrown away.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+from clorefleet.domain.errors import MarketUnreachable, NodeError, OfferGone
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
+from clorefleet.domain.lease import Lease, Phase
+from clorefleet.domain.money import Money
+from clorefleet.domain.node import JobReport, JobState, NodeFacts
+from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView
+from clorefleet.domain.order import Order, OrderList, RentRequest, SshAddress, Wallet
+from clorefleet.domain.outcome import (
+    AlreadyEnded,
+    CancelAccepted,
+    CancelOutcome,
+    CancelUnknown,
+    Rented,
+    RentOutcome,
+    RentRefused,
+    RentUnknown,
+)
+from clorefleet.domain.plan import Plan, PlanReport, Requirement
+from clorefleet.fleet.edges import Backend, Credentials
+from clorefleet.fleet.loop import Fleet
+from clorefleet.fleet.snapshot import NodeView
+from clorefleet.store import leadership
+from clorefleet.store.database import Store, open_store
+from tests.fleet.builders import NOW, plan
+from tests.fleet.test_reconcile import FACTS
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+@dataclass
+class VirtualClock:
+    current: datetime = NOW
+
+    def now(self) -> datetime:
+        return self.current
+
+    def monotonic_s(self) -> float:
+        return self.current.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.current += timedelta(seconds=seconds)
+
+
+@dataclass
+class Hazards:
+    """What goes wrong, by count: each is used up as it happens."""
+
+    rent_lost_after: int = 0
+    rent_lost_before: int = 0
+    rent_refused: int = 0
+    cancel_lost: int = 0
+    cancel_lies: int = 0
+    list_fails: int = 0
+    list_lag: timedelta = timedelta(0)
+    kill_at: set[str] = field(default_factory=set)
+
+    def strikes(self, name: str) -> bool:
+        left = getattr(self, name)
+        setattr(self, name, max(0, left - 1))
+        return left > 0
+
+    def maybe_die(self, boundary: str) -> None:
+        if boundary in self.kill_at:
+            self.kill_at.discard(boundary)
+            raise Killed(boundary)
+
+
+@dataclass
+class MemoryMarket:
+    clock: VirtualClock
+    hazards: Hazards
+    orders: dict[int, Order] = field(default_factory=dict)
+    visible_from: dict[int, datetime] = field(default_factory=dict)
+    rent_calls: int = 0
+    _ids: itertools.count = field(default_factory=lambda: itertools.count(900))
+
+    def fetch_view(self) -> MarketView:
+        return MarketView((), MarketRates(()), DOCUMENTED_FEES, self.clock.now())
+
+    def fetch_wallets(self) -> tuple[Wallet, ...]:
+        return ()
+
+    def fetch_orders(self, *, include_completed: bool = False) -> OrderList:
+        if self.hazards.strikes("list_fails"):
+            raise MarketUnreachable("no answer")
+        now = self.clock.now()
+        shown = [
+            self._billed(order)
+            for order in self.orders.values()
+            if (not order.is_expired or include_completed) and self.visible_from[order.order_id] <= now
+        ]
+        return OrderList(tuple(shown), now, include_completed)
+
+    def _billed(self, order: Order) -> Order:
+        if order.is_expired:
+            return order
+        minutes = int((self.clock.now() - order.created_at).total_seconds()) // 60
+        return replace(order, spend=order.price.for_seconds(minutes * 60))
+
+    def rent(self, request: RentRequest) -> RentOutcome:
+        self.rent_calls += 1
+        self.hazards.maybe_die("rent: after intent")
+        if self.hazards.strikes("rent_lost_before"):
+            return RentUnknown("timed out")
+        if self.hazards.strikes("rent_refused"):
+            return RentRefused(OfferGone("rented by another"))
+        if any(o.server_id == request.server_id and not o.is_expired for o in self.orders.values()):
+            return RentRefused(OfferGone("server-already-rented"))
+        order_id = OrderId(next(self._ids))
+        self.orders[order_id] = Order(
+            order_id=order_id,
+            server_id=request.server_id,
+            owner_id=None,
+            price=request.approved_price,
+            spend=Money.usd(0),
+            creation_fee=None,
+            created_at=self.clock.now(),
+            max_rental_s=None,
+            image=request.image,
+            is_spot=False,
+            is_expired=False,
+            is_online=True,
+            ssh=SshAddress(("127.0.0.1",), 22),
+            container_state=2,
+        )
+        self.visible_from[order_id] = self.clock.now() + self.hazards.list_lag
+        self.hazards.maybe_die("rent: after effect")
+        return RentUnknown("cut") if self.hazards.strikes("rent_lost_after") else Rented()
+
+    def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
+        self.hazards.maybe_die("cancel: after intent")
+        order = self.orders[order_id]
+        if self.hazards.strikes("cancel_lost"):
+            return CancelUnknown("timed out")
+        if order.is_expired:
+            return AlreadyEnded()
+        if not self.hazards.strikes("cancel_lies"):
+            self.orders[order_id] = replace(self._billed(order), is_expired=True)
+        self.hazards.maybe_die("cancel: after effect")
+        return CancelAccepted()
+
+    @property
+    def live(self) -> list[Order]:
+        return [order for order in self.orders.values() if not order.is_expired]
+
+
+@dataclass
+class MemoryNodes:
+    hazards: Hazards
+    started: dict[str, int] = field(default_factory=dict)
+    bad_servers: set[ServerId] = field(default_factory=set)
+    forgotten: set[LeaseId] = field(default_factory=set)
+
+    def prepare(self, lease_id: LeaseId) -> Credentials:
+        self.hazards.maybe_die("rent: before intent")
+        return Credentials("ssh-ed25519 AAAA", "nonce")
+
+    def look(self, lease: Lease, order: Order) -> NodeView:
+        job_key = f"{lease.lease_id}-{lease.phase}-{max(1, lease.launches)}"
+        is_started = job_key in self.started
+        match lease.phase:
+            case Phase.WAITING:
+                return NodeView(host_key="ssh-ed25519 HOST")
+            case Phase.PROBING:
+                return NodeView(facts=self._facts())
+            case Phase.INSTALLING:
+                bad = lease.server_id in self.bad_servers
+                return NodeView(engine_missing="no engine" if bad else "")
+            case Phase.SYNCING:
+                return NodeView(job=JobReport(JobState.SUCCEEDED if is_started else JobState.ABSENT, 0))
+            case Phase.LAUNCHING:
+                state = JobState.RUNNING if is_started else JobState.ABSENT
+                return NodeView(job=JobReport(state), is_healthy=is_started)
+            case _:
+                return NodeView(
+                    job=JobReport(JobState.RUNNING), is_healthy=True, answered=True, measured_tokens_per_s=9.0
+                )
+
+    @staticmethod
+    def _facts() -> NodeFacts:
+        return FACTS
+
+    def start_work(self, lease: Lease, phase: Phase, attempt: int) -> None:
+        self.hazards.maybe_die("job: after intent")
+        key = f"{lease.lease_id}-{phase}-{attempt}"
+        if lease.lease_id in self.forgotten:
+            raise NodeError("gone")
+        self.started[key] = self.started.get(key, 0) + 1
+        self.hazards.maybe_die("job: after effect")
+
+    def backend(self, lease: Lease) -> Backend | None:
+        return Backend(lease.lease_id, lease.plan.setup.model, Path("/nowhere"))
+
+    def forget(self, lease_id: LeaseId) -> None:
+        self.forgotten.add(lease_id)
+
+
+class World:
+    """A store on disk, a market and nodes in memory, and a fleet that may die and be made anew."""
+
+    def __init__(self, folder: Path, plans: tuple[Plan, ...] = (plan(7), plan(8), plan(9))) -> None:
+        self.clock = VirtualClock()
+        self.hazards = Hazards()
+        self.market = MemoryMarket(self.clock, self.hazards)
+        self.nodes = MemoryNodes(self.hazards)
+        self.plans = plans
+        self.routes: tuple[Backend, ...] = ()
+        self.store: Store = open_store(f"sqlite:///{folder / 'state' / 'fleet.db'}")
+        self._ids = itertools.count(1)
+        self.start()
+
+    def start(self) -> None:
+        """A new process: everything but the store is forgotten."""
+        self.token = leadership.acquire(self.store, f"p{next(self._ids)}", now=self.clock.now(), force=True)
+        self.fleet = Fleet(
+            store=self.store,
+            market=self.market,
+            nodes=self.nodes,
+            planner=self._plan,
+            clock=self.clock,
+            set_routes=self._set_routes,
+            in_flight=lambda lease_id: 0,
+            startup_command=lambda nonce: "#!/bin/sh\n",
+            new_id=lambda: f"l{next(self._ids)}",
+        )
+
+    def _plan(self, requirement: Requirement, view: MarketView) -> PlanReport:
+        return PlanReport(requirement, self.plans, (), (), len(self.plans))
+
+    def _set_routes(self, backends: tuple[Backend, ...]) -> None:
+        self.routes = backends
+
+    def tick(self, count: int = 1, *, every_s: float = 10) -> None:
+        for _ in range(count):
+            try:
+                self.fleet.tick(self.token)
+            except Killed:
+                self.start()
+            self.clock.sleep(every_s)
+
+    def wish(self, **changes: object) -> None:
+        from tests.fleet.builders import deployment
+
+        with self.store.write() as tx:
+            tx.put_deployment(deployment(created_at=NOW, **changes))
+
+    def leases(self) -> tuple[Lease, ...]:
+        with self.store.read() as tx:
+            return tx.open_leases()
+
+    def bill(self) -> Decimal:
+        return sum((order.spend.amount for order in self.market.orders.values()), Decimal(0))
+
+    def ledger(self) -> Decimal:
+        with self.store.read() as tx:
+            return sum((each.cost_usd(self.clock.now()) for each in tx.segments()), Decimal(0))

@@ -1,0 +1,191 @@
+"""The store keeps values exactly, writes all or nothing, and lets only the leader act."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlmodel import SQLModel
+
+from clorefleet.domain.errors import LostLeadership, StoreError
+from clorefleet.domain.event import Event
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Rate
+from clorefleet.store import leadership
+from clorefleet.store.database import Store, open_store
+from tests.fleet.builders import NOW, deployment, lease, minutes
+
+
+def test_a_deployment_and_its_lease_come_back_as_they_went_in(store: Store):
+    wish, held = deployment(note="why"), lease(host_key="ssh-ed25519 AAAA", progress="half")
+    with store.write() as tx:
+        tx.put_deployment(wish)
+        tx.put_lease(held)
+    with store.read() as tx:
+        assert tx.deployments() == (wish,)
+        assert tx.open_leases() == (held,)
+
+
+def test_ended_leases_are_not_open_but_remembered(store: Store):
+    ended = lease(LeaseState.ENDED, Phase.ENDED, created_at=NOW - timedelta(days=9), ended_at=NOW)
+    with store.write() as tx:
+        tx.put_lease(ended)
+    with store.read() as tx:
+        assert tx.open_leases() == ()
+        assert tx.leases(since=NOW - timedelta(days=1)) == (ended,)
+        assert tx.leases(since=NOW + timedelta(days=1)) == ()
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(store: Store):
+    with pytest.raises(RuntimeError), store.write() as tx:
+        tx.put_deployment(deployment())
+        raise RuntimeError("power cut")
+    with store.read() as tx:
+        assert tx.deployments() == ()
+
+
+def test_money_is_kept_to_the_last_digit(store: Store):
+    segment = LedgerSegment(
+        lease_id=LeaseId("l1"),
+        deployment_id=DeploymentId("tiny"),
+        order_id=OrderId(3),
+        price=Rate.per_day("0.000000010000000000000001"),
+        is_spot=False,
+        fee_percent=Decimal("1.25"),
+        creation_fee=Decimal("1E-8"),
+        usd_per_unit=Decimal("94500.123456789012345"),
+        rate_source="test",
+        started_at=NOW,
+    )
+    with store.write() as tx:
+        tx.open_segment(segment)
+        tx.open_segment(segment)  # adopting twice counts once
+    with store.read() as tx:
+        assert tx.segments() == (segment,)
+
+
+def test_a_settled_bill_is_final(store: Store):
+    segment = LedgerSegment(
+        LeaseId("l1"), DeploymentId("tiny"), OrderId(3), Rate.per_day(2), False, Decimal(5), Decimal(0),
+        Decimal(1), "test", NOW,
+    )  # fmt: skip
+    with store.write() as tx:
+        tx.open_segment(segment)
+        tx.close_segments(OrderId(3), ended_at=NOW + minutes(5), settled=None, now=NOW)
+        assert tx.unsettled_orders() == (3,)
+        tx.close_segments(OrderId(3), ended_at=NOW + minutes(9), settled=Decimal("0.42"), now=NOW)
+        tx.note_spend(OrderId(3), Decimal("9.99"))
+    with store.read() as tx:
+        [closed] = tx.segments()
+        assert tx.unsettled_orders() == ()
+    assert closed.ended_at == NOW + minutes(5)
+    assert closed.cost_usd(NOW) == Decimal("0.42")
+
+
+def test_events_come_in_order_and_after_a_mark(store: Store):
+    with store.write() as tx:
+        for number in range(5):
+            tx.add_event(Event(NOW, "tested", str(number)))
+    with store.read() as tx:
+        newest = tx.events(limit=3)
+        assert [event.text for _, event in newest] == ["2", "3", "4"]
+        assert [event.text for _, event in tx.events(after_id=newest[1][0])] == ["4"]
+
+
+def test_a_second_writer_waits_and_loses_nothing(store: Store):
+    def count_up() -> None:
+        for _ in range(20):
+            with store.write() as tx:
+                current = tx.deployment(DeploymentId("tiny"))
+                attempts = 0 if current is None else current.attempts_max
+                tx.put_deployment(deployment(attempts_max=attempts + 1))
+
+    threads = [threading.Thread(target=count_up) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.read() as tx:
+        assert tx.deployment(DeploymentId("tiny")).attempts_max == 60
+
+
+# -- leadership (C3, C5, S8)
+
+
+def test_only_one_leads_until_its_time_is_up(store: Store):
+    first = leadership.acquire(store, "a", now=NOW)
+    assert leadership.acquire(store, "b", now=NOW + timedelta(seconds=5)) is None
+    late = NOW + timedelta(seconds=leadership.LEADERSHIP_TTL_S + 1)
+    second = leadership.acquire(store, "b", now=late)
+    assert second.number > first.number
+
+
+def test_a_paused_leader_writes_nothing_once_another_leads(store: Store):
+    paused = leadership.acquire(store, "a", now=NOW)
+    leadership.acquire(store, "b", now=NOW, force=True)
+    with pytest.raises(LostLeadership), store.write(paused) as tx:
+        tx.put_deployment(deployment())
+    with pytest.raises(LostLeadership):
+        leadership.renew(store, paused, now=NOW)
+    with store.read() as tx:
+        assert tx.deployments() == ()
+
+
+def test_a_released_leadership_is_free_at_once(store: Store):
+    leadership.release(store, leadership.acquire(store, "a", now=NOW), now=NOW)
+    assert leadership.acquire(store, "b", now=NOW) is not None
+
+
+# -- files and migrations
+
+
+def test_the_file_and_its_folder_are_private(store: Store, store_url: str):
+    file = Path(store_url.removeprefix("sqlite:///"))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_sqlite_syncs_every_commit_and_uses_a_write_ahead_log(store: Store):
+    with store.read() as tx:
+        connection = tx.session.connection()
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(store: Store):
+    with store.read() as tx:
+        context = MigrationContext.configure(tx.session.connection())
+        differences = compare_metadata(context, SQLModel.metadata)
+    assert [d for d in differences if "alembic_version" not in str(d)] == []
+
+
+def test_a_store_of_a_newer_program_is_refused_and_left_alone(store: Store, store_url: str):
+    """C8."""
+    store.dispose()
+    with sqlite3.connect(store_url.removeprefix("sqlite:///")) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError) as caught:
+        open_store(store_url)
+    assert "9999" in caught.value.what
+
+
+def test_opening_twice_migrates_once(store: Store, store_url: str):
+    with store.write() as tx:
+        tx.put_deployment(deployment())
+    again = open_store(store_url)
+    with again.read() as tx:
+        assert len(tx.deployments()) == 1
+
+
+def test_memory_is_no_store():
+    with pytest.raises(StoreError):
+        open_store("sqlite://")
