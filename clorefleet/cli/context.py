@@ -17,7 +17,7 @@ class GlobalOptions:
     profile_name: str = ""
     as_json: bool = False
     debug: bool = False
-    color: bool = True
+    no_color: bool = False
 
     def profile(self) -> Profile:
         """The chosen profile; its state folder exists afterwards."""

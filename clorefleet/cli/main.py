@@ -6,11 +6,12 @@ Exit codes are those of `clorefleet.domain.errors.ExitCode` (docs/exit-codes.md)
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperGroup
 
 from clorefleet import __version__
 from clorefleet.cli.context import options
@@ -36,38 +37,54 @@ COMMANDS: dict[str, str] = {
 """Names and first help lines; a test holds them equal to the modules' own."""
 
 
-def _common_options() -> list[TyperOption]:
-    def store(name: str) -> Any:
-        def callback(_context: object, _parameter: object, value: object) -> None:
-            if value:
-                setattr(options, name, value)
-
-        return callback
-
-    def no_color(_context: object, _parameter: object, value: bool) -> None:
+def _remember(name: str) -> Callable[[Any], Any]:
+    def callback(value: Any) -> Any:
         if value:
-            options.color = False
+            setattr(options, name, value)
+        return value
 
-    flags: list[tuple[list[str], str, Any]] = [
-        (["--sandbox"], "Use the simulated market on this machine.", store("sandbox")),
-        (["--json"], "Print JSON with a stable schema.", store("as_json")),
-        (["--debug"], "Show tracebacks and more log.", store("debug")),
-        (["--no-color"], "Print without colour.", no_color),
-    ]
-    made = [
-        TyperOption(param_decls=names, is_flag=True, expose_value=False, help=text, callback=callback)
-        for names, text, callback in flags
-    ]
-    made.append(
-        TyperOption(
-            param_decls=["--profile"],
-            expose_value=False,
-            metavar="NAME",
-            help="Use another profile's state and daemon.",
-            callback=store("profile_name"),
-        )
-    )
-    return made
+    return callback
+
+
+_carrier = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@_carrier.command()
+def _common(
+    sandbox: bool = typer.Option(
+        False,
+        "--sandbox",
+        callback=_remember("sandbox"),
+        expose_value=False,
+        help="Use the simulated market on this machine.",
+    ),
+    as_json: bool = typer.Option(
+        False,
+        "--json",
+        callback=_remember("as_json"),
+        expose_value=False,
+        help="Print JSON with a stable schema.",
+    ),
+    debug: bool = typer.Option(
+        False, "--debug", callback=_remember("debug"), expose_value=False, help="Show tracebacks."
+    ),
+    no_color: bool = typer.Option(
+        False,
+        "--no-color",
+        callback=_remember("no_color"),
+        expose_value=False,
+        help="Print without colour.",
+    ),
+    profile: str = typer.Option(
+        "",
+        "--profile",
+        metavar="NAME",
+        callback=_remember("profile_name"),
+        expose_value=False,
+        help="Use another profile's state and daemon.",
+    ),
+) -> None:
+    """Carries the options that every command takes; never run."""
 
 
 class LazyGroup(TyperGroup):
@@ -83,7 +100,7 @@ class LazyGroup(TyperGroup):
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         for each in getattr(command, "commands", {"": command}).values():
-            each.params.extend(_common_options())
+            each.params.extend(typer.main.get_command(_carrier).params)
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

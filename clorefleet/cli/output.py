@@ -93,7 +93,7 @@ def has_color() -> bool:
     """Colour only on a terminal that wants it (https://no-color.org)."""
     import os
 
-    return options.color and is_terminal() and "NO_COLOR" not in os.environ
+    return not options.no_color and is_terminal() and "NO_COLOR" not in os.environ
 
 
 def confirm(question: str, *, yes: bool, what: str) -> bool:

@@ -1,0 +1,99 @@
+"""Imports point inward, and the first screen is cheap.
+
+    cli, daemon -> fleet (effects), report -> market, node, engine, store -> planner, fleet (pure) -> domain
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clorefleet
+
+PACKAGE = Path(clorefleet.__file__).parent
+CORE = {"domain"}
+PURE_FLEET = {"action", "budget", "limits", "reconcile", "snapshot"}
+ALLOWED: dict[str, set[str]] = {
+    "domain": {"domain"},
+    "planner": {"planner", "domain", "config"},
+    "store": {"store", "domain", "config", "clock"},
+    "market": {"market", "domain", "clock"},
+    "node": {"node", "engine", "domain", "clock", "config", "planner"},
+    "engine": {"engine", "domain"},
+    "gateway": {"gateway", "domain", "config", "clock"},
+    "report": {"report", "domain"},
+    "config": {"config", "domain", "clock", "sandbox"},
+    "sandbox": {"sandbox", "domain"},
+    "fleet": {"fleet", "domain", "store", "clock", "planner"},
+    "daemon": {"daemon", "fleet", "store", "config", "domain", "wiring"},
+}
+IO_MODULES = {"httpx", "sqlmodel", "sqlalchemy", "paramiko", "time", "random", "logging", "socket", "os"}
+
+
+def imports_of(file: Path) -> set[str]:
+    """Modules that a file imports at run time: what is only for type checkers does not count."""
+    found: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(file.read_text("utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_a_package_imports_only_what_lies_further_in(package: str):
+    for file in sorted((PACKAGE / package).rglob("*.py")):
+        if "payload" in file.parts:
+            continue  # programs for nodes: they import nothing of ours
+        inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("clorefleet.")}
+        inner -= {"__version__"}
+        assert inner <= ALLOWED[package], f"{file.relative_to(PACKAGE)} imports {inner - ALLOWED[package]}"
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(
+        [*(PACKAGE / "domain").glob("*.py"), *(PACKAGE / "planner").glob("*.py")]
+        + [PACKAGE / "fleet" / f"{name}.py" for name in PURE_FLEET]
+    ),
+    ids=lambda file: f"{file.parent.name}/{file.name}",
+)
+def test_the_core_has_no_clock_no_network_no_chance(file: Path):
+    tops = {name.split(".")[0] for name in imports_of(file)}
+    assert not tops & IO_MODULES
+
+
+@pytest.mark.parametrize("heavy", ["rich", "httpx", "pydantic", "sqlmodel", "paramiko", "apscheduler", "asyncssh"])
+def test_help_imports_nothing_heavy(heavy: str):
+    code = (
+        "import sys; sys.argv=['clorefleet','--help']\n"
+        "from clorefleet.cli.main import main\n"
+        "main(); print('loaded' if sys.argv and sys.modules.get(%r) else 'absent', file=sys.stderr)" % heavy
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands:" in run.stdout and run.stderr.strip() == "absent"
+
+
+@pytest.mark.parametrize("heavy", ["sqlmodel", "sqlalchemy", "paramiko", "asyncssh"])
+@pytest.mark.parametrize("command", ["offers", "plan", "models", "wallet"])
+def test_reading_commands_do_not_load_the_store_or_ssh(command: str, heavy: str):
+    code = (
+        "import sys, runpy\n"
+        f"import clorefleet.cli.{command}, clorefleet.wiring\n"
+        f"print({heavy!r} in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
