@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
+    from clorefleet.domain.lease import Lease
     from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import PlanReport, Requirement
     from clorefleet.fleet.edges import Planner
+    from clorefleet.gateway.service import GatewayService
     from clorefleet.market.rent import RentProtocol
+    from clorefleet.node.operator import NodeOperator
+    from clorefleet.node.session import NodeSession
+
+GATEWAY_PORT = 8410
+SANDBOX_GATEWAY_PORT = 8411
+"""Preferred; any free port is taken where they are not."""
 
 
 def make_market(connection: Connection) -> RentProtocol:
@@ -43,3 +51,54 @@ def make_planner(connection: Connection) -> Planner:
         return plan_requirement(requirement, market, find_recipe(requirement.model, recipes), gpus)
 
     return plan
+
+
+def make_nodes(connection: Connection) -> NodeOperator:
+    from clorefleet.config.recipes import load_recipes
+    from clorefleet.node.operator import NodeOperator
+
+    return NodeOperator(
+        connection.profile.state_dir,
+        hub_url=connection.hub_url,
+        recipes=load_recipes(),
+        allow_loopback=connection.allows_loopback_nodes,
+    )
+
+
+def make_gateway(connection: Connection) -> GatewayService:
+    from clorefleet.gateway.service import GatewayService
+    from clorefleet.gateway.token import TokenCheck, load_or_create
+
+    profile = connection.profile
+    return GatewayService(
+        TokenCheck.of(load_or_create(profile.state_dir)),
+        preferred_port=SANDBOX_GATEWAY_PORT if profile.is_sandbox else GATEWAY_PORT,
+    )
+
+
+def startup_command(nonce: str) -> str:
+    """The order's start-up script."""
+    from clorefleet.node.keys import startup_command as command
+
+    return command(nonce)
+
+
+def connect_node(connection: Connection, lease: Lease) -> NodeSession:
+    """A session of the caller's own on a lease's pinned host key.
+
+    Raises:
+        NodeError: the key is gone, or the server cannot be reached.
+    """
+    from clorefleet.domain.errors import NodeError
+    from clorefleet.node.keys import load_keys
+    from clorefleet.node.session import NodeSession
+
+    keys = load_keys(connection.profile.state_dir, lease.lease_id)
+    if keys is None or lease.address is None or not lease.host_key:
+        raise NodeError("This machine has no key for the server.", remedy="Was it rented from another?")
+    return NodeSession.connect(
+        lease.address,
+        keys.private_key_file,
+        pinned_host_key=lease.host_key,
+        allow_loopback=connection.allows_loopback_nodes,
+    )

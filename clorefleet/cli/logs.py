@@ -71,7 +71,7 @@ def _plain(event: object) -> object:
 
 def _engine_log(name: str, lines: int) -> None:
     from clorefleet.cli.replica import find_replica, open_session
-    from clorefleet.wiring import read_engine_log
+    from clorefleet.node.operator import read_engine_log
 
     connection, lease = find_replica(name)
     with open_session(connection, lease) as session:

@@ -78,7 +78,7 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
                             each.deployment_id,
                             each.state if replica.phase == "serving" else replica.phase,
                             f"{replica.slot} {replica.setup}",
-                            replica.server_id,
+                            str(replica.server_id),
                             age(replica.in_phase),
                             _speed(replica),
                             usd(replica.usd_per_day),

@@ -21,7 +21,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId, ServerId
 from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.order import SshAddress
 from clorefleet.domain.plan import Plan
@@ -115,6 +115,9 @@ class Lease:
     refusal: str = ""
     """Class name of the market's refusal, where the rent was refused."""
     launches: int = 0
+    """Attempts at the present phase's job."""
+    start_failures: int = 0
+    """Times in a row that the job could not even be started."""
     absent_polls: int = 0
     """Consecutive readings of the order list without the order."""
     cancel_asked_at: datetime | None = None
@@ -143,6 +146,10 @@ class Lease:
     @property
     def server_id(self) -> ServerId:
         return self.plan.offer.server_id
+
+    def job_id(self, phase: Phase, attempt: int) -> JobId:
+        """The same for the same work: a job started before a crash is found, not started again."""
+        return JobId(f"{self.lease_id}-{phase.name.lower()}-{attempt}")
 
     def entered(self, phase: Phase, now: datetime, *, reason: str = "") -> Lease:
         """This lease in `phase` from `now` on."""

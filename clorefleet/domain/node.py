@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+
+from clorefleet.domain.identity import LeaseId
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +66,45 @@ class JobReport:
     """In `progress_unit`, for instance bytes."""
     progress_total: int | None = None
     log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What one look at a node showed. Fields that the lease's phase does not ask for stay None."""
+
+    trouble: str = ""
+    """Why the look failed, cleaned; "" when it did not."""
+    is_hostile: bool = False
+    """The trouble is one that ends the trust: changed host key, wrong nonce, refused address."""
+    host_key: str = ""
+    facts: NodeFacts | None = None
+    discrepancies: tuple[Discrepancy, ...] = ()
+    engine_missing: str | None = None
+    """Why the engine cannot run here; "" when it is there."""
+    job: JobReport | None = None
+    job_diagnosis: str = ""
+    is_healthy: bool | None = None
+    """The engine answers its readiness route through the tunnel."""
+    answered: bool | None = None
+    """The engine completed a prompt."""
+    measured_tokens_per_s: float | None = None
+    engine_is_simulated: bool = False
+    in_flight: int = 0
+    """Requests the gateway has under way on this replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What an order is given so that only we can log in, and so that we know it again."""
+
+    ssh_public_key: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a serving replica is reached on this machine: a UNIX socket in front of the tunnel."""
+
+    lease_id: LeaseId
+    model: str
+    socket: Path

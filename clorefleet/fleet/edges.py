@@ -5,17 +5,15 @@ The real ones are `clorefleet.market.client` and `clorefleet.node.operator`; the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from clorefleet.domain.identity import LeaseId, OrderId
 from clorefleet.domain.lease import Lease, Phase
+from clorefleet.domain.node import Backend, Credentials, NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
 from clorefleet.domain.outcome import CancelOutcome, RentOutcome
 from clorefleet.domain.plan import PlanReport, Requirement
-from clorefleet.fleet.snapshot import NodeView
 
 
 class Market(Protocol):
@@ -36,23 +34,6 @@ class Market(Protocol):
 
 class Planner(Protocol):
     def __call__(self, requirement: Requirement, market: MarketView) -> PlanReport: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What an order is given so that only we can log in, and so that we know it again."""
-
-    ssh_public_key: str
-    nonce: str
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """Where a serving replica is reached on this machine: a UNIX socket in front of the tunnel."""
-
-    lease_id: LeaseId
-    model: str
-    socket: Path
 
 
 class Nodes(Protocol):

@@ -217,6 +217,8 @@ class Executor:
         except NodeError as error:
             trouble = clean_line(error.what)
         self._journal.finish_job_start(lease, action.phase, action.attempt, trouble, now=self._clock.now())
+        failures = lease.start_failures + 1 if trouble else 0
+        self._note(replace(lease, start_failures=failures, progress=trouble))
 
     # -- beliefs
 

@@ -28,7 +28,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import BudgetExceeded, MarketError
 from clorefleet.domain.event import Event
-from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId
+from clorefleet.domain.identity import DeploymentId, IntentId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import HostFault, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
@@ -257,7 +257,7 @@ class Journal:
             started = replace(lease, launches=attempt)
             tx.put_lease(started)
             tx.put_job(
-                job_id(lease.lease_id, phase, attempt),
+                lease.job_id(phase, attempt),
                 lease.lease_id,
                 phase,
                 attempt,
@@ -267,7 +267,7 @@ class Journal:
             self._put(
                 tx,
                 Intent(
-                    intent_id=IntentId(job_id(lease.lease_id, phase, attempt)),
+                    intent_id=IntentId(lease.job_id(phase, attempt)),
                     effect=Effect.START_JOB,
                     lease_id=lease.lease_id,
                     deployment_id=lease.deployment_id,
@@ -283,7 +283,7 @@ class Journal:
         self, lease: Lease, phase: Phase, attempt: int, error: str, *, now: datetime
     ) -> None:
         with self._store.write(self._token) as tx:
-            intent_id = IntentId(job_id(lease.lease_id, phase, attempt))
+            intent_id = IntentId(lease.job_id(phase, attempt))
             state = IntentState.UNKNOWN if error else IntentState.DONE
             self._close_intent(tx, lease, intent_id, state, now, error)
             if error:
@@ -357,11 +357,6 @@ class Journal:
     @staticmethod
     def _event(tx: Transaction, lease: Lease, name: str, text: str, now: datetime) -> None:
         tx.add_event(Event(now, name, text, lease.deployment_id, lease.lease_id))
-
-
-def job_id(lease_id: LeaseId, phase: Phase, attempt: int) -> JobId:
-    """The same for the same work: a job that was started before a crash is found, not started again."""
-    return JobId(f"{lease_id}-{phase.name.lower()}-{attempt}")
 
 
 def _segment_of(lease: Lease, order: Order, started_at: datetime) -> LedgerSegment:

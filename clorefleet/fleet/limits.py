@@ -43,6 +43,8 @@ class FleetLimits:
     """Requests under way may finish for this long before the cancel."""
     job_attempts: int = 3
     """Starts of one job on one node before the node is given up."""
+    start_failures: int = 5
+    """Times in a row that a job may fail to start before the server is given back."""
     launches: int = 2
     unhealthy: timedelta = timedelta(minutes=3)
     """How long a serving replica may fail to answer before its server is given back."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.node import Backend
 from clorefleet.fleet.action import Action, Explain, NoteProgress
-from clorefleet.fleet.edges import Backend, Market, Nodes, Planner
+from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.execute import Executor
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits

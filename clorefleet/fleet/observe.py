@@ -18,6 +18,7 @@ from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import MarketError, OutOfFunds, WrongApiKey
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import OrderList
 from clorefleet.domain.plan import PlanReport
@@ -25,7 +26,7 @@ from clorefleet.fleet import budget
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.fleet.reconcile import empty_slots
-from clorefleet.fleet.snapshot import NodeView, Snapshot
+from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.store.database import Store
 
 log = logging.getLogger("clorefleet.fleet")

@@ -24,7 +24,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.identity import ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.node import JobReport, JobState
+from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet import budget
@@ -47,7 +47,7 @@ from clorefleet.fleet.action import (
     StartWork,
 )
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.snapshot import NodeView, Snapshot
+from clorefleet.fleet.snapshot import Snapshot
 
 _NOTHING_SEEN = NodeView()
 
@@ -311,6 +311,8 @@ def _follow_job(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[A
     job = view.job
     if job is None:
         yield NoteProgress(lease.lease_id, view.trouble or "looking at the node")
+    elif job.state is JobState.ABSENT and lease.start_failures >= limits.start_failures:
+        yield GiveBack(lease.lease_id, f"{lease.phase} could not be started: {lease.progress}")
     elif job.state is JobState.ABSENT:
         yield StartWork(lease.lease_id, lease.phase, max(1, lease.launches), f"{lease.phase} begins")
     elif lease.phase is Phase.SYNCING and job.state is JobState.SUCCEEDED:

@@ -12,34 +12,9 @@ from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.node import Discrepancy, JobReport, NodeFacts
+from clorefleet.domain.node import NodeView
 from clorefleet.domain.order import OrderList
 from clorefleet.domain.plan import PlanReport
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """What one look at a node showed. Fields that the lease's phase does not ask for stay None."""
-
-    trouble: str = ""
-    """Why the look failed, cleaned; "" when it did not."""
-    is_hostile: bool = False
-    """The trouble is one that ends the trust: changed host key, wrong nonce, refused address."""
-    host_key: str = ""
-    facts: NodeFacts | None = None
-    discrepancies: tuple[Discrepancy, ...] = ()
-    engine_missing: str | None = None
-    """Why the engine cannot run here; "" when it is there."""
-    job: JobReport | None = None
-    job_diagnosis: str = ""
-    is_healthy: bool | None = None
-    """The engine answers its readiness route through the tunnel."""
-    answered: bool | None = None
-    """The engine completed a prompt."""
-    measured_tokens_per_s: float | None = None
-    engine_is_simulated: bool = False
-    in_flight: int = 0
-    """Requests the gateway has under way on this replica."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId,
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import Rate
-from clorefleet.domain.node import Discrepancy, GpuFact, JobReport, JobState, NodeFacts
+from clorefleet.domain.node import Discrepancy, GpuFact, JobReport, JobState, NodeFacts, NodeView
 from clorefleet.fleet.action import (
     Adopt,
     Advance,
@@ -31,7 +31,6 @@ from clorefleet.fleet.action import (
     StartWork,
 )
 from clorefleet.fleet.reconcile import reconcile
-from clorefleet.fleet.snapshot import NodeView
 from tests.fleet.builders import (
     NOW,
     deployment,

@@ -17,7 +17,7 @@ from clorefleet.domain.errors import MarketUnreachable, NodeError, OfferGone
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.money import Money
-from clorefleet.domain.node import JobReport, JobState, NodeFacts
+from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, SshAddress, Wallet
 from clorefleet.domain.outcome import (
@@ -31,9 +31,7 @@ from clorefleet.domain.outcome import (
     RentUnknown,
 )
 from clorefleet.domain.plan import Plan, PlanReport, Requirement
-from clorefleet.fleet.edges import Backend, Credentials
 from clorefleet.fleet.loop import Fleet
-from clorefleet.fleet.snapshot import NodeView
 from clorefleet.store import leadership
 from clorefleet.store.database import Store, open_store
 from tests.fleet.builders import NOW, plan

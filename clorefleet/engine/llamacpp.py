@@ -1,0 +1,66 @@
+"""llama.cpp's server: GGUF on any number of GPUs, with experts in RAM where the GPUs are too small."""
+
+from __future__ import annotations
+
+from clorefleet.domain.recipe import EngineSupport
+from clorefleet.domain.setup import Setup
+from clorefleet.engine.base import (
+    PORT,
+    Diagnosis,
+    EngineMetrics,
+    Launch,
+    Symptom,
+    diagnose_by,
+    prometheus_samples,
+    whole,
+)
+
+ALL_LAYERS = "99"
+_SYMPTOMS = (
+    Symptom("unknown model architecture", "engine_too_old", "this llama.cpp does not know the model"),
+    Symptom("invalid argument", "bad_flag", "this llama.cpp does not know a flag we gave"),
+    Symptom("failed to load model", "bad_checkpoint", "the weights cannot be loaded"),
+)
+
+
+class LlamaCpp:
+    health_path = "/health"
+
+    def check_script(self) -> str:
+        # The project's own image has it in /app, packages have it on PATH.
+        return "command -v llama-server || { test -x /app/llama-server && echo /app/llama-server; }"
+
+    def launch(self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...]) -> Launch:
+        # Of a split checkpoint the first part is named, and the server finds the others.
+        first = next(name for name in sorted(files) if name.endswith(".gguf"))
+        arguments = [
+            "--model", f"{weights}/{first}",
+            "--alias", setup.model,
+            "--host", "127.0.0.1",
+            "--port", str(PORT),
+            "--n-gpu-layers", ALL_LAYERS,
+            # The context is shared by the slots.
+            "--ctx-size", str(setup.context_tokens * setup.concurrency),
+            "--parallel", str(setup.concurrency),
+            "--jinja",
+            "--metrics",
+        ]  # fmt: skip
+        if setup.cpu_expert_layers:
+            arguments += ["--n-cpu-moe", str(setup.cpu_expert_layers)]
+        if setup.kv_dtype == "q8_0":
+            arguments += ["--flash-attn", "on", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
+        find = 'p=$(command -v llama-server || echo /app/llama-server); exec "$p" "$@"'
+        return Launch(("sh", "-c", find, "llama-server", *arguments))
+
+    def metrics(self, text: str) -> EngineMetrics:
+        samples = prometheus_samples(text)
+        return EngineMetrics(
+            running=whole(samples, "llamacpp:requests_processing"),
+            waiting=whole(samples, "llamacpp:requests_deferred"),
+            generated_tokens=whole(samples, "llamacpp:tokens_predicted_total"),
+            prompt_tokens=whole(samples, "llamacpp:prompt_tokens_total"),
+            kv_use=samples.get("llamacpp:kv_cache_usage_ratio"),
+        )
+
+    def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:
+        return diagnose_by(_SYMPTOMS, log, exit_code)

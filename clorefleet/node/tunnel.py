@@ -1,0 +1,120 @@
+"""A UNIX socket on our side in front of a port on the node's loopback.
+
+A loopback port of ours would be open to every user of this machine and would walk around the gateway's
+token; a socket in a private folder is not. Each connection is one channel of the node's session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import paramiko
+
+from clorefleet.config.places import make_private_dir
+from clorefleet.domain.errors import NodeError
+from clorefleet.node.session import NodeSession
+
+CONNECTIONS_MAX = 256
+_CHUNK_BYTES = 64 * 1024
+_SOCKET_PATH_MAX = 100
+"""The kernel's limit is 108 bytes."""
+
+
+def socket_path(state_dir: Path, lease_id: str) -> Path:
+    """Where a lease's socket is; in a short private folder of the user where the state folder is too deep."""
+    path = state_dir / "run" / f"{lease_id}.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
+        make_private_dir(path.parent)
+        return path
+    digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:12]
+    folder = make_private_dir(Path(f"/tmp/clorefleet-{os.getuid()}"))  # noqa: S108 - private, owner checked
+    if folder.stat().st_uid != os.getuid():
+        raise NodeError(f"{folder} belongs to another user.", remedy="Remove it, or set CLOREFLEET_HOME.")
+    return folder / f"{digest}-{lease_id}.sock"
+
+
+class Tunnel:
+    """Accepts on `path` until closed; `session_of` gives the live session of the moment."""
+
+    def __init__(self, path: Path, port: int, session_of: Callable[[], NodeSession]) -> None:
+        self.path = path
+        self._port = port
+        self._session_of = session_of
+        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._is_closed = threading.Event()
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        previous = os.umask(0o177)
+        try:
+            self._listener.bind(str(path))
+        finally:
+            os.umask(previous)
+        self._listener.listen(128)
+        threading.Thread(target=self._accept, name=f"tunnel-{path.stem}", daemon=True).start()
+
+    @property
+    def is_open(self) -> bool:
+        return not self._is_closed.is_set()
+
+    def close(self) -> None:
+        self._is_closed.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while not self._is_closed.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._slots.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+
+    def _carry(self, connection: socket.socket) -> None:
+        try:
+            channel = self._session_of().open_tunnel_channel(self._port)
+        except NodeError:
+            connection.close()  # the client sees a closed connection, and the gateway takes another replica
+            self._slots.release()
+            return
+        try:
+            _pump(connection, channel)
+        finally:
+            channel.close()
+            connection.close()
+            self._slots.release()
+
+
+def _pump(connection: socket.socket, channel: paramiko.Channel) -> None:
+    """Copy both ways until one side ends; a half-closed side lets the other finish."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        selector.register(channel, selectors.EVENT_READ)
+        try:
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is connection:
+                        data = connection.recv(_CHUNK_BYTES)
+                        if data:
+                            channel.sendall(data)
+                        else:
+                            channel.shutdown_write()
+                            selector.unregister(connection)
+                    else:
+                        data = channel.recv(_CHUNK_BYTES)
+                        if not data:
+                            return
+                        connection.sendall(data)
+        except (OSError, EOFError, paramiko.SSHException):
+            return

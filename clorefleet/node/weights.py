@@ -1,0 +1,193 @@
+"""What a checkpoint consists of, asked of the hub by us; and the job that brings it to the node.
+
+The manifest (path, bytes, digest) is read on our side, from the hub, never from the node. The node
+fetches by it and verifies each file before it gets its final name (`payload/fetch_weights.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from clorefleet.domain.errors import WeightsFailed
+from clorefleet.domain.identity import JobId
+from clorefleet.domain.setup import Setup
+from clorefleet.domain.text import clean_line
+from clorefleet.node.jobs import JobSpec
+from clorefleet.node.session import NodeSession
+
+HUB_TIMEOUT_S = 30.0
+ANSWER_MAX_BYTES = 16 << 20
+FILES_MAX = 5_000
+PAGES_MAX = 50
+WEIGHTS_DIR = ".clorefleet/weights"
+"""Below the node's home."""
+_SCRIPT_PATH = ".clorefleet/bin/fetch_weights.py"
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
+
+CAUSES = {
+    20: ("unauthorised", "the hub refuses the weights: the model may be gated"),
+    21: ("not_found", "the hub does not have the weights"),
+    22: ("rate_limited", "the hub limits the rate of downloads"),
+    23: ("disk_full", "the disk is full"),
+    24: ("checksum", "a file arrived with wrong bytes twice"),
+    25: ("network", "the download broke too often"),
+    26: ("bad_manifest", "the list of files cannot be used"),
+}
+"""Exit codes of the node's downloader, with a stable name and words."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    path: str
+    size: int
+    sha256: str = ""
+    """Of files kept as large objects; the others have `git_sha1`."""
+    git_sha1: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    repo: str
+    revision: str
+    """The commit, so that the files cannot change under the download."""
+    files: tuple[WeightFile, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def to_json(self) -> bytes:
+        return json.dumps(
+            {"repo": self.repo, "revision": self.revision, "files": [asdict(file) for file in self.files]}
+        ).encode()
+
+
+def fetch_manifest(hub_url: str, setup: Setup) -> Manifest:
+    """Ask the hub for the files of a setup's checkpoint.
+
+    Raises:
+        WeightsFailed: with a cause of `CAUSES`.
+    """
+    if not _REPO.fullmatch(setup.repo):
+        raise WeightsFailed(f"“{clean_line(setup.repo)}” is no repository.", cause="bad_manifest")
+    base = f"{hub_url.rstrip('/')}/api/models/{setup.repo}"
+    with httpx.Client(timeout=HUB_TIMEOUT_S, follow_redirects=True, max_redirects=3) as client:
+        info = _get(client, f"{base}/revision/{quote(setup.revision, safe='')}")[0]
+        revision = info.get("sha") if isinstance(info, dict) else None
+        if not isinstance(revision, str) or not _SHA1.fullmatch(revision):
+            raise WeightsFailed("The hub names no commit for the repository.", cause="bad_manifest")
+        entries: list[Any] = []
+        url: str | None = f"{base}/tree/{revision}?recursive=true&expand=false"
+        for _ in range(PAGES_MAX):
+            if url is None:
+                break
+            page, url = _get(client, url)
+            entries.extend(page if isinstance(page, list) else [])
+    return manifest_of(setup, revision, entries)
+
+
+def manifest_of(setup: Setup, revision: str, entries: list[Any]) -> Manifest:
+    """The wanted files of a hub's tree; anything that does not look like one is refused.
+
+    Raises:
+        WeightsFailed: no file matches, a path would leave its folder, or a digest is missing.
+    """
+    files = []
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get("type") != "file":
+            continue
+        path = entry.get("path")
+        if not isinstance(path, str) or not any(fnmatchcase(path, pattern) for pattern in setup.files):
+            continue
+        files.append(_file(path, entry))
+    if not files:
+        raise WeightsFailed(
+            f"{setup.repo} has no file like {', '.join(setup.files)}.",
+            cause="not_found",
+            remedy="Check the recipe's files.",
+        )
+    if len(files) > FILES_MAX:
+        raise WeightsFailed(f"{setup.repo} has more than {FILES_MAX} files.", cause="bad_manifest")
+    return Manifest(setup.repo, revision, tuple(sorted(files, key=lambda file: file.path)))
+
+
+def _file(path: str, entry: dict[str, Any]) -> WeightFile:
+    parts = path.split("/")
+    is_safe = len(path) <= 300 and path.isprintable() and not any(part in ("", ".", "..") for part in parts)
+    size = entry.get("size")
+    lfs = entry.get("lfs")
+    if isinstance(lfs, dict):
+        digest = str(lfs.get("oid", "")).removeprefix("sha256:")
+        size = lfs.get("size", size)
+        file = WeightFile(path, size if isinstance(size, int) else -1, sha256=digest)
+        has_digest = bool(_SHA256.fullmatch(digest))
+    else:
+        digest = str(entry.get("oid", ""))
+        file = WeightFile(path, size if isinstance(size, int) else -1, git_sha1=digest)
+        has_digest = bool(_SHA1.fullmatch(digest))
+    if not is_safe or file.size < 0 or not has_digest:
+        raise WeightsFailed(
+            f"The hub's entry for “{clean_line(path, max_chars=80)}” cannot be trusted.", cause="bad_manifest"
+        )
+    return file
+
+
+def _get(client: httpx.Client, url: str) -> tuple[Any, str | None]:
+    """A JSON answer, bounded, and the next page's address where there is one."""
+    try:
+        with client.stream("GET", url) as answer:
+            body = bytearray()
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > ANSWER_MAX_BYTES:
+                    raise WeightsFailed("The hub's answer is too large.", cause="bad_manifest")
+            status = answer.status_code
+            following = answer.links.get("next", {}).get("url")
+    except httpx.HTTPError as error:
+        raise WeightsFailed(
+            f"The hub does not answer: {clean_line(error) or type(error).__name__}", cause="network"
+        ) from error
+    if status in (401, 403):
+        raise WeightsFailed("The hub refuses: no such repository, or it is gated.", cause="unauthorised")
+    if status == 404:
+        raise WeightsFailed("The hub has no such repository or revision.", cause="not_found")
+    if status == 429:
+        raise WeightsFailed("The hub limits our requests.", cause="rate_limited")
+    if status != 200:
+        raise WeightsFailed(f"The hub answered {status}.", cause="network")
+    try:
+        return json.loads(body), following
+    except ValueError as error:
+        raise WeightsFailed("The hub's answer is not JSON.", cause="network") from error
+
+
+def weights_folder(setup: Setup) -> str:
+    """Where a checkpoint lies on the node, below its home."""
+    return f"{WEIGHTS_DIR}/{setup.repo.replace('/', '--')}/{setup.checkpoint}"
+
+
+def start_sync(session: NodeSession, home: str, job_id: JobId, setup: Setup, manifest: Manifest) -> JobSpec:
+    """Put downloader and manifest on the node; the job that runs them.
+
+    Raises:
+        NodeError: the node cannot hold them.
+    """
+    script = Path(__file__).parent / "payload" / "fetch_weights.py"
+    session.write_file(f"{home}/{_SCRIPT_PATH}", script.read_bytes(), mode=0o700)
+    manifest_path = f"{home}/.clorefleet/manifests/{setup.checkpoint}.json"
+    session.write_file(manifest_path, manifest.to_json())
+    return JobSpec(
+        job_id,
+        ("python3", f"{home}/{_SCRIPT_PATH}", manifest_path, f"{home}/{weights_folder(setup)}"),
+        {"PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress"},
+    )
