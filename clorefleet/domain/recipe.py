@@ -113,6 +113,8 @@ class Checkpoint:
     bytes: int
     bytes_mark: Mark
     source: str
+    fp8_block: int = 0
+    """Side of the blocks that share a scale; a tensor-parallel shard must be a multiple. 0: per channel."""
 
 
 @dataclass(frozen=True, slots=True)
