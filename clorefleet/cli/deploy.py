@@ -25,8 +25,8 @@ DEPLOYMENT_NAME_MAX = 48
 
 @app.command()
 def deploy(
-    model: str = typer.Argument(..., help="A name from `clorefleet models`."),
-    budget: wish.Budget = typer.Option(..., "--budget", "-b", help="A ceiling: 16/day, 0.7/hour."),
+    model: wish.Model,
+    budget: wish.Budget,
     prefer: wish.Prefer = "cost",
     precision: wish.Precisions = "",
     context: wish.Context = 0,
@@ -88,7 +88,12 @@ def _deployment_name(text: str) -> str:
 
 
 def _show_sandbox_start() -> None:
+    from clorefleet.config.profile import check_sandbox_parts
+    from clorefleet.sandbox.assets import ensure_assets
+
     note("Sandbox: a simulated market with simulated money; nothing here is billed.")
+    check_sandbox_parts()
+    note(f"The small model that writes the words: {ensure_assets(progress=note).note}")
 
 
 # -- a deployment that is there already

@@ -121,12 +121,7 @@ def _ssh_client() -> Finding:
 
 
 def _sandbox_parts() -> Finding:
-    from importlib.util import find_spec
+    from clorefleet.config.profile import check_sandbox_parts
 
-    missing = [name for name in ("asyncssh", "xllamacpp", "gguf") if find_spec(name) is None]
-    return Finding(
-        "sandbox",
-        not missing,
-        "all parts are installed" if not missing else f"missing: {', '.join(missing)}",
-        'pip install "clorefleet[sandbox]"',
-    )
+    check_sandbox_parts()
+    return Finding("sandbox", True, "all parts are installed")

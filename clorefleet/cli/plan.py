@@ -21,7 +21,7 @@ SHOWN_REFUSALS = 6
 
 @app.command()
 def plan(
-    model: str = typer.Argument(..., help="A name from `clorefleet models`."),
+    model: wish.Model,
     budget: wish.Budget = "",
     prefer: wish.Prefer = "cost",
     precision: wish.Precisions = "",

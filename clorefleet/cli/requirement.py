@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from clorefleet.domain.plan import Requirement
 
+Model = Annotated[str, typer.Argument(help="A name from `clorefleet models`.")]
 Budget = Annotated[str, typer.Option("--budget", "-b", help="A ceiling in USD: 16/day, 0.7/hour, 500/month.")]
 Prefer = Annotated[str, typer.Option("--prefer", help="cost | speed | quality | value")]
 Precisions = Annotated[str, typer.Option("--precision", help="Only these, separated by commas: fp8,bf16,q4.")]

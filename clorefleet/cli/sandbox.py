@@ -17,9 +17,11 @@ app = typer.Typer(
 
 @app.command()
 def serve(
-    seed: int = typer.Option(1, "--seed", help="Another seed is another market."),
+    seed: int = typer.Option(
+        None, "--seed", help="Another seed is another market; default: as before, or 1."
+    ),
     time_factor: float = typer.Option(
-        1.0, "--time-factor", min=0.001, max=100_000, help="Simulated seconds per real second."
+        None, "--time-factor", min=0.001, max=100_000, help="Simulated seconds per real second."
     ),
     show_key: bool = typer.Option(False, "--show-key", help="Print the API key, for other programs."),
 ) -> None:
@@ -47,7 +49,7 @@ def serve(
     say(f"Simulated hub    {info.hub_url}")
     if show_key:
         say(f"API key          {info.api_key}")
-    if (info.seed, info.time_factor) != (seed, time_factor):
+    if (seed or info.seed, time_factor or info.time_factor) != (info.seed, info.time_factor):
         note("It was running already, with its own seed and time. `clorefleet sandbox reset` starts anew.")
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clorefleet.config.places import make_private_dir, state_root
 from clorefleet.config.settings import DEFAULT_API_URL, load_settings
-from clorefleet.domain.errors import BadInput, NoApiKey
+from clorefleet.domain.errors import BadInput, NoApiKey, SandboxError
 from clorefleet.domain.secret import Secret
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def connect(profile: Profile, *, needs_key: bool = True) -> Connection:
 def _connect_sandbox(profile: Profile) -> Connection:
     from clorefleet.sandbox import process
 
+    check_sandbox_parts()
     info = process.ensure_running(profile.sandbox_dir)
     return Connection(
         profile=profile,
@@ -122,6 +124,20 @@ def _connect_sandbox(profile: Profile) -> Connection:
         api_key=Secret(info.api_key),
         clock=_sandbox_clock(info),
     )
+
+
+def check_sandbox_parts() -> None:
+    """
+    Raises:
+        SandboxError: the packages that only the sandbox needs are not installed.
+    """
+    missing = [name for name in ("asyncssh", "xllamacpp", "gguf") if find_spec(name) is None]
+    if missing:
+        raise SandboxError(
+            f"The sandbox needs packages that are not installed: {', '.join(missing)}.",
+            remedy='Type: pip install "clorefleet[sandbox]"',
+            money="Nothing was started.",
+        )
 
 
 def clock_of(profile: Profile) -> Clock:

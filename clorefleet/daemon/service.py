@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 import threading
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from logging.handlers import RotatingFileHandler
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.triggers.date import DateTrigger
 
 from clorefleet import __version__
 from clorefleet.config.places import make_private_dir, write_private_file
@@ -37,12 +38,12 @@ LOG_FILES_MAX = 3
 _TICK = "tick"
 
 
+@dataclass(frozen=True, slots=True)
 class Pace:
     """Seconds between ticks: soon while something is under way, seldom when all is quiet."""
 
-    def __init__(self, *, busy_s: float, quiet_s: float) -> None:
-        self.busy_s = busy_s
-        self.quiet_s = quiet_s
+    busy_s: float
+    quiet_s: float
 
 
 REAL_PACE = Pace(busy_s=8, quiet_s=60)
@@ -51,13 +52,17 @@ SANDBOX_PACE = Pace(busy_s=0.5, quiet_s=4)
 
 
 class Service:
-    """The daemon's life, from lock to unlock."""
+    """The daemon's life, from lock to unlock. One tick at a time; each plans the next."""
 
     def __init__(self, fleet: Fleet, token: FencingToken, pace: Pace) -> None:
         self._fleet = fleet
         self._token = token
         self._pace = pace
         self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._is_ticking = False
+        self._is_wanted = False
+        """Somebody asked for a tick while one was under way."""
         self._scheduler = BackgroundScheduler(
             timezone=UTC, executors={"default": ThreadPoolExecutor(max_workers=1)}
         )
@@ -65,16 +70,8 @@ class Service:
 
     def run_until_ended(self) -> None:
         """Tick until `end` is called, then wait for the tick in hand."""
-        self._scheduler.add_job(
-            self._tick,
-            IntervalTrigger(seconds=max(1, round(self._pace.busy_s))),
-            id=_TICK,
-            max_instances=1,
-            coalesce=True,
-            misfire_grace_time=None,
-            next_run_time=datetime.now(UTC),
-        )
         self._scheduler.start()
+        self._plan_tick(0)
         while not self._ended.wait(timeout=1.0):
             pass
         self._scheduler.shutdown(wait=True)
@@ -83,10 +80,24 @@ class Service:
         self._ended.set()
 
     def wake(self) -> None:
-        if not self._ended.is_set():
-            self._scheduler.modify_job(_TICK, next_run_time=datetime.now(UTC))
+        """Tick now; after the one in hand, where one is."""
+        with self._lock:
+            self._is_wanted = True
+            if self._is_ticking:
+                return
+        self._plan_tick(0)
+
+    def _plan_tick(self, pause_s: float) -> None:
+        if self._ended.is_set():
+            return
+        at = datetime.now(UTC) + timedelta(seconds=pause_s)
+        self._scheduler.add_job(
+            self._tick, DateTrigger(at), id=_TICK, replace_existing=True, misfire_grace_time=None
+        )
 
     def _tick(self) -> None:
+        with self._lock:
+            self._is_ticking, self._is_wanted = True, False
         is_busy = True
         try:
             leadership.renew(self._fleet.store, self._token, now=self._fleet.clock.now())
@@ -95,12 +106,13 @@ class Service:
             log.error("leadership_lost why=%s", error.what)
             self.lost_leadership = True
             self._ended.set()
-            return
         except Exception:
+            # The loop's boundary: log it, leave the durable state as it is, and look again.
             log.exception("tick_failed")
-        if not self._ended.is_set():
-            pause_s = self._pace.busy_s if is_busy else self._pace.quiet_s
-            self._scheduler.reschedule_job(_TICK, trigger=IntervalTrigger(seconds=pause_s))
+        with self._lock:
+            self._is_ticking = False
+            pause_s = 0.0 if self._is_wanted else self._pace.busy_s if is_busy else self._pace.quiet_s
+        self._plan_tick(pause_s)
 
 
 def run(profile: Profile, *, foreground: bool = False) -> int:

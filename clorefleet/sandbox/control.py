@@ -20,6 +20,7 @@ from starlette.routing import Route
 from clorefleet.sandbox.clock import SandboxClock
 from clorefleet.sandbox.coins import COINS
 from clorefleet.sandbox.faults import FaultBoard
+from clorefleet.sandbox.hub import HubFaults
 from clorefleet.sandbox.market import Market
 from clorefleet.sandbox.nodes import NodeKeeper
 from clorefleet.sandbox.orders import SandboxOrder
@@ -39,12 +40,14 @@ class ControlApp:
         keeper: NodeKeeper,
         clock: SandboxClock,
         faults: FaultBoard,
+        hub_faults: HubFaults,
         token: str,
         clock_moved: Callable[[], None],
     ) -> None:
         """`clock_moved` is called after a jump, so that the published anchor is renewed."""
         self._market, self._keeper, self._clock = market, keeper, clock
-        self._faults, self._token, self._clock_moved = faults, token, clock_moved
+        self._faults, self._hub_faults = faults, hub_faults
+        self._token, self._clock_moved = token, clock_moved
 
     def routes(self) -> list[Route]:
         read: dict[str, Handler] = {
@@ -53,9 +56,11 @@ class ControlApp:
             "bill": self._bill,
             "truth": self._truth,
             "faults": lambda _: self._faults.status(),
+            "hub-faults": lambda _: self._hub_status(),
         }
         write: dict[str, Handler] = {
             "faults": self._set_faults,
+            "hub-faults": self._set_hub_faults,
             "advance": self._advance,
             "wallet": self._wallet,
             "outage": self._outage,
@@ -190,6 +195,23 @@ class ControlApp:
         for name, options in body.items():
             self._faults.set(name, options)
         return self._faults.status()
+
+    def _set_hub_faults(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`{"cut_next": 1}` and so on, by the fields of `hub.HubFaults`."""
+        for name, value in body.items():
+            current = getattr(self._hub_faults, name, None)
+            if isinstance(current, int):
+                setattr(self._hub_faults, name, int(value))
+            elif isinstance(current, set):
+                current.clear()
+                current.update(str(item) for item in value)
+            else:
+                raise ValueError(f"the hub has no fault {name!r}")
+        return self._hub_status()
+
+    def _hub_status(self) -> dict[str, Any]:
+        shown = asdict(self._hub_faults)
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in shown.items()}
 
     def _advance(self, body: dict[str, Any]) -> dict[str, Any]:
         seconds = float(body["seconds"])

@@ -140,17 +140,10 @@ class NodeKeeper:
                 return
             await asyncio.sleep(max(0.0, order.boot_real_s - self._clock.real_unix_s()))
             self._held.pop(order.id).close()
-            started = await self._rack.start(
-                order.id,
-                truth,
-                image=order.request.image,
-                env=dict(order.request.env),
-                ssh_key=order.request.ssh_key,
-                ssh_password=order.request.ssh_password,
-                command=order.request.command,
-                autossh=order.request.has_ssh_entrypoint,
-                ssh_port=port,
-            )
+            try:
+                started = await self._start(order, truth, port)
+            except OSError:  # somebody took the port in the instant between: the address changes then
+                started = await self._start(order, truth, 0)
             self._running.add(order.id)
             self._market.node_addressed(order.id, started)
             self._market.node_deployed(order.id)
@@ -160,6 +153,20 @@ class NodeKeeper:
             log.exception("node_boot_failed order=%s", order.id)
         finally:
             self._boots.pop(order.id, None)
+
+    async def _start(self, order: SandboxOrder, truth: ServerTruth, port: int) -> int:
+        request = order.request
+        return await self._rack.start(
+            order.id,
+            truth,
+            image=request.image,
+            env=dict(request.env),
+            ssh_key=request.ssh_key,
+            ssh_password=request.ssh_password,
+            command=request.command,
+            autossh=request.has_ssh_entrypoint,
+            ssh_port=port,
+        )
 
     def _end(self, order_id: int) -> None:
         boot = self._boots.pop(order_id, None)

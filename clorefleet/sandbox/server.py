@@ -28,6 +28,8 @@ from clorefleet.sandbox.clock import MARK_INTERVAL_S, SandboxClock
 from clorefleet.sandbox.coins import CoinRates
 from clorefleet.sandbox.control import ControlApp
 from clorefleet.sandbox.faults import FaultBoard
+from clorefleet.sandbox.hub import HubFaults, hub_app
+from clorefleet.sandbox.lines import NodeLines
 from clorefleet.sandbox.market import Market
 from clorefleet.sandbox.nodes import LOOPBACK, NodeKeeper, NoRack, Rack
 from clorefleet.sandbox.occupancy import Occupancy
@@ -112,13 +114,13 @@ class SandboxServer:
         market_port, hub_port = market_socket.getsockname()[1], hub_socket.getsockname()[1]
         records.save_fact("ports", {"market": market_port, "hub": hub_port})
         hub_url = f"http://{LOOPBACK}:{hub_port}"
-        rack = self._given_rack or self._real_rack(hub_url)
+        rack, hub, hub_faults = self._nodes_and_hub(hub_url)
         self.keeper = NodeKeeper(self.market, rack, self.clock)
         self._undo.push_async_callback(self.keeper.close)
         self.info = self._info(identity, market_port, hub_url)
-        app = self._app(identity)
+        app = self._app(identity, hub_faults)
         app.set_origin(f"http://{LOOPBACK}:{market_port}")
-        await self._serve(self._given_hub or self._real_hub(), hub_socket)
+        await self._serve(hub, hub_socket)
         await self._serve(app.starlette, market_socket)
         self.market.settle()
         self.market.take_effects()
@@ -183,12 +185,13 @@ class SandboxServer:
             epoch_s=identity.epoch_s,
         )
 
-    def _app(self, identity: _Identity) -> MarketApp:
+    def _app(self, identity: _Identity, hub_faults: HubFaults) -> MarketApp:
         control = ControlApp(
             self.market,
             keeper=self.keeper,
             clock=self.clock,
             faults=self.faults,
+            hub_faults=hub_faults,
             token=identity.control_token,
             clock_moved=self._publish,
         )
@@ -202,21 +205,23 @@ class SandboxServer:
             control=control,
         )
 
-    def _real_rack(self, hub_url: str) -> Rack:
+    def _nodes_and_hub(self, hub_url: str) -> tuple[Rack, ASGIApp, HubFaults]:
+        """The given ones, or the real ones, which share each node's line so that downloads have its speed."""
+        hub_faults = HubFaults()
         if self.settings.market_only:
-            return NoRack()
+            return NoRack(), Starlette(), hub_faults
+        if self._given_rack is not None and self._given_hub is not None:
+            return self._given_rack, self._given_hub, hub_faults
         from clorefleet.sandbox.rack import Rack as RealRack
 
-        rack: Rack = RealRack(root=self._state.nodes_dir, hub_url=hub_url, clock=self.clock)
-        return rack
-
-    def _real_hub(self) -> ASGIApp:
-        if self.settings.market_only:
-            return Starlette()
-        from clorefleet.sandbox.hub import hub_app
-
-        app: ASGIApp = hub_app()
-        return app
+        lines = NodeLines(scale=self.settings.line_scale)
+        hub: ASGIApp = self._given_hub or hub_app(lines=lines, faults=hub_faults)
+        if self._given_rack is not None:
+            return self._given_rack, hub, hub_faults
+        rack = RealRack(root=self._state.nodes_dir, hub_url=hub_url, clock=self.clock, lines=lines)
+        if rack.isolation_warning:
+            log.warning("%s", rack.isolation_warning)
+        return rack, hub, hub_faults
 
     async def _serve(self, app: ASGIApp, listening: socket.socket) -> None:
         config = uvicorn.Config(

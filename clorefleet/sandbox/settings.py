@@ -48,6 +48,9 @@ class SandboxSettings:
     market_only: bool = False
     """No hub, and nodes that refuse connections: enough to try a client of the market alone."""
 
+    line_scale: float = 1.0
+    """How much faster than its true line a node downloads from the hub."""
+
     # the catalogue
     server_count: int = 3200
     churn: float = 1.0

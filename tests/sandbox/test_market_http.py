@@ -381,3 +381,13 @@ def test_whole_market_of_default_size_is_listed_fast(tmp_path: Path) -> None:
         assert (
             elapsed_s < 1.0
         )  # 0.05 s when nothing else runs; the bound only catches another order of magnitude
+
+
+def test_hub_faults_are_set_by_the_same_hand(market: Client) -> None:
+    assert (
+        market.sandbox.control("hub-faults", {"cut_next": 2, "wrong_bytes_in": ["b", "a"]})["cut_next"] == 2
+    )
+    assert market.sandbox.control("hub-faults")["wrong_bytes_in"] == ["a", "b"]
+    with pytest.raises(SandboxError, match="no fault"):
+        market.sandbox.control("hub-faults", {"burn_next": 1})
+    market.sandbox.control("hub-faults", {"cut_next": 0, "wrong_bytes_in": []})
