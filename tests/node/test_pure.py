@@ -1,0 +1,219 @@
+"""Reading what nodes say: bounded, tolerant, never hopeful."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from clorefleet.domain.errors import WeightsFailed
+from clorefleet.domain.identity import JobId, LeaseId
+from clorefleet.domain.node import GpuFact, JobState
+from clorefleet.node.jobs import JobSpec, parse_report
+from clorefleet.node.keys import delete_keys, load_keys, make_keys, private_key_path, startup_command
+from clorefleet.node.probe import compare, parse_probe
+from clorefleet.node.weights import manifest_of
+from tests.fleet.builders import offer, plan
+
+HONEST = """
+==gpus==
+NVIDIA GeForce RTX 4090, 24564, 580.95.05, 8.9, 4, 16
+==gpus_old==
+NVIDIA GeForce RTX 4090, 24564, 580.95.05
+==header==
+Tue Nov 24 12:00:00 2026
++-----------------------------------------------------------------------------+
+| NVIDIA-SMI 580.95.05    Driver Version: 580.95.05    CUDA Version: 13.0     |
+==cores==
+128
+==cpu==
+AMD EPYC 7702 64-Core Processor
+==ram==
+549755813888
+==disk==
+2199023255552
+==shm==
+68719476736
+==python==
+Python 3.11.2
+==end==
+"""
+
+
+def test_an_honest_server_is_read_whole():
+    facts = parse_probe(HONEST)
+    assert facts.gpus == (GpuFact("NVIDIA GeForce RTX 4090", 24564, "8.9", 4, 16),)
+    assert (facts.driver_version, facts.cuda_version) == ("580.95.05", (13, 0))
+    assert (facts.cores, facts.ram_bytes, facts.python_version) == (128, 512 << 30, "3.11.2")
+    assert compare(offer(cores=64, threads=128), facts, disk_needed_bytes=10**9) == ()
+
+
+@pytest.mark.parametrize(
+    "old, new, code",
+    [
+        ("NVIDIA GeForce RTX 4090, 24564, 580.95.05, 8.9, 4, 16\n", "NVIDIA-SMI has failed\n", "vram"),
+        ("RTX 4090", "GTX 1660", "gpu_model"),
+        ("24564", "12288", "vram"),
+        ("CUDA Version: 13.0", "CUDA Version: 12.2", "cuda"),
+        ("549755813888", "137438953472", "ram"),
+        ("2199023255552", "500000000", "disk"),
+    ],
+)
+def test_a_lie_is_a_fatal_discrepancy(old: str, new: str, code: str):
+    text = HONEST.replace(old, new)
+    if "failed" in new:
+        text = text.replace("NVIDIA GeForce RTX 4090, 24564, 580.95.05\n", "no\n")
+        code = "no_gpu"
+    found = compare(offer(), parse_probe(text), disk_needed_bytes=10**9)
+    assert [each.code for each in found if each.is_fatal] == [code]
+
+
+def test_fewer_gpus_than_offered_are_fatal():
+    facts = parse_probe(HONEST)
+    two = offer(gpus=offer().gpus * 2)
+    assert [each.code for each in compare(two, facts, disk_needed_bytes=0)] == ["gpu_count"]
+
+
+@pytest.mark.parametrize(
+    "offered, found",
+    [
+        ("RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("H200", "NVIDIA H200"),
+        ("H100 80GB HBM3", "NVIDIA H100 80GB HBM3"),
+        ("A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB"),
+        ("Tesla V100-SXM2-16GB", "Tesla V100-SXM2-16GB"),
+        ("RTX PRO 6000 Blackwell Workstation Edition", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition"),
+    ],
+)
+def test_names_of_offers_and_drivers_are_recognised_as_the_same(offered: str, found: str):
+    facts = replace(parse_probe(HONEST), gpus=(GpuFact(found, 200_000, "9.0"),))
+    gpus = (replace(offer().gpus[0], name=offered, claimed_vram_gib=Decimal(10)),)
+    assert [e.code for e in compare(offer(gpus=gpus), facts, disk_needed_bytes=0) if e.is_fatal] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "==gpus==\n" + "x" * 10_000, "==gpus==\n\x1b[2J, 24564, 1.0\n", "==ram==\n-5\n", "==cores==\nmany\n",
+     "==gpus==\n" + "A, 1, 2.0\n" * 1000, "==header==\nCUDA Version: 99999.1\n"],
+)  # fmt: skip
+def test_anything_else_a_node_prints_is_none_not_an_error(text: str):
+    facts = parse_probe(text)
+    assert len(facts.gpus) <= 64
+    assert all("\x1b" not in gpu.name for gpu in facts.gpus)
+
+
+# -- jobs
+
+
+MARK = "--clorefleet--"
+
+
+@pytest.mark.parametrize(
+    "state_line, state, code",
+    [
+        ("running", JobState.RUNNING, None),
+        ("exit 0", JobState.SUCCEEDED, 0),
+        ("exit 24", JobState.FAILED, 24),
+        ("lost", JobState.LOST, None),
+        ("exit", JobState.LOST, None),
+        ("exit 0; rm -rf", JobState.LOST, None),
+        ("EXIT 0", JobState.LOST, None),
+        ("", JobState.LOST, None),
+    ],
+)
+def test_only_a_clean_exit_code_counts_as_success(state_line: str, state: JobState, code: int | None):
+    """F7."""
+    report = parse_report(f"{state_line}\n{MARK}\n\n{MARK}\nlast line\n")
+    assert (report.state, report.exit_code) == (state, code)
+
+
+def test_an_absent_job_is_absent():
+    assert parse_report("absent\n").state is JobState.ABSENT
+
+
+def test_progress_and_log_of_a_hostile_node_are_inert():
+    """G1, G4."""
+    progress = '{"done": -5, "total": "all", "text": "\\u001b[2J' + "x" * 5000 + '"}'
+    report = parse_report(f"running\n{MARK}\n{progress}\n{MARK}\n\x1b]52;c;AAAA\x07\n" + "y" * 9000)
+    assert report.progress_done is None and report.progress_total is None
+    assert len(report.progress_text) <= 121
+    assert not any("\x1b" in line or "\x07" in line for line in report.log_tail)
+
+
+def test_a_jobs_words_are_quoted_and_its_variables_named_strictly():
+    spec = JobSpec(JobId("l1-launching-1"), ("run", "a b; rm -rf /", "$(id)"), {"TOKEN": "x'y"})
+    assert spec.script().splitlines()[1:] == [
+        "export TOKEN='x'\"'\"'y'",
+        "exec run 'a b; rm -rf /' '$(id)'",
+    ]
+    with pytest.raises(ValueError, match="name a variable"):
+        JobSpec(JobId("x"), ("run",), {"A;B": "1"}).script()
+
+
+# -- keys
+
+
+def test_keys_are_made_once_private_and_gone_when_deleted(tmp_path):
+    lease_id = LeaseId("abc123")
+    keys = make_keys(tmp_path, lease_id)
+    assert make_keys(tmp_path, lease_id) == keys
+    assert keys.public_key.startswith("ssh-ed25519 ")
+    assert private_key_path(tmp_path, lease_id).stat().st_mode & 0o077 == 0
+    assert make_keys(tmp_path, LeaseId("other")).public_key != keys.public_key
+    delete_keys(tmp_path, lease_id)
+    delete_keys(tmp_path, lease_id)
+    assert load_keys(tmp_path, lease_id) is None
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "x" * 99])
+def test_a_lease_id_never_leaves_its_folder(tmp_path, name: str):
+    with pytest.raises(ValueError):
+        make_keys(tmp_path, LeaseId(name))
+
+
+def test_the_start_up_script_takes_only_a_nonce():
+    assert "0" * 32 in startup_command("0" * 32)
+    with pytest.raises(ValueError):
+        startup_command("$(reboot)")
+
+
+# -- manifests
+
+
+SHA = "a" * 64
+ENTRY = {"type": "file", "path": "m.gguf", "size": 10, "oid": "b" * 40, "lfs": {"oid": SHA, "size": 10}}
+
+
+def test_a_manifest_has_the_wanted_files_with_their_digests():
+    small = {"type": "file", "path": "readme.gguf", "size": 3, "oid": "c" * 40}
+    manifest = manifest_of(plan().setup, "d" * 40, [ENTRY, small, {"type": "directory", "path": "x.gguf"}])
+    assert [(file.path, file.sha256, file.git_sha1) for file in manifest.files] == [
+        ("m.gguf", SHA, ""),
+        ("readme.gguf", "", "c" * 40),
+    ]
+    assert manifest.total_bytes == 13
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "../evil.gguf"},
+        {"path": "/etc/evil.gguf"},
+        {"path": "a//b.gguf"},
+        {"path": "a\n.gguf"},
+        {"lfs": {"oid": "short", "size": 10}},
+        {"lfs": {"oid": SHA, "size": -1}},
+        {"lfs": None, "oid": None},
+    ],
+)
+def test_an_entry_that_cannot_be_trusted_refuses_the_whole_manifest(change: dict):
+    with pytest.raises(WeightsFailed) as caught:
+        manifest_of(plan().setup, "d" * 40, [ENTRY | change])
+    assert caught.value.cause == "bad_manifest"
+
+
+def test_a_repository_without_the_wanted_file_says_so():
+    with pytest.raises(WeightsFailed) as caught:
+        manifest_of(plan().setup, "d" * 40, [ENTRY | {"path": "other.bin"}])
+    assert caught.value.cause == "not_found"
