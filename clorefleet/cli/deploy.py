@@ -54,11 +54,13 @@ def deploy(
     """
     from clorefleet.cli.plan import check_model
     from clorefleet.config.profile import connect
+    from clorefleet.domain.money import parse_budget
     from clorefleet.store.database import open_store
 
     wishes = wish.Wishes(
         model, budget, prefer, precision, context, min_speed, min_reliability, gpu, country, spot
     )
+    parse_budget(budget)  # also an empty one: nothing is rented without a ceiling
     requirement = check_model(wishes.requirement())
     deployment_id = _deployment_name(name or model)
     profile = options.profile()

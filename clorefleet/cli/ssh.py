@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,6 @@ def ssh(
             "-o", "ForwardX11=no",
             "--",
             f"root@{host}",
-            *(command or []),
+            *([shlex.join(command)] if command else []),
         ]  # fmt: skip
         raise typer.Exit(subprocess.call(arguments))

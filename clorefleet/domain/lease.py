@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from zlib import crc32
 
 from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId, ServerId
 from clorefleet.domain.money import Money, Rate
@@ -80,6 +81,9 @@ PHASE_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.DRAINING: frozenset({Phase.ENDED}),
     Phase.ENDED: frozenset({Phase.DRAINING}),
 }
+
+
+_ENGINE_PORTS_FROM, _ENGINE_PORTS = 20_000, 10_000
 
 
 class BadTransition(RuntimeError):
@@ -146,6 +150,12 @@ class Lease:
     @property
     def server_id(self) -> ServerId:
         return self.plan.offer.server_id
+
+    @property
+    def engine_port(self) -> int:
+        """Where the engine listens on the node's loopback; differs between leases, since the sandbox's nodes
+        share this machine's."""
+        return _ENGINE_PORTS_FROM + crc32(self.lease_id.encode()) % _ENGINE_PORTS
 
     def job_id(self, phase: Phase, attempt: int) -> JobId:
         """The same for the same work: a job started before a crash is found, not started again."""

@@ -9,9 +9,6 @@ from typing import Protocol
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
 
-PORT = 30_000
-"""On the node's loopback; each replica has a node of its own."""
-
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -54,7 +51,9 @@ class Engine(Protocol):
         """A shell command that prints the engine's program, or fails where the image lacks it."""
         ...
 
-    def launch(self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...]) -> Launch:
+    def launch(
+        self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...], port: int
+    ) -> Launch:
         """The command that serves `setup` from the folder `weights`, bound to the node's loopback."""
         ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
 from clorefleet.engine.base import (
-    PORT,
     Diagnosis,
     EngineMetrics,
     Launch,
@@ -30,14 +29,16 @@ class LlamaCpp:
         # The project's own image has it in /app, packages have it on PATH.
         return "command -v llama-server || { test -x /app/llama-server && echo /app/llama-server; }"
 
-    def launch(self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...]) -> Launch:
+    def launch(
+        self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...], port: int
+    ) -> Launch:
         # Of a split checkpoint the first part is named, and the server finds the others.
         first = next(name for name in sorted(files) if name.endswith(".gguf"))
         arguments = [
             "--model", f"{weights}/{first}",
             "--alias", setup.model,
             "--host", "127.0.0.1",
-            "--port", str(PORT),
+            "--port", str(port),
             "--n-gpu-layers", ALL_LAYERS,
             # The context is shared by the slots.
             "--ctx-size", str(setup.context_tokens * setup.concurrency),

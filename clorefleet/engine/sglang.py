@@ -5,7 +5,6 @@ from __future__ import annotations
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
 from clorefleet.engine.base import (
-    PORT,
     Diagnosis,
     EngineMetrics,
     Launch,
@@ -33,12 +32,14 @@ class SgLang:
     def check_script(self) -> str:
         return "python3 -c 'import importlib.util as u; print(u.find_spec(\"sglang\").origin)'"
 
-    def launch(self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...]) -> Launch:
+    def launch(
+        self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...], port: int
+    ) -> Launch:
         arguments = [
             "--model-path", weights,
             "--served-model-name", setup.model,
             "--host", "127.0.0.1",
-            "--port", str(PORT),
+            "--port", str(port),
             "--tp-size", str(setup.tensor_parallel),
             "--context-length", str(setup.context_tokens),
             "--enable-metrics",

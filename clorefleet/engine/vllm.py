@@ -7,7 +7,6 @@ import json
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
 from clorefleet.engine.base import (
-    PORT,
     Diagnosis,
     EngineMetrics,
     Launch,
@@ -32,12 +31,14 @@ class Vllm:
     def check_script(self) -> str:
         return "command -v vllm"
 
-    def launch(self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...]) -> Launch:
+    def launch(
+        self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...], port: int
+    ) -> Launch:
         arguments = [
             weights,
             "--served-model-name", setup.model,
             "--host", "127.0.0.1",
-            "--port", str(PORT),
+            "--port", str(port),
             "--tensor-parallel-size", str(setup.tensor_parallel),
             "--max-model-len", str(setup.context_tokens),
             "--max-num-seqs", str(max(1, setup.concurrency)),

@@ -29,7 +29,6 @@ from clorefleet.domain.recipe import Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
 from clorefleet.engine import engine_of
-from clorefleet.engine.base import PORT
 from clorefleet.node import jobs, probe, weights
 from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.session import NodeSession
@@ -60,6 +59,8 @@ class _Link:
     tunnel: Tunnel | None = None
     not_before_s: float = 0.0
     lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while session or tunnel are made, never while they are used: the tunnel's own threads ask for
+    the session too."""
     lease: Lease | None = None
 
 
@@ -93,8 +94,7 @@ class NodeOperator:
         if address is None:
             return NodeView(trouble="the market has not published an address yet")
         try:
-            with self._link(lease.lease_id).lock:
-                return self._look(lease, address)
+            return self._look(lease, address)
         except (HostKeyChanged, WrongNonce) as error:
             self._drop_session(lease.lease_id)
             return NodeView(trouble=clean_line(error.what), is_hostile=True)
@@ -135,19 +135,18 @@ class NodeOperator:
         address = lease.address
         if address is None:
             raise NodeUnreachable("The server has no address.")
-        with self._link(lease.lease_id).lock:
-            session = self._session(lease, address)
-            if phase is Phase.SYNCING:
-                spec = weights.start_sync(
-                    session,
-                    HOME,
-                    lease.job_id(phase, attempt),
-                    lease.plan.setup,
-                    self._manifest(lease.plan.setup),
-                )
-            else:
-                spec = self._engine_job(lease, attempt)
-            jobs.start(session, spec)
+        session = self._session(lease, address)
+        if phase is Phase.SYNCING:
+            spec = weights.start_sync(
+                session,
+                HOME,
+                lease.job_id(phase, attempt),
+                lease.plan.setup,
+                self._manifest(lease.plan.setup),
+            )
+        else:
+            spec = self._engine_job(lease, attempt)
+        jobs.start(session, spec)
 
     def backend(self, lease: Lease) -> Backend | None:
         link = self._link(lease.lease_id)
@@ -221,7 +220,7 @@ class NodeOperator:
             link.lease = replace(lease, address=address)
             if link.tunnel is None or not link.tunnel.is_open:
                 path = socket_path(self._state_dir, lease.lease_id)
-                link.tunnel = Tunnel(path, PORT, lambda: self._current_session(link))
+                link.tunnel = Tunnel(path, lease.engine_port, lambda: self._current_session(link))
             return link.tunnel
 
     def _current_session(self, link: _Link) -> NodeSession:
@@ -257,6 +256,7 @@ class NodeOperator:
             support,
             weights=f"{HOME}/{weights.weights_folder(setup)}",
             files=tuple(file.path for file in manifest.files),
+            port=lease.engine_port,
         )
         return jobs.JobSpec(lease.job_id(Phase.LAUNCHING, attempt), launch.argv, launch.env)
 

@@ -25,6 +25,8 @@ from clorefleet.planner.hardware import MIB, Hardware
 CONTEXT_STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 """More than 65,536 tokens only where they are asked for: they cost memory that speed needs."""
 CONCURRENCY_MAX = 32
+LLAMACPP_SLOTS_MAX = 4
+"""Its slots share one context and one queue of work: more of them make each slower [assumed]."""
 SPECULATION = Speculation("EAGLE", num_steps=3, top_k=1, num_draft_tokens=4)
 """SGLang's own choice for these models, and that of the public recipes."""
 
@@ -112,7 +114,8 @@ def _grown(setup: Setup, fit: Fit, recipe: Recipe, hardware: Hardware) -> tuple[
                 break
             setup, fit = longer, verdict
     requests = 2
-    while requests <= CONCURRENCY_MAX:
+    limit = LLAMACPP_SLOTS_MAX if setup.engine is EngineName.LLAMACPP else CONCURRENCY_MAX
+    while requests <= limit:
         busier = replace(setup, concurrency=requests)
         verdict = check_fit(busier, recipe, hardware)
         if not verdict.fits:

@@ -31,7 +31,9 @@ FP8 = replace(
 def argv(setup: Setup, files: tuple[str, ...] = ("model-00001-of-00002.safetensors",)) -> list[str]:
     support = next((s for s in RECIPE.engines if s.engine is setup.engine), None)
     support = support or EngineSupport(setup.engine, "image", ())
-    return list(engine_of(setup.engine).launch(setup, support, weights="/root/w", files=files).argv)
+    return list(
+        engine_of(setup.engine).launch(setup, support, weights="/root/w", files=files, port=30_000).argv
+    )
 
 
 def test_sglang_with_eagle_is_the_public_recipe():

@@ -1,0 +1,131 @@
+"""Everything that can be wrong before anything is rented: a clear message, an exit code, nothing spent."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from clorefleet.cli.main import COMMANDS
+from clorefleet.config.places import recipes_dir
+from clorefleet.domain.errors import ExitCode
+
+
+def test_no_key_says_how_to_get_one_and_how_to_go_without(cli):
+    run = cli("deploy", "glm-5.1", "--budget", "16/day", "--yes")
+    assert run.code == ExitCode.CREDENTIALS
+    assert "CLORE_API_KEY" in run.err and "--sandbox" in run.err and "Traceback" not in run.err
+
+
+def test_a_wrong_key_is_told_as_such_and_never_shown(account):
+    run = account("wallet", CLORE_API_KEY="canary-wrong-key-123")
+    assert run.code == ExitCode.CREDENTIALS
+    assert "canary-wrong-key-123" not in run.out + run.err
+
+
+def test_an_unreachable_market_says_so(account):
+    run = account("offers", CLORE_API_URL="http://127.0.0.1:9/v1")
+    assert run.code == ExitCode.MARKET and "Next:" in run.err
+
+
+def test_an_unknown_model_gets_the_nearest_names(account):
+    run = account("deploy", "glm51", "--budget", "16/day", "--yes")
+    assert run.code == ExitCode.USAGE and "glm-5.1" in run.err
+
+
+@pytest.mark.parametrize("budget", ["0", "-3/day", "nan", "free", "16/fortnight", ""])
+def test_a_budget_that_is_none_is_refused_with_an_example(account, budget):
+    run = account("deploy", "smollm2-135m", f"--budget={budget}", "--yes")
+    assert run.code == ExitCode.USAGE and "16/day" in run.err
+
+
+def test_a_budget_that_is_too_small_says_what_would_do(account):
+    run = account("deploy", "glm-5.1", "--budget", "2/day", "--yes")
+    assert run.code == ExitCode.NOTHING_FITS
+    assert "Nearest above it" in run.err and re.search(r"A budget from \$\d", run.err)
+    assert "Nothing was rented" in run.err
+
+
+def test_without_a_terminal_and_yes_nothing_is_rented(account, market):
+    run = account("deploy", "smollm2-135m", "--budget", "16/day")
+    assert run.code == ExitCode.NEEDS_CONFIRMATION and "--yes" in run.err
+    assert market.control("orders")["orders"] == []
+    assert "Nothing is deployed" in account("status").out
+
+
+def test_an_empty_wallet_is_told_before_anything_is_rented(account, market):
+    balance = market.control("status")["wallets"]["USD-Blockchain"]
+    market.control("wallet", {"currency": "USD-Blockchain", "balance": "0"})
+    try:
+        run = account("deploy", "smollm2-135m", "--budget", "16/day", "--yes")
+    finally:
+        market.control("wallet", {"currency": "USD-Blockchain", "balance": balance})
+    assert run.code == ExitCode.FUNDS and "wallet" in run.err
+    assert market.control("orders")["orders"] == []
+
+
+def test_a_recipe_with_a_slip_is_told_with_file_line_and_field(cli):
+    folder = cli.home / "home" / "config" / "recipes"
+    folder.mkdir(parents=True)
+    text = (recipes_dir() / "glm-5.1.toml").read_text("utf-8").replace("heads = 64", "headz = 64")
+    (folder / "mine.toml").write_text(text, "utf-8")
+    run = cli("models")
+    assert run.code == ExitCode.USAGE
+    assert re.search(r"mine\.toml:\d+: architecture\.headz: .*did you mean “heads”", run.err)
+
+
+def test_a_key_file_that_others_can_read_is_refused(cli):
+    folder = cli.home / "home" / "config"
+    folder.mkdir(parents=True)
+    file = folder / "config.toml"
+    file.write_text('api_key = "canary-file-key"\n')
+    os.chmod(file, 0o644)
+    run = cli("wallet")
+    assert run.code == ExitCode.USAGE and "chmod 600" in run.err
+    assert "canary-file-key" not in run.out + run.err
+
+
+def test_an_unknown_command_and_option_are_told_apart(cli):
+    assert "Did you mean offers" in cli("ofers").err
+    run = cli("offers", "--gpuu", "4090")
+    assert run.code == ExitCode.USAGE and "--gpu" in run.err
+
+
+@pytest.mark.parametrize("profile", ["../../etc", "A B", ""])
+def test_a_profile_never_leaves_the_state_folder(cli, profile):
+    run = cli("status", f"--profile={profile}")
+    if profile:
+        assert run.code == ExitCode.USAGE
+
+
+def test_errors_are_json_where_json_was_asked_for(cli):
+    run = cli("deploy", "glm51", "--budget", "16/day", "--json")
+    error = run.json["error"]
+    assert run.code == error["exit_code"] == ExitCode.USAGE
+    assert set(error) == {"kind", "what", "money", "remedy", "fault", "may_retry", "exit_code"}
+
+
+def test_stopping_what_is_not_there_changes_nothing(account):
+    run = account("stop", "glm-5.1", "--yes")
+    assert run.code == ExitCode.USAGE and "Nothing was stopped" in run.err
+
+
+def test_a_traceback_only_with_debug(cli):
+    assert "Traceback" not in cli("models", "nonsense").err
+    assert "Traceback" in cli("models", "nonsense", "--debug").err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_the_line_of_the_overview(cli, command):
+    run = cli(command, "--help")
+    assert run.code == 0 and "--sandbox" in run.out + cli(command, "status", "--help").out
+    assert COMMANDS[command].rstrip(".") in " ".join(run.out.split())
+
+
+def test_the_documented_exit_codes_are_the_ones_in_use():
+    from pathlib import Path
+
+    page = Path(__file__).parents[2] / "docs" / "exit-codes.md"
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", page.read_text("utf-8"), re.MULTILINE)
+    assert {(int(number), name) for number, name in rows} == {(c.value, c.name) for c in ExitCode}
