@@ -42,8 +42,10 @@ class Setup:
     """Requests served at once at that context."""
     kv_dtype: str
     """`bf16`, `fp8` or `q8_0`."""
-    cpu_expert_layers: int = 0
-    """Layers whose experts stay in RAM (llama.cpp `--n-cpu-moe`, counted from the first layer)."""
+    experts_in_ram: tuple[int, ...] = ()
+    """Layers (from 0) whose experts stay in RAM."""
+    layers_per_gpu: tuple[int, ...] = ()
+    """llama.cpp's split, the output head counted as one more layer of the last GPU."""
     memory_fraction: float | None = None
     """SGLang's static share, or vLLM's utilisation."""
     speculation: Speculation | None = None

@@ -96,16 +96,22 @@ SHARED_SYMPTOMS = (
 KILLED_EXIT_CODE = 137
 
 
-def diagnose_by(symptoms: tuple[Symptom, ...], log: tuple[str, ...], exit_code: int | None) -> Diagnosis:
-    """The first symptom, in the order of the table, that any line shows; else the exit code speaks."""
-    for symptom in (*symptoms, *SHARED_SYMPTOMS):
+def diagnose_by(
+    symptoms: tuple[Symptom, ...],
+    log: tuple[str, ...],
+    exit_code: int | None,
+    *,
+    last: tuple[Symptom, ...] = (),
+) -> Diagnosis:
+    """The first symptom, in the order of the tables, that any line shows; else the exit code speaks."""
+    for symptom in (*symptoms, *SHARED_SYMPTOMS, *last):
         if any(symptom.part in line for line in log):
             return Diagnosis(symptom.cause, symptom.text)
     if exit_code == KILLED_EXIT_CODE:
         return Diagnosis("out_of_ram", "the host killed it, most likely for lack of RAM")
-    last = next((line for line in reversed(log) if line.strip()), "")
+    words = next((line for line in reversed(log) if line.strip()), "")
     return Diagnosis(
-        "unknown", f"it ended with code {exit_code}: {last}" if last else f"it ended: {exit_code}"
+        "unknown", f"it ended with code {exit_code}: {words}" if words else f"it ended: {exit_code}"
     )
 
 

@@ -18,8 +18,9 @@ ALL_LAYERS = "99"
 _SYMPTOMS = (
     Symptom("unknown model architecture", "engine_too_old", "this llama.cpp does not know the model"),
     Symptom("invalid argument", "bad_flag", "this llama.cpp does not know a flag we gave"),
-    Symptom("failed to load model", "bad_checkpoint", "the weights cannot be loaded"),
 )
+_LAST = (Symptom("failed to load model", "bad_checkpoint", "the weights cannot be loaded"),)
+"""Printed after every more particular reason."""
 
 
 class LlamaCpp:
@@ -46,8 +47,11 @@ class LlamaCpp:
             "--jinja",
             "--metrics",
         ]  # fmt: skip
-        if setup.cpu_expert_layers:
-            arguments += ["--n-cpu-moe", str(setup.cpu_expert_layers)]
+        if setup.layers_per_gpu:
+            arguments += ["--tensor-split", ",".join(map(str, setup.layers_per_gpu))]
+        if setup.experts_in_ram:
+            layers = "|".join(map(str, setup.experts_in_ram))
+            arguments += ["--override-tensor", rf"blk\.({layers})\.ffn_.*_exps=CPU"]
         if setup.kv_dtype == "q8_0":
             arguments += ["--flash-attn", "on", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
         find = 'p=$(command -v llama-server || echo /app/llama-server); exec "$p" "$@"'
@@ -64,4 +68,4 @@ class LlamaCpp:
         )
 
     def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:
-        return diagnose_by(_SYMPTOMS, log, exit_code)
+        return diagnose_by(_SYMPTOMS, log, exit_code, last=_LAST)

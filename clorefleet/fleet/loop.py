@@ -11,7 +11,7 @@ from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.node import Backend
-from clorefleet.fleet.action import Action, Explain, NoteProgress
+from clorefleet.fleet.action import Action, End, Explain, NoteProgress
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.execute import Executor
 from clorefleet.fleet.journal import Journal
@@ -87,7 +87,8 @@ class Fleet:
                 orders_read_at=None if snapshot.orders is None else snapshot.orders.read_at,
                 trouble=trouble,
             )
-        return TickResult(actions, trouble, is_busy=_is_busy(snapshot, leases))
+        has_freed = any(isinstance(action, End) for action in actions)
+        return TickResult(actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases))
 
     def _update_routes(self) -> tuple[Lease, ...]:
         """The gateway serves exactly the replicas that the store says are serving."""

@@ -27,6 +27,7 @@ from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.plan import Plan
+from clorefleet.domain.text import clean_line
 from clorefleet.fleet import budget
 from clorefleet.fleet.action import (
     Action,
@@ -337,6 +338,10 @@ def _restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Acti
         if job is not None
         else "the job ended"
     )
+    # The log goes with the server: its end is all that will be left of it.
+    last = next((line for line in reversed(job.log_tail) if line), "") if job is not None else ""
+    if last and last not in why:
+        why = f"{why} (its last words: {clean_line(last, max_chars=200)})"
     phase = Phase.SYNCING if lease.phase is Phase.SYNCING else Phase.LAUNCHING
     allowed = limits.job_attempts if phase is Phase.SYNCING else limits.launches
     if lease.launches >= allowed:

@@ -30,6 +30,14 @@ PAGES_MAX = 50
 WEIGHTS_DIR = ".clorefleet/weights"
 """Below the node's home."""
 _SCRIPT_PATH = ".clorefleet/bin/fetch_weights.py"
+_WITH_PYTHON = """
+command -v python3 >/dev/null || {
+  echo "the image has no python3; installing it"
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3
+}
+exec python3 "$@"
+"""
+"""Some engine images, llama.cpp's among them, come without Python [assumed]; all are Debian or Ubuntu."""
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -188,6 +196,14 @@ def start_sync(session: NodeSession, home: str, job_id: JobId, setup: Setup, man
     session.write_file(manifest_path, manifest.to_json())
     return JobSpec(
         job_id,
-        ("python3", f"{home}/{_SCRIPT_PATH}", manifest_path, f"{home}/{weights_folder(setup)}"),
+        (
+            "sh",
+            "-c",
+            _WITH_PYTHON,
+            "fetch_weights",
+            f"{home}/{_SCRIPT_PATH}",
+            manifest_path,
+            f"{home}/{weights_folder(setup)}",
+        ),
         {"PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress"},
     )

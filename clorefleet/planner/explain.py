@@ -19,20 +19,20 @@ def explain(plan: Plan, recipe: Recipe) -> tuple[Section, ...]:
     """Setup, memory, speed and price of a plan, each figure with its mark and source."""
     setup = plan.setup
     checkpoint = recipe.checkpoint(setup.checkpoint)
-    where = "over all GPUs together" if setup.engine is EngineName.LLAMACPP else "per GPU"
+    where = "of the GPU with the least to spare" if setup.engine is EngineName.LLAMACPP else "per GPU"
     how = [
         f"{checkpoint.format} from {setup.repo}, {checkpoint.bytes / 1e9:,.1f} GB [{checkpoint.bytes_mark}]",
         f"{setup.engine} in {setup.image}, {setup.tensor_parallel} GPU(s), "
         f"context {setup.context_tokens:,} x {setup.concurrency} request(s), KV in {setup.kv_dtype}",
     ]
-    if setup.cpu_expert_layers:
-        how.append(f"experts of the first {setup.cpu_expert_layers} layers stay in RAM")
+    if setup.experts_in_ram:
+        how.append(f"experts of {len(setup.experts_in_ram)} layers stay in RAM")
     if setup.speculation is not None:
         each = setup.speculation
         how.append(f"{each.algorithm} speculation {each.num_steps}/{each.top_k}/{each.num_draft_tokens}")
     return (
         Section(f"Setup on server {plan.offer.server_id} ({plan.offer.gpu_summary})", tuple(how)),
-        Section(f"GPU memory, {where}", (), plan.fit.memory_per_gpu),
+        Section(f"Memory {where}", (), plan.fit.memory_per_gpu),
         Section("RAM", (), plan.fit.ram),
         Section("Disk", (), plan.fit.disk),
         Section(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import accumulate, pairwise
 
 from clorefleet.domain.plan import Fit, Term
 from clorefleet.domain.recipe import Checkpoint, EngineName, EngineSupport, Mark, Precision, Recipe
@@ -88,14 +89,15 @@ def check_fit(setup: Setup, recipe: Recipe, hardware: Hardware) -> Fit:
         return refusal
     checkpoint = recipe.checkpoint(setup.checkpoint)
     if setup.engine is EngineName.LLAMACPP:
-        gpu, ram = _llamacpp(setup, recipe, checkpoint, hardware)
+        gpu, ram, visible = _llamacpp(setup, recipe, checkpoint, hardware)
     else:
         gpu, ram = _tensor_parallel(setup, recipe, checkpoint, hardware)
+        visible = min(hardware.vram_mib) * MIB
     disk = (
         _term("weights and room", checkpoint.bytes * DISK_FACTOR, checkpoint.bytes_mark, checkpoint.source),
         _term("container image", IMAGE_BYTES[setup.engine], Mark.ASSUMED, "image sizes"),
     )
-    vram_margin = _gpu_budget(setup, hardware) - _sum(gpu)
+    vram_margin = visible - _sum(gpu)
     ram_margin = hardware.ram_bytes - _sum(ram)
     disk_margin = hardware.disk_free_bytes - _sum(disk)
     for name, margin, cure in (
@@ -110,13 +112,6 @@ def check_fit(setup: Setup, recipe: Recipe, hardware: Hardware) -> Fit:
     return Fit(True, gpu, ram, disk, min(vram_margin, ram_margin, disk_margin))
 
 
-def _gpu_budget(setup: Setup, hardware: Hardware) -> int:
-    """Visible bytes that `_llamacpp` or `_tensor_parallel` account for: all GPUs, or the smallest one."""
-    if setup.engine is EngineName.LLAMACPP:
-        return sum(hardware.vram_mib) * MIB
-    return min(hardware.vram_mib) * MIB
-
-
 def _sum(terms: tuple[Term, ...]) -> int:
     return int(sum(term.value for term in terms))
 
@@ -128,58 +123,109 @@ def _term(name: str, value: float, mark: Mark, source: str) -> Term:
 # -- llama.cpp: layers over all GPUs, experts of some layers in RAM
 
 
+@dataclass(frozen=True, slots=True)
+class LayerSplit:
+    """Which GPU holds which layers. llama.cpp gives each GPU a run of layers, in order."""
+
+    counts: tuple[int, ...]
+    """Per GPU; the output head is one more layer of the last."""
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        ends = list(accumulate(self.counts))
+        return tuple(range(end - count, end) for end, count in zip(ends, self.counts, strict=True))
+
+
+def split_layers(recipe: Recipe, hardware: Hardware) -> LayerSplit:
+    """Runs of layers in proportion to the GPUs' memory."""
+    total = recipe.architecture.num_layers + 1
+    memory = sum(hardware.vram_mib)
+    ends = [round(total * part / memory) for part in accumulate(hardware.vram_mib)]
+    return LayerSplit(tuple(end - begin for begin, end in pairwise([0, *ends])))
+
+
+def expert_layers(recipe: Recipe) -> range:
+    """Layers that have experts; empty for a dense model."""
+    arch = recipe.architecture
+    return range(arch.first_k_dense if arch.experts else arch.num_layers, arch.num_layers)
+
+
+def choose_experts_in_ram(
+    recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware, *, kv_total_bytes: int
+) -> tuple[int, ...]:
+    """The layers whose experts no GPU has room for.
+
+    Each GPU keeps the experts of as many of its own layers as fit. Leaving the *first* layers' experts in
+    RAM instead (`--n-cpu-moe`) would put all the others on the last GPU.
+    """
+    weights = weights_of(recipe, checkpoint)
+    split = split_layers(recipe, hardware)
+    in_ram: list[int] = []
+    for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
+        mine = [layer for layer in run if layer in expert_layers(recipe)]
+        plain = _plain_bytes(recipe, weights, kv_total_bytes, len(run)) + llamacpp_reserve(checkpoint)
+        room = max(0, int((mib * MIB - plain) // weights.expert_layer)) if weights.expert_layer else 0
+        in_ram.extend(mine[: max(0, len(mine) - room)])
+    return tuple(in_ram)
+
+
+def _plain_bytes(recipe: Recipe, weights: Weights, kv_total_bytes: int, layers: int) -> float:
+    """A run of layers without experts: their share of all other weights and of the context."""
+    return (weights.elsewhere + kv_total_bytes) * layers / (recipe.architecture.num_layers + 1)
+
+
 def _llamacpp(
     setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware
-) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
-    """Memory over all GPUs together, and RAM."""
+) -> tuple[tuple[Term, ...], tuple[Term, ...], int]:
+    """Memory of the GPU with the least to spare, RAM, and what that GPU has."""
     weights = weights_of(recipe, checkpoint)
-    in_ram = min(weights.expert_layers, max(0, setup.cpu_expert_layers - recipe.architecture.first_k_dense))
-    # The MTP layer's experts are loaded or not by version; they are counted where the others are.
-    ram_weights = weights.expert_layer * in_ram
-    gpu = (
-        _term("weights", weights.total - ram_weights, checkpoint.bytes_mark, checkpoint.source),
+    kv = kv_bytes(recipe, setup.context_tokens, setup.concurrency, kv_dtype=setup.kv_dtype)
+    reserve = llamacpp_reserve(checkpoint)
+    in_ram = set(setup.experts_in_ram)
+    needs = []
+    for run, mib in zip(split_layers(recipe, hardware).runs, hardware.vram_mib, strict=True):
+        experts = sum(1 for layer in run if layer in expert_layers(recipe) and layer not in in_ram)
+        need = _plain_bytes(recipe, weights, kv, len(run)) + experts * weights.expert_layer + reserve
+        needs.append((mib * MIB - need, mib, len(run), experts))
+    _, mib, layers, experts = min(needs)
+    share = layers / (recipe.architecture.num_layers + 1)
+    gpu = [
         _term(
-            f"context of {setup.context_tokens:,} x {setup.concurrency}",
-            kv_bytes(recipe, setup.context_tokens, setup.concurrency, kv_dtype=setup.kv_dtype),
+            f"{layers} layers' weights", weights.elsewhere * share, checkpoint.bytes_mark, checkpoint.source
+        ),
+        _term(
+            f"share of a context of {setup.context_tokens:,} x {setup.concurrency}",
+            kv * share,
             recipe.kv_cache.mark,
             recipe.kv_cache.source,
         ),
-        _term(
-            "CUDA contexts and compute buffers",
-            llamacpp_reserve(checkpoint) * len(hardware.gpus),
-            Mark.ASSUMED,
-            "about 2 GiB per GPU for a large model",
-        ),
-    )
-    ram: tuple[Term, ...] = (
-        _term("system", min(RAM_BASE_BYTES, GIB + weights.total), Mark.ASSUMED, "system"),
-    )
-    if in_ram:
-        ram = (
-            _term(f"experts of {in_ram} layers", ram_weights, Mark.COMPUTED, "checkpoint's bytes per layer"),
-            _term("a tenth to spare", ram_weights * (RAM_SPARE - 1), Mark.ASSUMED, "RAM >= weights + 10 %"),
-            _term("system", RAM_BASE_BYTES, Mark.ASSUMED, "system and page tables"),
+        _term("CUDA context and compute buffer", reserve, Mark.ASSUMED, "about 2 GiB for a large model"),
+    ]
+    if weights.expert_layer:
+        text = f"experts of {experts} layers"
+        gpu.insert(
+            1, _term(text, experts * weights.expert_layer, Mark.COMPUTED, "checkpoint's bytes per layer")
         )
-    return gpu, ram
+    return tuple(gpu), _llamacpp_ram(weights, in_ram, recipe), mib * MIB
+
+
+def _llamacpp_ram(weights: Weights, in_ram: set[int], recipe: Recipe) -> tuple[Term, ...]:
+    if not in_ram:
+        return (_term("system", min(RAM_BASE_BYTES, GIB + weights.total), Mark.ASSUMED, "system"),)
+    # The MTP layer is loaded, used or not: its experts go where there is room for them.
+    layers = len(in_ram) + recipe.architecture.mtp_layers
+    experts = weights.expert_layer * layers
+    return (
+        _term(f"experts of {layers} layers", experts, Mark.COMPUTED, "checkpoint's bytes per layer"),
+        _term("a tenth to spare", experts * (RAM_SPARE - 1), Mark.ASSUMED, "RAM >= weights + 10 %"),
+        _term("system", RAM_BASE_BYTES, Mark.ASSUMED, "system and page tables"),
+    )
 
 
 def llamacpp_reserve(checkpoint: Checkpoint) -> int:
     """Bytes per GPU that are neither weights nor context."""
     share = min(1.0, checkpoint.bytes / LLAMACPP_LARGE_MODEL_BYTES)
     return LLAMACPP_CONTEXT_BYTES + int(LLAMACPP_COMPUTE_BYTES * share)
-
-
-def expert_layers_on_gpus(
-    recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware, *, kv_total_bytes: int
-) -> int:
-    """How many layers' experts fit on the GPUs, whole layers per GPU, the rest spread evenly."""
-    weights = weights_of(recipe, checkpoint)
-    if not weights.expert_layer:
-        return 0
-    # The MTP layer's experts go where `_llamacpp` counts them: on the GPUs.
-    mtp = weights.expert_layer * recipe.architecture.mtp_layers
-    even = (weights.elsewhere + kv_total_bytes + mtp) / len(hardware.gpus) + llamacpp_reserve(checkpoint)
-    return sum(max(0, int((mib * MIB - even) // weights.expert_layer)) for mib in hardware.vram_mib)
 
 
 # -- SGLang and vLLM: tensor parallelism over equal GPUs

@@ -16,9 +16,10 @@ from clorefleet.domain.setup import Setup, Speculation
 from clorefleet.planner.fit import (
     VLLM_UTILISATION,
     check_fit,
-    expert_layers_on_gpus,
+    choose_experts_in_ram,
     kv_bytes,
     sglang_reserve,
+    split_layers,
 )
 from clorefleet.planner.hardware import MIB, Hardware
 
@@ -68,17 +69,16 @@ def _llamacpp(
     recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, hardware: Hardware, context_tokens: int
 ) -> tuple[Setup, Fit]:
     setup = _base(recipe, checkpoint, support, hardware, context_tokens)
+    if len(hardware.gpus) > 1:
+        setup = replace(setup, layers_per_gpu=split_layers(recipe, hardware).counts)
     fit = check_fit(setup, recipe, hardware)
     if fit.fits:
         return _grown(setup, fit, recipe, hardware)
     if fit.binding != "vram" or not recipe.architecture.experts:
         return setup, fit
     kv = kv_bytes(recipe, context_tokens, 1, kv_dtype=setup.kv_dtype)
-    on_gpus = expert_layers_on_gpus(recipe, checkpoint, hardware, kv_total_bytes=kv)
-    layers = recipe.architecture.num_layers - recipe.architecture.first_k_dense
-    # Counted from the first layer, the dense ones included, as llama.cpp counts.
-    cpu_layers = recipe.architecture.first_k_dense + max(0, layers - on_gpus)
-    setup = replace(setup, cpu_expert_layers=cpu_layers)
+    in_ram = choose_experts_in_ram(recipe, checkpoint, hardware, kv_total_bytes=kv)
+    setup = replace(setup, experts_in_ram=in_ram)
     return setup, check_fit(setup, recipe, hardware)
 
 

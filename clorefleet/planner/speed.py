@@ -42,7 +42,7 @@ def predict(setup: Setup, recipe: Recipe, hardware: Hardware) -> Speed:
     weights = weights_of(recipe, checkpoint)
     bytes_per_weight = checkpoint.bytes / max(1, params.total + params.mtp_layer)
     active = params.active_per_token * bytes_per_weight
-    in_ram = max(0, setup.cpu_expert_layers - arch.first_k_dense)
+    in_ram = len(setup.experts_in_ram)
     routed_per_layer = (
         arch.experts_per_token * params.one_expert * bytes_per_weight if weights.expert_layer else 0.0
     )

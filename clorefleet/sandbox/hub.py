@@ -4,9 +4,13 @@
     GET       /api/models/{org}/{name}/tree/{revision}
     POST      /api/models/{org}/{name}/paths-info/{revision}
     GET HEAD  /{org}/{name}/resolve/{revision}/{path}
+    GET HEAD  /cdn/{org}/{name}/{revision}/{path}
 
 Each also exists below `/n/{order}/`, which is the endpoint given to the node of that order: downloads come
 at that node's line speed then. A revision is `main` or any full commit id; a repository here has one state.
+Large files are answered where they are asked for, or, with `redirects_large`, by a redirect to `/cdn/` as the
+real hub does (there to another host).
+
 Every description says that it is simulated and how far it is scaled down, in an extra `sandbox` key.
 
 Faults are fields of `HubFaults` that may be set at any time.
@@ -75,8 +79,11 @@ class _Refusal(Exception):
 
 
 class Hub:
-    def __init__(self, shelf: Shelf, *, lines: NodeLines, faults: HubFaults) -> None:
+    def __init__(
+        self, shelf: Shelf, *, lines: NodeLines, faults: HubFaults, redirects_large: bool = False
+    ) -> None:
         self.shelf = shelf
+        self.redirects_large = redirects_large
         self.faults = faults
         self._lines = lines
 
@@ -100,15 +107,19 @@ class Hub:
     async def _route(self, request: Request, parts: list[str], line: Line | None) -> Response:
         match parts:
             case ["api", "models", org, name]:
-                return await self._describe(f"{org}/{name}", MAIN)
+                return await self._describe(request, f"{org}/{name}", MAIN)
             case ["api", "models", org, name, "revision", revision]:
-                return await self._describe(f"{org}/{name}", revision)
+                return await self._describe(request, f"{org}/{name}", revision)
             case ["api", "models", org, name, "tree", revision]:
                 return await self._tree(f"{org}/{name}", revision)
             case ["api", "models", org, name, "paths-info", revision]:
                 return await self._paths_info(request, f"{org}/{name}", revision)
             case [org, name, "resolve", revision, *path] if path:
                 return await self._resolve(request, f"{org}/{name}", revision, "/".join(path), line)
+            case ["cdn", org, name, revision, *path] if path:
+                return await self._resolve(
+                    request, f"{org}/{name}", revision, "/".join(path), line, is_redirected=True
+                )
         raise _Refusal(404, "NotFound", "Sorry, we can't find the page you are looking for.")
 
     async def _find(self, name: str, revision: str) -> Repository:
@@ -120,8 +131,11 @@ class Hub:
             raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repository
 
-    async def _describe(self, name: str, revision: str) -> Response:
+    async def _describe(self, request: Request, name: str, revision: str) -> Response:
         repository = await self._find(name, revision)
+        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in repository.files]
+        if request.query_params.get("blobs") in ("true", "True", "1"):
+            siblings = await asyncio.to_thread(_siblings, list(repository.files.values()))
         return JSONResponse(
             {
                 "_id": repository.commit[:24],
@@ -132,7 +146,7 @@ class Hub:
                 "gated": False,
                 "disabled": False,
                 "tags": ["simulated"],
-                "siblings": [{"rfilename": path} for path in repository.files],
+                "siblings": siblings,
                 "sandbox": {
                     "simulated": True,
                     "scale": self.shelf.weights_scale if repository.is_scaled else 1,
@@ -155,7 +169,14 @@ class Hub:
         return JSONResponse(await asyncio.to_thread(_entries, files))
 
     async def _resolve(
-        self, request: Request, name: str, revision: str, path: str, line: Line | None
+        self,
+        request: Request,
+        name: str,
+        revision: str,
+        path: str,
+        line: Line | None,
+        *,
+        is_redirected: bool = False,
     ) -> Response:
         repository = await self._find(name, revision)
         file = repository.files.get(path)
@@ -173,6 +194,11 @@ class Hub:
         }
         if file.is_large:
             headers |= {"X-Linked-Size": str(size), "X-Linked-Etag": f'"{etag}"'}
+            if self.redirects_large and not is_redirected:
+                where = str(request.url.replace(query="")).replace(
+                    f"/{name}/resolve/{revision}/", f"/cdn/{name}/{revision}/"
+                )
+                return Response(status_code=302, headers={**headers, "Location": where})
         wanted = request.headers.get("range")
         if wanted is not None and request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
             wanted = None
@@ -210,6 +236,7 @@ def hub_app(
     lines: NodeLines | None = None,
     weights_scale: float = DEFAULT_WEIGHTS_SCALE,
     faults: HubFaults | None = None,
+    redirects_large: bool = False,
 ) -> Starlette:
     """The hub as an ASGI application; `app.state.hub` is the `Hub`.
 
@@ -227,6 +254,7 @@ def hub_app(
         Shelf(assets=ready_assets, weights_scale=weights_scale),
         lines=lines or NodeLines(),
         faults=faults or HubFaults(),
+        redirects_large=redirects_large,
     )
     app = Starlette(routes=[Route("/{path:path}", hub.answer, methods=["GET", "HEAD", "POST"])])
     app.state.hub = hub
@@ -240,6 +268,21 @@ def _commit(repository: Repository, revision: str) -> str:
 def _entries(files: list[RepoFile]) -> list[dict[str, Any]]:
     """The tree route's form. Blocks while digests are computed for the first time."""
     return [_entry(file) for file in files]
+
+
+def _siblings(files: list[RepoFile]) -> list[dict[str, Any]]:
+    """The description's form with `?blobs=true`, which names the same facts otherwise than the tree."""
+    told = []
+    for file in files:
+        sibling: dict[str, Any] = {"rfilename": file.path, "size": file.content.size, "blobId": file.git_oid}
+        if file.is_large:
+            sibling["lfs"] = {
+                "sha256": file.etag,
+                "size": file.content.size,
+                "pointerSize": len(file.pointer),
+            }
+        told.append(sibling)
+    return told
 
 
 def _entry(file: RepoFile) -> dict[str, Any]:

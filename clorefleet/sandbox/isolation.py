@@ -37,8 +37,8 @@ from typing import Protocol
 NAMESPACES = "namespaces"
 PATH_ONLY = "path-only"
 PATH_ONLY_WARNING = (
-    "Nodes are not isolated: this system gives no user namespaces. Commands that nodes run stay in the node's "
-    "folder only as long as they use relative paths and programs of the allow-list."
+    "Nodes are not isolated: this system gives no user namespaces. Commands that nodes run stay in the "
+    "node's folder only as long as they use relative paths and programs of the allow-list."
 )
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = (
@@ -50,9 +50,14 @@ SYSTEM_FILES = (
     "/etc/ssl/certs",
     "/etc/ssl/openssl.cnf",
 )
-ALLOWED_PROGRAMS = tuple(
-    ["[", "awk", "base64", "basename", "bash", "cat", "chmod", "cksum", "cmp", "comm", "cp", "curl", "cut", "date", "dd", "diff", "dirname", "du", "echo", "env", "expr", "false", "find", "flock", "free", "getconf", "grep", "gunzip", "gzip", "head", "hostname", "id", "kill", "ln", "ls", "md5sum", "mkdir", "mkfifo", "mktemp", "mv", "nice", "nohup", "od", "pgrep", "pkill", "printf", "ps", "pwd", "readlink", "realpath", "rm", "rmdir", "sed", "seq", "setsid", "sh", "sha256sum", "sleep", "sort", "split", "stat", "stdbuf", "stty", "sync", "tac", "tail", "tar", "tee", "test", "timeout", "touch", "tr", "true", "truncate", "tty", "uname", "uniq", "wc", "wget", "which", "xargs", "xz", "zcat"]
+_ALLOWED = (
+    "[ awk base64 basename bash cat chmod cksum cmp comm cp curl cut date dd diff dirname du echo env "
+    "expr false find flock free getconf grep gunzip gzip head hostname id kill ln ls md5sum mkdir mkfifo "
+    "mktemp mv nice nohup od pgrep pkill printf ps pwd readlink realpath rm rmdir sed seq setsid sh "
+    "sha256sum sleep sort split stat stdbuf stty sync tac tail tar tee test timeout touch tr true "
+    "truncate tty uname uniq wc wget which xargs xz zcat"
 )
+ALLOWED_PROGRAMS = tuple(_ALLOWED.split())
 """What a `path-only` node finds on its PATH, besides its own programs."""
 START_S_MAX = 15.0
 _LISTEN_STATE = "0A"
@@ -189,8 +194,8 @@ class NamespaceSystem:
             "proc": {**proc},
             **_layout(binds),
         }
-        with open(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(described, file)
+        spec.touch(mode=0o600)
+        spec.write_text(json.dumps(described), "utf-8")
         self._holder = await asyncio.create_subprocess_exec(
             *_unshare_argv(str(_PAYLOAD / "make_root.py"), str(spec)),
             stdin=subprocess.PIPE,
@@ -212,23 +217,13 @@ class NamespaceSystem:
         if await holder.stdout.readline() != b"ready\n":
             said = (await holder.stderr.read(4000)).decode("utf-8", "replace").strip()
             raise NodeDidNotStart(said.splitlines()[-1] if said else "the first process ended")
-        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
-        self._init_pid = int(children[0])
+        self._init_pid = _child_of(holder.pid)
         self._pid_namespace = str(Path(f"/proc/{self._init_pid}/ns/pid").readlink())
 
     def launch(self, argv: Sequence[str]) -> Launch:
-        """Two steps, since process 1 is in a second user namespace (see `make_root.py`): the first owns the
-        pid, host name and IPC namespaces, and an ordinary user may join those only from there."""
         if self._holder is None:
             raise NodeDidNotStart("the node is not running")
-        outer, inner = f"/proc/{self._holder.pid}/ns", f"/proc/{self._init_pid}/ns"
-        entering = [
-            *(_program("nsenter"), f"--user={outer}/user", f"--pid={inner}/pid", f"--uts={inner}/uts"),
-            *(f"--ipc={inner}/ipc", "--preserve-credentials", "--"),
-            *(_program("nsenter"), f"--user={inner}/user", f"--mount={inner}/mnt"),
-            *("--preserve-credentials", "--"),
-        ]
-        return Launch([*entering, *argv], env={}, cwd=None)
+        return Launch([*_entering(self._holder.pid, self._init_pid), *argv], env={}, cwd=None)
 
     def pids(self) -> set[int]:
         if not self._pid_namespace:
@@ -236,7 +231,7 @@ class NamespaceSystem:
         found = set()
         for pid in _all_pids():
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{pid}/ns/pid") == self._pid_namespace:
+                if str(Path(f"/proc/{pid}/ns/pid").readlink()) == self._pid_namespace:
                     found.add(pid)
         return found
 
@@ -300,7 +295,7 @@ def make_system(kind: str, folder: NodeFolder, *, hostname: str) -> NodeSystem:
 
 @functools.cache
 def available() -> str:
-    """`namespaces` if a node really starts that way on this machine, else `path-only`."""
+    """`namespaces` if a node really starts and can be entered that way on this machine, else `path-only`."""
     if not sys.platform.startswith("linux") or not (shutil.which("unshare") and shutil.which("nsenter")):
         return PATH_ONLY
     with tempfile.TemporaryDirectory(prefix="clorefleet-probe-") as name:
@@ -311,16 +306,28 @@ def available() -> str:
         file = folder.path / "root.json"
         file.write_text(json.dumps({**spec, **_layout([])}), "utf-8")
         try:
-            tried = subprocess.run(
-                _unshare_argv(str(_PAYLOAD / "make_root.py"), str(file)),
-                input=b"",
-                capture_output=True,
-                timeout=START_S_MAX,
-                check=False,
+            return (
+                NAMESPACES
+                if _can_enter(_unshare_argv(str(_PAYLOAD / "make_root.py"), str(file)))
+                else PATH_ONLY
             )
-        except (OSError, subprocess.TimeoutExpired):
+        except (OSError, IndexError, ValueError, subprocess.TimeoutExpired):
             return PATH_ONLY
-    return NAMESPACES if tried.returncode == 0 and tried.stdout == b"ready\n" else PATH_ONLY
+
+
+def _can_enter(unshare_argv: Sequence[str]) -> bool:
+    """Start a node's first process, run one command beside it, and end both."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(unshare_argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder:
+        try:
+            if holder.stdout is None or holder.stdout.readline() != b"ready\n":
+                return False
+            words = [*_entering(holder.pid, _child_of(holder.pid)), "/bin/true"]
+            return (
+                subprocess.run(words, capture_output=True, timeout=START_S_MAX, check=False).returncode == 0
+            )
+        finally:
+            holder.kill()  # `--kill-child` takes the first process along
 
 
 def owns_listener(pids: Iterable[int], port: int) -> bool:
@@ -345,12 +352,12 @@ def _open_files(pid: int) -> Iterator[str]:
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                yield os.readlink(entry.path)
+                yield str(Path(entry.path).readlink())
 
 
 def _all_pids() -> list[int]:
     with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return []
 
 
@@ -365,6 +372,25 @@ def _layout(binds: Sequence[Bind]) -> dict[str, list[tuple[str, str]]]:
     bound += [(file, file) for file in SYSTEM_FILES if Path(file).exists()]
     bound += [(str(bind.source), bind.place) for bind in [*python_binds(), *binds]]
     return {"links": links, "binds": bound}
+
+
+def _child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def _entering(holder_pid: int, init_pid: int) -> list[str]:
+    """What stands before a command that runs on the node.
+
+    Two steps, since process 1 is in a second user namespace (see `make_root.py`): the first owns the pid,
+    host name and IPC namespaces, and an ordinary user may join those only from there.
+    """
+    outer, inner = f"/proc/{holder_pid}/ns", f"/proc/{init_pid}/ns"
+    return [
+        *(_program("nsenter"), f"--user={outer}/user", f"--pid={inner}/pid", f"--uts={inner}/uts"),
+        *(f"--ipc={inner}/ipc", "--preserve-credentials", "--"),
+        *(_program("nsenter"), f"--user={inner}/user", f"--mount={inner}/mnt"),
+        *("--preserve-credentials", "--"),
+    ]
 
 
 def _unshare_argv(*script: str) -> list[str]:

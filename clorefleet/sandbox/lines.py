@@ -24,7 +24,7 @@ class Line:
         self._free_at_s = 0.0
 
     def reserve(self, size: int) -> float:
-        """Take the next `size` bytes of the line; returns how many seconds to wait before they are through."""
+        """Take the next `size` bytes of the line; returns the seconds to wait until they are through."""
         now_s = self._monotonic()
         self._free_at_s = max(now_s, self._free_at_s) + size / self.bytes_per_s
         return self._free_at_s - now_s

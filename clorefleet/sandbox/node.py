@@ -8,6 +8,9 @@ Like OpenSSH it ends a command's channel when the command has ended *and* nobody
 a background process that was started without redirection keeps the channel open.
 """
 
+# SFTP names are bytes that need not be text, and pathlib takes only text.
+# ruff: noqa: PTH104, PTH105, PTH106, PTH107, PTH114, PTH115, PTH211
+
 from __future__ import annotations
 
 import asyncio
@@ -65,8 +68,10 @@ def load_or_make_host_key(file: Path) -> asyncssh.SSHKey:
     if file.exists():
         return asyncssh.read_private_key(str(file))
     key = asyncssh.generate_private_key("ssh-ed25519")
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as private:
-        private.write(key.export_private_key())
+    draft = file.with_suffix(".new")
+    draft.touch(mode=0o600)
+    draft.write_bytes(key.export_private_key())
+    draft.replace(file)
     return key
 
 
@@ -240,9 +245,7 @@ async def _with_terminal(process: asyncssh.SSHServerProcess[bytes], launch: Laun
     screen, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(ours), "rb", 0)
     )
-    keys, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, os.fdopen(ours, "wb", 0)
-    )
+    keys, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(ours, "wb", 0))
     writer = asyncio.StreamWriter(keys, protocol, None, loop)
     feeding = asyncio.create_task(_feed(process, writer))
     try:

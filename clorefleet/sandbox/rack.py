@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping
@@ -19,7 +18,14 @@ from typing import Protocol
 from clorefleet.sandbox import isolation
 from clorefleet.sandbox.assets import Assets, ensure_assets
 from clorefleet.sandbox.clock import SandboxClock
-from clorefleet.sandbox.furnish import Furnishing, furnish, has_own_sshd, hidden_binds, node_environment, told_files
+from clorefleet.sandbox.furnish import (
+    Furnishing,
+    furnish,
+    has_own_sshd,
+    hidden_binds,
+    node_environment,
+    told_files,
+)
 from clorefleet.sandbox.isolation import NodeFolder, NodeSystem
 from clorefleet.sandbox.node import LOOPBACK, NodeServer, credentials_of, load_or_make_host_key
 from clorefleet.sandbox.truth import ServerTruth
@@ -203,12 +209,12 @@ def _take_port(port: int) -> socket.socket:
 def _delete(folder: Path) -> None:
     """Everything is mounted in the node's own namespace, so the host sees only the node's own files here."""
 
-    def make_writable_and_retry(function: Callable[[str], object], path: str, error: BaseException) -> None:
-        parent = os.path.dirname(path)
-        os.chmod(parent, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-        function(path)
+    def make_writable_and_retry(function: Callable[[str], object], name: str, _: object) -> None:
+        path = Path(name)
+        path.parent.chmod(0o700)
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+        function(name)
 
     if folder.exists():
-        shutil.rmtree(folder, onerror=lambda f, p, info: make_writable_and_retry(f, p, info[1]))
+        shutil.rmtree(folder, onerror=make_writable_and_retry)

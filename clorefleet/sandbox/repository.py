@@ -151,9 +151,7 @@ class Repository:
 class Shelf:
     """All repositories, made when they are first asked for."""
 
-    def __init__(
-        self, *, assets: Callable[[], Assets], weights_scale: float = DEFAULT_WEIGHTS_SCALE
-    ) -> None:
+    def __init__(self, *, assets: Callable[[], Assets], weights_scale: float = DEFAULT_WEIGHTS_SCALE) -> None:
         """Raises ValueError for a scale outside (0, WEIGHTS_SCALE_MAX]."""
         if not 0 < weights_scale <= WEIGHTS_SCALE_MAX:
             raise ValueError(f"weights_scale must be above 0 and at most {WEIGHTS_SCALE_MAX}")
@@ -178,7 +176,9 @@ class Shelf:
     def _make(self, name: str, entry: Mapping[str, Any]) -> Repository:
         files: dict[str, RepoFile] = {}
 
-        def add(path: str, content: Content, *, is_large: bool = False, true_bytes: int | None = None) -> None:
+        def add(
+            path: str, content: Content, *, is_large: bool = False, true_bytes: int | None = None
+        ) -> None:
             files[path] = RepoFile(path, content, is_large, true_bytes or content.size)
 
         add(".gitattributes", TextContent("*.gguf filter=lfs diff=lfs merge=lfs -text\n"))
@@ -236,8 +236,8 @@ def _split(total: int, count: int, name: Callable[[int], str]) -> dict[str, int]
 
 def _readme(name: str, entry: Mapping[str, Any], scale: float) -> str:
     return (
-        f"# {name} (simulated)\n\nThis repository is served by clorefleet's sandbox. Its weight files have the "
-        f"names and number of the real ones' kind and {scale:g} of their size; they hold no model.\n"
+        f"# {name} (simulated)\n\nThis repository is served by clorefleet's sandbox. Its weight files have "
+        f"the names and number of the real ones' kind and {scale:g} of their size; they hold no model.\n"
         f"Model: {entry['model']}\n"
     )
 
@@ -280,7 +280,7 @@ def _model_files(facts: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str
         "model.safetensors.index.json": json.dumps(index, indent=2),
         "tokenizer.json": json.dumps({"version": "1.0", "sandbox": {"simulated": True}}, indent=2),
         "tokenizer_config.json": json.dumps({"model_max_length": facts["max_context"]}, indent=2),
-        "chat_template.jinja": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ",
+        "chat_template.jinja": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
     }
 
 

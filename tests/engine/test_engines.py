@@ -82,12 +82,20 @@ def test_vllm_speaks_its_own_words_for_the_same():
 
 
 def test_llama_cpp_names_the_first_part_and_shares_the_context_over_its_slots():
-    setup = replace(SMALL, cpu_expert_layers=60, concurrency=2, context_tokens=4096, model="glm-5.1")
+    setup = replace(
+        SMALL,
+        experts_in_ram=(3, 4, 60),
+        layers_per_gpu=(40, 39),
+        concurrency=2,
+        context_tokens=4096,
+        model="glm-5.1",
+    )
     files = tuple(f"Q4_K_M/GLM-5.1-Q4_K_M-{n:05}-of-00011.gguf" for n in (2, 1, 3))
     command = argv(setup, files)
     assert command[command.index("--model") + 1] == "/root/w/Q4_K_M/GLM-5.1-Q4_K_M-00001-of-00011.gguf"
     assert command[command.index("--ctx-size") + 1] == "8192"
-    assert command[command.index("--n-cpu-moe") + 1] == "60"
+    assert command[command.index("--override-tensor") + 1] == r"blk\.(3|4|60)\.ffn_.*_exps=CPU"
+    assert command[command.index("--tensor-split") + 1] == "40,39"
     assert "--metrics" in command
 
 

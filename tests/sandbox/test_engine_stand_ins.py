@@ -440,7 +440,7 @@ def test_vllm_refuses_unknown_flags(node: Node):
 @on(VLLM)
 def test_vllm_says_how_much_context_would_fit(node: Node):
     node.has(MOE_FP8)
-    result = node.fails(f"vllm serve {WEIGHTS} --tensor-parallel-size 2 --gpu-memory-utilization 0.75")
+    result = node.fails(f"vllm serve {WEIGHTS} --tensor-parallel-size 2 --gpu-memory-utilization 0.79")
     assert result.status == 1
     assert "To serve at least one request with the model's max seq len" in result.out
     assert "the estimated maximum model length is" in result.out

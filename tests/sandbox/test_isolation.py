@@ -315,3 +315,31 @@ def test_an_ordinary_user_enters_a_node_as_its_root():
     if "Permission denied" in done.stderr or "PermissionError" in done.stderr:
         pytest.skip("another user may not read this interpreter or checkout")
     assert done.stdout.split() == ["0", "n1"], done.stderr
+
+
+LEFT_BEHIND = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from clorefleet.sandbox import isolation
+
+async def main(folder):
+    folder.rootfs.mkdir()
+    system = isolation.NamespaceSystem(folder, "n1")
+    await system.start(env={}, shm_bytes=65536, proc={})
+    launch = system.launch(["/bin/sh", "-c", f"setsid sleep {sys.argv[2]} & echo started; wait"])
+    subprocess.run(launch.argv, env=launch.env)
+
+asyncio.run(main(isolation.NodeFolder(Path(sys.argv[1]))))
+"""
+
+
+@needs_namespaces
+def test_a_sandbox_that_is_killed_leaves_no_process_behind(tmp_path: Path):
+    mark = f"271.{os.getpid()}"
+    words = [sys.executable, "-c", LEFT_BEHIND, str(tmp_path), mark]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sandbox:
+        assert sandbox.stdout is not None and sandbox.stdout.readline() == "started\n"
+        assert any(_is_running(mark) or time.sleep(0.02) for _ in range(100))
+        sandbox.kill()
+        sandbox.wait()
+    assert any(not _is_running(mark) or time.sleep(0.02) for _ in range(100))

@@ -26,7 +26,12 @@ def lscpu(_words: list[str]) -> int:
     truth = node_truth.load()
     threads, cores = truth["threads"], max(1, truth["cores"])
     flags = next(
-        (line.split(":", 1)[1].strip() for line in (node_truth.HOME / "cpuinfo").open() if line.startswith("flags")), ""
+        (
+            line.split(":", 1)[1].strip()
+            for line in (node_truth.HOME / "cpuinfo").open()
+            if line.startswith("flags")
+        ),
+        "",
     )
     rows = {
         "Architecture": "x86_64",
@@ -78,23 +83,30 @@ def df(words: list[str]) -> int:
     total = truth["disk_free_bytes"] + _DISK_TOTAL_EXTRA
     free = max(0, total - used)
     shm = truth["shm_bytes"]
-    systems = [("overlay", total, min(used, total), free, "/"), ("shm", shm, 0, shm, "/dev/shm")]  # noqa: S108
+    systems = [("overlay", total, min(used, total), free, "/"), ("shm", shm, 0, shm, "/dev/shm")]
     for place in places:
         if not os.path.exists(place):
             print(f"df: {place}: No such file or directory", file=sys.stderr)
             return 1
     if places:
-        in_shm = [os.path.abspath(place).startswith("/dev/shm") for place in places]  # noqa: S108
+        in_shm = [os.path.abspath(place).startswith("/dev/shm") for place in places]
         systems = [systems[1] if is_shm else systems[0] for is_shm in in_shm]
-    fields = next((word.partition("=")[2].split(",") for word in options if word.startswith("--output=")), None)
+    fields = next(
+        (word.partition("=")[2].split(",") for word in options if word.startswith("--output=")), None
+    )
     unit, label = _unit(options)
     if fields is not None:
         _output(fields, systems, unit)
         return 0
-    print(f"{'Filesystem':<14} {label:>14} {'Used':>14} {'Available' if unit else 'Avail':>14} Use% Mounted on")
+    print(
+        f"{'Filesystem':<14} {label:>14} {'Used':>14} {'Available' if unit else 'Avail':>14} Use% Mounted on"
+    )
     for name, size, taken, left, place in systems:
         percent = f"{-(-taken * 100 // size) if size else 0}%"
-        print(f"{name:<14} {_show(size, unit):>14} {_show(taken, unit):>14} {_show(left, unit):>14} {percent:>4} {place}")
+        print(
+            f"{name:<14} {_show(size, unit):>14} {_show(taken, unit):>14} {_show(left, unit):>14} "
+            f"{percent:>4} {place}"
+        )
     return 0
 
 
@@ -103,7 +115,12 @@ def _output(fields: list[str], systems: list[tuple[str, int, int, int, str]], un
     titles["target"] = "Mounted on"
     print(" ".join(f"{titles.get(field, field):>14}" for field in fields))
     for name, size, taken, left, place in systems:
-        known = {"source": name, "size": _show(size, unit), "used": _show(taken, unit), "avail": _show(left, unit)}
+        known = {
+            "source": name,
+            "size": _show(size, unit),
+            "used": _show(taken, unit),
+            "avail": _show(left, unit),
+        }
         known |= {"pcent": f"{taken * 100 // size if size else 0}%", "target": place}
         print(" ".join(f"{known.get(field, '-'):>14}" for field in fields))
 
@@ -147,7 +164,9 @@ def _show(value: int, unit: int) -> str:
 
 
 def free(words: list[str]) -> int:
-    unit = next((size for word in words for flag, size in (("-b", 1), ("-m", MIB), ("-g", GIB)) if word == flag), KIB)
+    unit = next(
+        (size for word in words for flag, size in (("-b", 1), ("-m", MIB), ("-g", GIB)) if word == flag), KIB
+    )
     total = node_truth.load()["ram_bytes"]
     left = total * 96 // 100
     print(f"{'':<14}{'total':>14}{'used':>14}{'free':>14}{'available':>14}")

@@ -119,7 +119,7 @@ def parse(words: list[str]) -> dict:
         except ValueError:
             _refuse(f'error while handling argument "{word}": stoi')
         if name in CHOICES and value not in CHOICES[name]:
-            _refuse(f'error while handling argument "{word}": unknown value: \'{value}\'')
+            _refuse(f"error while handling argument \"{word}\": unknown value: '{value}'")
         if name in _REPEATED:
             value = [*given.get(name, []), value]
         given[name] = value

@@ -16,7 +16,17 @@ CUDA_CONTEXT_BYTES = 450 * MIB
 COMPUTE_BYTES_BASE = 300 * MIB
 COMPUTE_BYTES_PER_UBATCH = 1 * MIB
 """Per token of ubatch: 0.8 GiB at 512, 2.3 GiB at 2048."""
-_KV_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5, "iq4_nl": 4.5}
+_KV_BITS = {
+    "f32": 32,
+    "f16": 16,
+    "bf16": 16,
+    "q8_0": 8.5,
+    "q5_1": 6,
+    "q5_0": 5.5,
+    "q4_1": 5,
+    "q4_0": 4.5,
+    "iq4_nl": 4.5,
+}
 RAM_USABLE_SHARE = 0.97
 MIN_CUDA = (12, 4)
 """Of the official CUDA image."""
@@ -34,6 +44,36 @@ class Placement:
     ram_bytes: int
     expert_share_in_ram: float
     gpus_used: int
+
+
+_FIT_STEPS_AT = ("gpu_layers", "n_cpu_moe", "cpu_moe", "override_tensor", "tensor_split")
+FIT_CONTEXT_MIN = 4096
+
+
+def fit(facts: dict, true_bytes: int, args: dict, truth: dict) -> Placement:
+    """`place`, after what `--fit on` (the default) does: arguments that were *not* given are lowered until
+    the model fits. First the context, then experts go to RAM, then whole layers. `args` holds the result.
+    """
+    if args.get("fit", "on") == "off" or any(name in args for name in _FIT_STEPS_AT):
+        return place(facts, true_bytes, args, truth)
+    tries: list[dict] = [{}]
+    if not args.get("ctx_size"):
+        tries.append({"ctx_size": min(FIT_CONTEXT_MIN, facts["max_context"])})
+    smallest = tries[-1]
+    layers = facts["layers"]
+    if facts["experts"]:
+        tries += [{**smallest, "gpu_layers": "all", "n_cpu_moe": count} for count in range(1, layers + 1)]
+        smallest = tries[-1]
+    tries += [{**smallest, "gpu_layers": str(count)} for count in range(layers, -1, -1)]
+    for lowered in tries[:-1]:
+        try:
+            placement = place(facts, true_bytes, args | lowered, truth)
+        except OutOfVram:
+            continue
+        args.update(lowered)
+        return placement
+    args.update(tries[-1])
+    return place(facts, true_bytes, args, truth)
 
 
 def place(facts: dict, true_bytes: int, args: dict, truth: dict) -> Placement:

@@ -61,12 +61,27 @@ def announce_devices(truth: dict) -> None:
     if not gpus:
         say("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected")
     elif llama_memory.version(truth["cuda_version"]) < llama_memory.MIN_CUDA:
-        say("ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version")
+        say(
+            "ggml_cuda_init: failed to initialize CUDA: "
+            "CUDA driver version is insufficient for CUDA runtime version"
+        )
     else:
         say(f"ggml_cuda_init: found {len(gpus)} CUDA devices:")
         for index, gpu in enumerate(gpus):
             say(f"  Device {index}: {gpu['name']}, compute capability {gpu['compute_capability']}, VMM: yes")
     say(f"build: {BUILD[1:]} (clorefleet sandbox)")
+
+
+def api_keys(args: dict) -> list[str]:
+    """From the argument and the file. Ends the program when the file cannot be read."""
+    keys = args["api_key"].split(",") if "api_key" in args else []
+    if "api_key_file" in args:
+        try:
+            keys += Path(args["api_key_file"]).read_text("utf-8").split()
+        except OSError:
+            say(f"error: failed to open file '{args['api_key_file']}'")
+            sys.exit(1)
+    return keys
 
 
 def _magic(model: Path) -> str:
@@ -93,7 +108,7 @@ def serve_real(model: Path, args: dict) -> int:
     params.model.path = str(model)
     # The sandbox never leaves loopback, whatever address the command line names.
     host = args.get("host", "127.0.0.1")
-    params.hostnames = ["127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host]  # noqa: S104
+    params.hostnames = ["127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host]
     params.port = args.get("port", 8080)
     params.n_parallel = args.get("parallel", 1)
     params.n_ctx = min(args.get("ctx_size", 0) or REAL_CONTEXT_MAX, REAL_CONTEXT_MAX * params.n_parallel)
@@ -105,11 +120,10 @@ def serve_real(model: Path, args: dict) -> int:
     params.endpoint_props = "props" in args
     if "alias" in args:
         params.model_alias = {args["alias"]}
-    if "api_key" in args:
-        params.api_keys = args["api_key"].split(",")
+    params.api_keys = api_keys(args)
     try:
         server = xllamacpp.Server(params)
-    except Exception as error:  # noqa: BLE001 - llama.cpp raises many kinds; each means that it cannot serve
+    except Exception as error:
         say(str(error)[:500])
         return fail_to_load(model)
     truth = node_truth.load()
@@ -134,9 +148,12 @@ def serve_simulated(model: Path, args: dict) -> int:
         say(f"llama_model_load: error loading model: {error}")
         return fail_to_load(model)
     facts = json.loads(Path(__file__).with_name("models.json").read_text("utf-8"))[weights.model]
-    say(f"main: SIMULATED: {weights.model} {weights.checkpoint}, {weights.true_bytes / GIB:.1f} GiB, on simulated hardware")
+    say(
+        f"main: SIMULATED: {weights.model} {weights.checkpoint}, {weights.true_bytes / GIB:.1f} GiB, "
+        "on simulated hardware"
+    )
     try:
-        placement = llama_memory.place(facts, weights.true_bytes, args, truth)
+        placement = llama_memory.fit(facts, weights.true_bytes, args, truth)
     except llama_memory.OutOfVram as shortage:
         return fail_out_of_vram(shortage, model)
     ram_usable = truth["ram_bytes"] * llama_memory.RAM_USABLE_SHARE
@@ -146,18 +163,27 @@ def serve_simulated(model: Path, args: dict) -> int:
     try:
         server = openai_front.bind(engine, args.get("host", "127.0.0.1"), args.get("port", 8080))
     except OSError:
-        say(f"start: couldn't bind HTTP server socket, hostname: {args.get('host')}, port: {args.get('port', 8080)}")
+        say(
+            f"start: couldn't bind HTTP server socket, hostname: {args.get('host')}, "
+            f"port: {args.get('port', 8080)}"
+        )
         return 1
     node_truth.claim([size // node_truth.MIB for size in placement.gpu_bytes], "/app/llama-server")
     openai_front.run_until_stopped(server)
-    say(f"load_tensors: offloaded {facts['layers']} layers, CPU model buffer size = {placement.ram_bytes / (1 << 20):.2f} MiB")
+    say(
+        f"load_tensors: offloaded {facts['layers']} layers, "
+        f"CPU model buffer size = {placement.ram_bytes / (1 << 20):.2f} MiB"
+    )
     for index, size in enumerate(placement.gpu_bytes):
         say(f"load_tensors: CUDA{index} model buffer size = {size / (1 << 20):.2f} MiB")
     load_s = weights.true_bytes / (truth["disk_mb_s"] * 1e6) + WARM_UP_S
     engine.writer = text_writer.Writer()
     time.sleep(load_s * truth["load_scale"])
     engine.is_ready.set()
-    say(f"main: server is listening on http://{args.get('host', '127.0.0.1')}:{args.get('port', 8080)} - starting the main loop")
+    say(
+        f"main: server is listening on http://{args.get('host', '127.0.0.1')}:{args.get('port', 8080)} "
+        "- starting the main loop"
+    )
     say("srv  update_slots: all slots are idle")
     threading.Event().wait()
     return 0
@@ -174,7 +200,10 @@ def fail_out_of_vram(shortage: llama_memory.OutOfVram, model: Path) -> int:
         say(f"llama_model_load: error loading model: unable to allocate CUDA{device} buffer")
         return fail_to_load(model)
     name = "kv cache" if shortage.what == "kv" else "compute buffers"
-    say(f"llama_init_from_model: failed to initialize the context: failed to allocate {name}: unable to allocate CUDA{device} buffer")
+    say(
+        f"llama_init_from_model: failed to initialize the context: failed to allocate {name}: "
+        f"unable to allocate CUDA{device} buffer"
+    )
     say(f"common_init_from_params: failed to create context with model '{model}'")
     say("main: exiting due to model loading error")
     return 1
@@ -184,14 +213,21 @@ class LlamaEngine(openai_front.Engine):
     title = "llama.cpp"
 
     def __init__(
-        self, facts: dict, weights: scaled_weights.Weights, args: dict, truth: dict, placement: llama_memory.Placement
+        self,
+        facts: dict,
+        weights: scaled_weights.Weights,
+        args: dict,
+        truth: dict,
+        placement: llama_memory.Placement,
     ) -> None:
         self.args = args
         parallel = args.get("parallel", 1)
         context = args.get("ctx_size") or facts["max_context"]
         ram_bandwidth = truth["ram_bandwidth_gb_s"] * 1e9
         if placement.ram_bytes > truth["ram_bytes"] * llama_memory.RAM_USABLE_SHARE:
-            ram_bandwidth = truth["disk_mb_s"] * 1e6  # mapped weights that do not fit are read again and again
+            ram_bandwidth = (
+                truth["disk_mb_s"] * 1e6
+            )  # mapped weights that do not fit are read again and again
         gpus = truth["gpus"] if placement.gpus_used else []
         super().__init__(
             names=[args.get("alias", Path(args["model"]).name)],
@@ -213,7 +249,7 @@ class LlamaEngine(openai_front.Engine):
                 layer_s=serving_speed.LAYER_S_ONE_GPU if gpus else serving_speed.LAYER_S_CPU,
                 draft_tokens=args.get("spec_draft_n_max", 2) if args.get("spec_type") == "draft-mtp" else 0,
             ),
-            api_keys=args["api_key"].split(",") if "api_key" in args else [],
+            api_keys=api_keys(args),
             thinks=facts["model_type"].startswith(("glm", "qwen3_5", "gpt_oss", "deepseek_v32")),
             splits_thinking=args.get("reasoning_format") != "none",
             parses_tools="no_jinja" not in args,
@@ -227,7 +263,9 @@ class LlamaEngine(openai_front.Engine):
             return 200, "application/json; charset=utf-8", '{"status":"ok"}'
         if path == "/metrics":
             if "metrics" not in self.args:
-                return _unsupported("This server does not support metrics endpoint. Start it with `--metrics`")
+                return _unsupported(
+                    "This server does not support metrics endpoint. Start it with `--metrics`"
+                )
             return 200, "text/plain; version=0.0.4", self.metrics()
         if path == "/slots":
             if "no_slots" in self.args:
@@ -252,8 +290,8 @@ class LlamaEngine(openai_front.Engine):
     def check(self, request: dict, prompt_tokens: int) -> None:
         if prompt_tokens > self.context_tokens:
             message = (
-                f"request ({prompt_tokens} tokens) exceeds the available context size ({self.context_tokens} tokens), "
-                "try increasing it"
+                f"request ({prompt_tokens} tokens) exceeds the available context size "
+                f"({self.context_tokens} tokens), try increasing it"
             )
             error = {"code": 400, "message": message, "type": "exceed_context_size_error"}
             raise openai_front.Refused(400, {"error": error})
@@ -270,7 +308,9 @@ class LlamaEngine(openai_front.Engine):
             }
             gauges = {
                 "prompt_tokens_seconds": round(c.prompt_tokens / c.prompt_s, 3) if c.prompt_s else 0,
-                "predicted_tokens_seconds": round(c.generated_tokens / c.generation_s, 3) if c.generation_s else 0,
+                "predicted_tokens_seconds": round(c.generated_tokens / c.generation_s, 3)
+                if c.generation_s
+                else 0,
                 "requests_processing": c.running,
                 "requests_deferred": c.waiting,
                 "n_busy_slots_per_decode": max(1, c.running),

@@ -166,7 +166,11 @@ def long_form(gpus: list[Gpu], truth: dict) -> None:
         print(f"    Product Name                          : {gpu.fields['name'][0]}")
         print(f"    GPU UUID                              : {gpu.fields['uuid'][0]}")
         print("    FB Memory Usage")
-        for label, name in (("Total", "memory.total"), ("Reserved", "memory.reserved"), ("Used", "memory.used")):
+        for label, name in (
+            ("Total", "memory.total"),
+            ("Reserved", "memory.reserved"),
+            ("Used", "memory.used"),
+        ):
             print(f"        {label:<34}: {gpu.text(name, with_unit=True)}")
 
 

@@ -220,9 +220,15 @@ class Handler(BaseHTTPRequestHandler):
             if not isinstance(request, dict):
                 raise ValueError
         except ValueError:
-            self._send_json(400, {"error": {"message": "invalid JSON", "type": "invalid_request_error", "code": 400}})
+            self._send_json(
+                400, {"error": {"message": "invalid JSON", "type": "invalid_request_error", "code": 400}}
+            )
             return
-        routes = {"/v1/chat/completions": self._chat, "/chat/completions": self._chat, "/v1/completions": self._complete}
+        routes = {
+            "/v1/chat/completions": self._chat,
+            "/chat/completions": self._chat,
+            "/v1/completions": self._complete,
+        }
         route = routes.get(path)
         if route is None:
             self._send_json(404, {"detail": "Not Found"})
@@ -241,7 +247,9 @@ class Handler(BaseHTTPRequestHandler):
         keys = self.engine.api_keys
         if not keys or self.headers.get("Authorization") in [f"Bearer {key}" for key in keys]:
             return True
-        self._send_json(401, {"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}})
+        self._send_json(
+            401, {"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}}
+        )
         return False
 
     def _body(self) -> bytes | None:
@@ -320,7 +328,12 @@ class Handler(BaseHTTPRequestHandler):
                     message[name] = message.get(name, "") + delta[name]
             if "tool_calls" in delta:
                 message |= {"tool_calls": delta["tool_calls"], "content": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": usage.get("finish_reason", "stop")}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": usage.get("finish_reason", "stop"),
+        }
         head = self._head(request, identity, "chat.completion")
         return {**head, "choices": [choice], "usage": _usage(usage)}
 
@@ -361,7 +374,9 @@ class Handler(BaseHTTPRequestHandler):
                 if isinstance(piece, dict):
                     usage = piece
                 elif request.get("stream"):
-                    self._send_event({**head, "choices": [{"index": 0, "text": piece, "finish_reason": None}]})
+                    self._send_event(
+                        {**head, "choices": [{"index": 0, "text": piece, "finish_reason": None}]}
+                    )
                 else:
                     texts.append(piece)
             reason = usage.get("finish_reason", "stop")
@@ -406,7 +421,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def _raw_call(name: str, arguments: dict) -> str:
     """What a GLM model writes when nobody parses its tool calls."""
-    pairs = "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in arguments.items())
+    pairs = "".join(
+        f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in arguments.items()
+    )
     return f"<tool_call>{name}\n{pairs}</tool_call>"
 
 
@@ -424,7 +441,7 @@ def bind(engine: Engine, host: str, port: int) -> Server:
     """Raises OSError when the port is taken."""
     # The sandbox never leaves loopback, whatever address the command line names.
     handler = type("BoundHandler", (Handler,), {"engine": engine})
-    return Server(("127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host, port), handler)  # noqa: S104
+    return Server(("127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host, port), handler)
 
 
 def run_until_stopped(server: Server) -> None:

@@ -79,7 +79,9 @@ def load(files: list[Path]) -> Weights:
         if told is None:
             raise BadWeights(f"{path.name}: invalid magic characters, the file is corrupted")
         if path.stat().st_size < scaled_size(told):
-            raise BadWeights(f"{path.name}: tensor data is not within the file bounds, model is corrupted or incomplete")
+            raise BadWeights(
+                f"{path.name}: tensor data is not within the file bounds, model is corrupted or incomplete"
+            )
         seen.add((told["model"], told["checkpoint"], told["layout"]))
         total += told["true_bytes"]
     if told is None or len(seen) != 1:

@@ -1,7 +1,7 @@
 """How fast the simulated hardware would serve a model. Independent of clorefleet's planner by intent.
 
 One decode step of a batch takes
-    bytes read from VRAM / usable bandwidth + layers x fixed time per layer + bytes read from RAM / usable bandwidth.
+    bytes from VRAM / usable bandwidth + layers x fixed time per layer + bytes from RAM / usable bandwidth.
 The fixed time per layer dominates on large machines; experts kept in RAM dominate wherever there are any.
 Constants are fits to published measurements (H100, H200 with NVLink, 12-channel EPYC), not promises.
 """
@@ -21,7 +21,7 @@ DRAFT_OVERHEAD = 1.12
 ACCEPT_LENGTH = {0: 1.0, 1: 1.75, 2: 2.1, 3: 2.3}
 ACCEPT_LENGTH_MAX = 2.5
 _PREFILL_FLOPS_PER_BYTE = 70
-"""Matrix rate that prefill reaches, per byte/s of memory bandwidth: holds within a factor of two from A100 to B200."""
+"""Matrix rate of prefill per byte/s of memory bandwidth: within a factor of two from A100 to B200."""
 _PREFILL_CPU_SLOWDOWN = 20.0
 TOKENS_PER_S_MAX = 400.0
 
@@ -63,7 +63,9 @@ class Speed:
         vram_weights = dense + routed - ram_weights
         seconds = self.layers * self.layer_s
         if self.gpu_bandwidth:
-            seconds += vram_weights * self.weight_bytes / (self.gpus_in_parallel * self.gpu_bandwidth * VRAM_SHARE)
+            seconds += (
+                vram_weights * self.weight_bytes / (self.gpus_in_parallel * self.gpu_bandwidth * VRAM_SHARE)
+            )
         return seconds + ram_weights * self.weight_bytes / (self.ram_bandwidth * RAM_SHARE)
 
     @property

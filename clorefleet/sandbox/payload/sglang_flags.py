@@ -10,8 +10,8 @@ import argparse
 
 VERSION = "0.5.23"
 TOOL_PARSERS = (
-    "auto deepseekv3 deepseekv31 deepseekv32 deepseekv4 deepseekv41 glm glm45 glm47 gpt-oss hermes kimi_k2 lfm2 "
-    "llama3 mimo minimax-m2 mistral pythonic qwen qwen25 qwen3_coder step3 trinity interns1"
+    "auto deepseekv3 deepseekv31 deepseekv32 deepseekv4 deepseekv41 glm glm45 glm47 gpt-oss hermes kimi_k2 "
+    "lfm2 llama3 mimo minimax-m2 mistral pythonic qwen qwen25 qwen3_coder step3 trinity interns1"
 ).split()
 REASONING_PARSERS = (
     "auto deepseek-r1 deepseek-v3 deepseek-v4 glm45 gpt-oss kimi kimi_k2 qwen3 qwen3-thinking minimax "
@@ -19,8 +19,8 @@ REASONING_PARSERS = (
 ).split()
 KV_TYPES = ["auto", "fp8_e5m2", "fp8_e4m3", "bf16", "bfloat16", "fp4_e2m1"]
 ATTENTION = (
-    "triton torch_native flex_attention flashinfer fa3 fa4 flashmla cutlass_mla trtllm_mla trtllm_mha dsa nsa aiter "
-    "dual_chunk_flash_attn tilelang"
+    "triton torch_native flex_attention flashinfer fa3 fa4 flashmla cutlass_mla trtllm_mla trtllm_mha dsa "
+    "nsa aiter dual_chunk_flash_attn tilelang"
 ).split()
 DSA_BACKENDS = ["flashmla_sparse", "flashmla_kv", "flashmla_auto", "fa3", "tilelang", "aiter", "trtllm"]
 
@@ -81,9 +81,9 @@ _VALUED: dict[str, type] = {
 _SWITCHES = (
     "--trust-remote-code --enable-metrics --enable-mixed-chunk --enable-p2p-check --enable-cache-report "
     "--disable-shared-experts-fusion --disable-custom-all-reduce --disable-radix-cache --disable-cuda-graph "
-    "--disable-overlap-schedule --enable-dp-attention --enable-torch-compile --skip-server-warmup --log-requests "
-    "--allow-auto-truncate --enable-nccl-nvls --enable-symm-mem --enable-memory-saver --skip-tokenizer-init "
-    "--enable-flashinfer-allreduce-fusion"
+    "--disable-overlap-schedule --enable-dp-attention --enable-torch-compile --skip-server-warmup "
+    "--log-requests --allow-auto-truncate --enable-nccl-nvls --enable-symm-mem --enable-memory-saver "
+    "--skip-tokenizer-init --enable-flashinfer-allreduce-fusion"
 ).split()
 _KT_ONLY_VALUED = {"--kt-gpu-prefill-token-threshold": int, "--kt-expert-placement-strategy": str}
 _KT_ONLY_SWITCHES = ("--kt-enable-dynamic-expert-update",)

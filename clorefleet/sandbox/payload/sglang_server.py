@@ -1,7 +1,7 @@
 """`python3 -m sglang.launch_server` and `sglang serve` of a simulated node, with KTransformers' variant.
 
-A stand-in: arguments, failures, log lines, health and metrics of SGLang for the server's simulated hardware; the
-text is written by a small real model. Its log and its model card say that it is simulated.
+A stand-in: arguments, failures, log lines, health and metrics of SGLang for the server's simulated hardware;
+the text is written by a small real model. Its log and its model card say that it is simulated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def main(words: list[str]) -> int:
     truth = node_truth.load()
     args = sglang_flags.parser(has_kt=truth["software"] == "ktransformers").parse_args(words)
     print(f"SIMULATED by clorefleet's sandbox: sglang {sglang_flags.VERSION}", file=sys.stderr, flush=True)
-    say(f"server_args=ServerArgs({', '.join(f'{k}={v!r}' for k, v in vars(args).items() if v and k != 'api_key')})")
+    shown = {name: value for name, value in vars(args).items() if value and not name.endswith("api_key")}
+    say(f"server_args=ServerArgs({', '.join(f'{name}={value!r}' for name, value in shown.items())})")
     try:
         return start(args, truth)
     except Fatal as fatal:
@@ -66,7 +67,8 @@ def start(args, truth: dict) -> int:
         f"[TP0] Load weight begin. avail mem={load.gpu_total_bytes / GIB:.2f} GB",
         f"[TP0] Load weight end. type={facts['architecture'] or facts['model_type']}, "
         f"mem usage={pool.weights_bytes / GIB:.2f} GB.",
-        f"[TP0] KV Cache is allocated. #tokens: {pool.tokens}, KV size: {pool.tokens * per_token / GIB:.2f} GB",
+        f"[TP0] KV Cache is allocated. #tokens: {pool.tokens}, "
+        f"KV size: {pool.tokens * per_token / GIB:.2f} GB",
     ]
     after = [
         f"[TP0] max_total_num_tokens={pool.tokens}, chunked_prefill_size={pool.chunk}, "
@@ -75,9 +77,16 @@ def start(args, truth: dict) -> int:
         "The server is fired up and ready to roll!",
     ]
     return tensor_engine.run(
-        engine, load, name="sglang::scheduler", gpu_bytes=pool.used_bytes, before=before, after=after, bound=bound,
-        host=args.host, port=args.port,
-    )  # fmt: skip
+        engine,
+        load,
+        name="sglang::scheduler",
+        gpu_bytes=pool.used_bytes,
+        before=before,
+        after=after,
+        bound=bound,
+        host=args.host,
+        port=args.port,
+    )
 
 
 def check_arguments(args, load: tensor_engine.Load) -> None:
@@ -94,8 +103,8 @@ def check_arguments(args, load: tensor_engine.Load) -> None:
         shard = facts["moe_intermediate"] / args.tp_size
         if shard % 128:
             raise Fatal(
-                f"ValueError: The output_size of gate's and up's weight = {shard:g} is not divisible by weight "
-                "quantization block_n = 128."
+                f"ValueError: The output_size of gate's and up's weight = {shard:g} is not divisible by "
+                "weight quantization block_n = 128."
             )
     if facts["experts"] and facts["experts"] % args.ep_size:
         raise Fatal(f"AssertionError: {facts['experts']} experts are not divisible by ep_size {args.ep_size}")
@@ -115,7 +124,10 @@ def speculation(args, facts: dict) -> int:
         return 0
     if args.speculative_num_steps is None:
         if any(number is not None for number in numbers):
-            raise Fatal("AssertionError: speculative_eagle_topk and speculative_num_draft_tokens need speculative_num_steps")
+            raise Fatal(
+                "AssertionError: speculative_eagle_topk and speculative_num_draft_tokens need "
+                "speculative_num_steps"
+            )
         return 3 if facts["mtp_layers"] else 0
     if not facts["mtp_layers"] and not args.speculative_draft_model_path:
         raise Fatal("ValueError: The draft model is not provided and the model has no MTP layer.")
@@ -166,7 +178,7 @@ def fit(args, load: tensor_engine.Load, draft_tokens: int) -> Pool:
                 "ValueError: The memory capacity is unbalanced. Some GPUs may be occupied by other processes."
             )
     if weights > free:
-        raise tensor_engine.out_of_memory(weights // max(1, facts["layers"]), 0, total, free % GIB)
+        raise tensor_engine.out_of_memory(load, weights, max(0, free))
     pool.weights_bytes = weights
     pool.is_fp8 = args.kv_cache_dtype.startswith("fp8") or (
         args.kv_cache_dtype == "auto"
@@ -190,7 +202,9 @@ def fit(args, load: tensor_engine.Load, draft_tokens: int) -> Pool:
         )
     pool.used_bytes = total - left + graphs_mib * MIB
     context = args.context_length or facts["max_context"]
-    pool.requests = max(1, min(args.max_running_requests or 1 << 30, max(1, pool.tokens // max(1, context // 64)), 2048))
+    pool.requests = max(
+        1, min(args.max_running_requests or 1 << 30, max(1, pool.tokens // max(1, context // 64)), 2048)
+    )
     return pool
 
 
@@ -240,7 +254,11 @@ class SglangEngine(openai_front.Engine):
             return 503, "text/plain", ""
         if path in ("/server_info", "/get_server_info"):
             info = {k: v for k, v in vars(self.args).items() if k not in ("api_key", "admin_api_key")}
-            info |= {"version": sglang_flags.VERSION, "max_total_num_tokens": self.kv_tokens, "simulated": True}
+            info |= {
+                "version": sglang_flags.VERSION,
+                "max_total_num_tokens": self.kv_tokens,
+                "simulated": True,
+            }
             state = {"last_gen_throughput": self.counters.last_speed}
             if self.draft_tokens:
                 state["avg_spec_accept_length"] = self.speed.accept_length
@@ -263,10 +281,16 @@ class SglangEngine(openai_front.Engine):
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or 0
         if prompt_tokens + wanted > self.context_tokens or prompt_tokens > self.kv_tokens:
             message = (
-                f"Requested token count exceeds the model's maximum context length of {self.context_tokens} tokens. "
-                f"You requested a total of {prompt_tokens + wanted} tokens."
+                f"Requested token count exceeds the model's maximum context length of {self.context_tokens} "
+                f"tokens. You requested a total of {prompt_tokens + wanted} tokens."
             )
-            body = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
+            body = {
+                "object": "error",
+                "message": message,
+                "type": "BadRequestError",
+                "param": None,
+                "code": 400,
+            }
             raise openai_front.Refused(400, body)
         now_s = time.monotonic()
         if now_s - self._last_log_s > DECODE_LOG_S:
@@ -275,7 +299,9 @@ class SglangEngine(openai_front.Engine):
 
     def _log_decode(self) -> None:
         c = self.counters
-        accept = f"accept len: {self.speed.accept_length:.2f}, accept rate: 0.58, " if self.draft_tokens else ""
+        accept = (
+            f"accept len: {self.speed.accept_length:.2f}, accept rate: 0.58, " if self.draft_tokens else ""
+        )
         say(
             f"Decode batch, #running-req: {c.running}, #token: {c.context_tokens}, token usage: "
             f"{c.context_tokens / max(1, self.kv_tokens):.2f}, {accept}cuda graph: True, "

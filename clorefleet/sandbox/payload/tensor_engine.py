@@ -113,12 +113,15 @@ def find_checkpoint(name: str) -> scaled_weights.Weights:
                 "'https://huggingface.co/models'"
             )
         home = Path(os.environ.get("HF_HOME") or node_truth.ROOT / "root/.cache/huggingface")
-        cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{name.replace('/', '--')}/snapshots"
+        cache = (
+            Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+            / f"models--{name.replace('/', '--')}/snapshots"
+        )
         snapshots = sorted(cache.glob("*"), key=lambda path: path.stat().st_mtime) if cache.is_dir() else []
         if not snapshots:
             raise Fatal(
-                f"OSError: We couldn't connect to the hub to load the files of {name}, and couldn't find them in the "
-                "cached files."
+                f"OSError: We couldn't connect to the hub to load the files of {name}, and couldn't find "
+                "them in the cached files."
             )
         folder = snapshots[-1]
     if not (folder / "config.json").is_file():
@@ -153,8 +156,8 @@ def check_driver(truth: dict) -> None:
     if cuda < needed:
         raise Fatal(
             "RuntimeError: The NVIDIA driver on your system is too old (found version "
-            f"{cuda[0] * 1000 + cuda[1] * 10}). Please update your GPU driver by downloading and installing a new "
-            "version from the URL: http://www.nvidia.com/Download/index.aspx"
+            f"{cuda[0] * 1000 + cuda[1] * 10}). Please update your GPU driver by downloading and installing "
+            "a new version from the URL: http://www.nvidia.com/Download/index.aspx"
         )
     if compute_capability(truth) < (7, 5):
         raise Fatal("RuntimeError: CUDA error: no kernel image is available for execution on the device")
@@ -169,10 +172,13 @@ def check_shared_memory(truth: dict, ranks: int) -> None:
         )
 
 
-def out_of_memory(wanted: int, gpu: int, total: int, free: int) -> Fatal:
+def out_of_memory(load: Load, weights: int, free: int) -> Fatal:
+    """What PyTorch says at the first layer that does not fit any more."""
+    layer = max(1, weights // load.facts["layers"])
     return Fatal(
-        f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {wanted / GIB:.2f} GiB. GPU {gpu} has a total "
-        f"capacity of {total / GIB:.2f} GiB of which {max(0, free) / GIB:.2f} GiB is free."
+        f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {layer / GIB:.2f} GiB. GPU 0 has a "
+        f"total capacity of {load.gpu_total_bytes / GIB:.2f} GiB of which {free % layer / GIB:.2f} GiB is "
+        "free."
     )
 
 
@@ -187,10 +193,23 @@ def fail(fatal: Fatal, prefix: str) -> int:
 
 def load_seconds(load: Load) -> float:
     """What the real engine would take: reading the files, then graphs and warm-up."""
-    return load.weights.true_bytes / (load.truth["disk_mb_s"] * 1e6) + WARM_UP_S + WARM_UP_PER_GPU_S * load.ranks
+    return (
+        load.weights.true_bytes / (load.truth["disk_mb_s"] * 1e6) + WARM_UP_S + WARM_UP_PER_GPU_S * load.ranks
+    )
 
 
-def run(engine: openai_front.Engine, load: Load, *, name: str, gpu_bytes: int, before: list[str], after: list[str], bound: openai_front.Server | None, host: str, port: int) -> int:
+def run(
+    engine: openai_front.Engine,
+    load: Load,
+    *,
+    name: str,
+    gpu_bytes: int,
+    before: list[str],
+    after: list[str],
+    bound: openai_front.Server | None,
+    host: str,
+    port: int,
+) -> int:
     """Claim the VRAM, take the time that loading takes, say the ready lines and serve until stopped.
 
     `bound` None: the port is opened only when the model is ready, as vLLM does.

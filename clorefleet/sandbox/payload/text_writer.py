@@ -56,7 +56,7 @@ class Writer:
         def work() -> None:
             try:
                 self._server.handle_chat_completions(asked, heard)
-            except Exception as error:  # noqa: BLE001 - whatever llama.cpp raises is the request's failure
+            except Exception as error:
                 pieces.put({"error": {"message": str(error)}})
             pieces.put(None)
 
@@ -119,9 +119,9 @@ def token_estimate(messages: list) -> int:
 def tool_call(request: dict) -> tuple[str, dict] | None:
     """The call that a simulated model makes, or None for an answer in words.
 
-    The small model cannot use tools, so a rule stands in: a tool is called when the request demands it, or when
-    the last message comes from the user and shares a word of four letters or more with the tool's name or
-    description. Arguments are filled from the schema.
+    The small model cannot use tools, so a rule stands in: a tool is called when the request demands it, or
+    when the last message comes from the user and shares a word of four letters or more with the tool's name
+    or description. Arguments are filled from the schema.
     """
     tools = [tool["function"] for tool in request.get("tools") or [] if tool.get("type") == "function"]
     choice = request.get("tool_choice", "auto")
@@ -164,4 +164,3 @@ def _value(schema: dict, said: str) -> object:
         return {}
     names = re.findall(r"(?<=[a-z,] )[A-Z]\w+", said)
     return names[-1] if names else said[:80]
-

@@ -20,7 +20,12 @@ REASONING_PARSERS = (
 ).split()
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
 _FACTORS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_JSON_FLAGS = ("--speculative-config", "--compilation-config", "--override-generation-config", "--hf-overrides")
+_JSON_FLAGS = (
+    "--speculative-config",
+    "--compilation-config",
+    "--override-generation-config",
+    "--hf-overrides",
+)
 
 
 def tokens(text: str) -> int:
@@ -63,9 +68,9 @@ _VALUED: dict[str, object] = {
 }
 _SWITCHES = (
     "--trust-remote-code --enable-auto-tool-choice --enforce-eager --enable-prefix-caching "
-    "--no-enable-prefix-caching --enable-expert-parallel --enable-chunked-prefill --no-enable-chunked-prefill "
-    "--disable-log-stats --disable-log-requests --enable-log-requests --disable-custom-all-reduce "
-    "--disable-uvicorn-access-log --async-scheduling --no-async-scheduling"
+    "--no-enable-prefix-caching --enable-expert-parallel --enable-chunked-prefill "
+    "--no-enable-chunked-prefill --disable-log-stats --disable-log-requests --enable-log-requests "
+    "--disable-custom-all-reduce --disable-uvicorn-access-log --async-scheduling --no-async-scheduling"
 ).split()
 _SHORT = {"--tensor-parallel-size": "-tp", "--pipeline-parallel-size": "-pp", "--data-parallel-size": "-dp"}
 

@@ -1,7 +1,7 @@
 """`vllm serve` of a simulated node.
 
-A stand-in: arguments, failures, log lines, health and metrics of vLLM for the server's simulated hardware; the
-text is written by a small real model. Its log and its model card say that it is simulated.
+A stand-in: arguments, failures, log lines, health and metrics of vLLM for the server's simulated hardware;
+the text is written by a small real model. Its log and its model card say that it is simulated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def main(words: list[str]) -> int:
         return start(args, node_truth.load())
     except Fatal as fatal:
         tensor_engine.fail(fatal, "(EngineCore) ERROR ")
-        print("RuntimeError: Engine core initialization failed. See root cause above.", file=sys.stderr, flush=True)
+        print(
+            "RuntimeError: Engine core initialization failed. See root cause above.",
+            file=sys.stderr,
+            flush=True,
+        )
         return 1
 
 
@@ -62,7 +66,8 @@ def start(args, truth: dict) -> int:
     engine = VllmEngine(args, name, load, fitted, drafts)
     before = [
         f"Starting to load model {name}...",
-        f"Model loading took {load.weights_per_gpu / GIB:.4f} GiB memory and {tensor_engine.load_seconds(load):.6f} seconds",
+        f"Model loading took {load.weights_per_gpu / GIB:.4f} GiB memory and "
+        f"{tensor_engine.load_seconds(load):.6f} seconds",
         f"Available KV cache memory: {fitted['kv_bytes'] / GIB:.2f} GiB",
         f"GPU KV cache size: {fitted['kv_tokens']:,} tokens",
         f"Maximum concurrency for {fitted['context']:,} tokens per request: "
@@ -70,17 +75,24 @@ def start(args, truth: dict) -> int:
     ]
     after = [f"Starting vLLM API server 0 on http://{args.host}:{args.port}", "Application startup complete."]
     return tensor_engine.run(
-        engine, load, name="VLLM::EngineCore", gpu_bytes=fitted["used_bytes"], before=before, after=after, bound=None,
-        host=args.host, port=args.port,
-    )  # fmt: skip
+        engine,
+        load,
+        name="VLLM::EngineCore",
+        gpu_bytes=fitted["used_bytes"],
+        before=before,
+        after=after,
+        bound=None,
+        host=args.host,
+        port=args.port,
+    )
 
 
 def check_arguments(args, load: tensor_engine.Load) -> None:
     facts, truth, ranks = load.facts, load.truth, load.ranks
     if facts["heads"] % ranks:
         raise Fatal(
-            f"ValueError: Total number of attention heads ({facts['heads']}) must be divisible by tensor parallel "
-            f"size ({ranks})."
+            f"ValueError: Total number of attention heads ({facts['heads']}) must be divisible by tensor "
+            f"parallel size ({ranks})."
         )
     if ranks * load.stages * args.data_parallel_size > len(truth["gpus"]):
         raise Fatal(
@@ -94,14 +106,14 @@ def check_arguments(args, load: tensor_engine.Load) -> None:
         shard = facts["moe_intermediate"] / ranks
         if shard % 128:
             raise Fatal(
-                f"ValueError: The output_size of gate's and up's weight = {shard:g} is not divisible by weight "
-                "quantization block_n = 128."
+                f"ValueError: The output_size of gate's and up's weight = {shard:g} is not divisible by "
+                "weight quantization block_n = 128."
             )
     capability = tensor_engine.compute_capability(truth)
     if facts["sparse_attention"] and capability < (9, 0):
         raise Fatal(
-            "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(use_mla=True, "
-            f"use_sparse=True): compute capability {capability[0]}.{capability[1]} not supported"
+            "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(use_mla="
+            f"True, use_sparse=True): compute capability {capability[0]}.{capability[1]} not supported"
         )
     if load.weights.checkpoint == "NVFP4" and capability < (7, 5):
         raise Fatal("ValueError: The quantization method modelopt_fp4 is not supported for the current GPU.")
@@ -126,22 +138,22 @@ def fit(args, load: tensor_engine.Load) -> dict:
     budget = int(total * utilisation)
     if free < budget:
         raise Fatal(
-            f"ValueError: Free memory on device cuda:0 ({free / GIB:.2f}/{total / GIB:.2f} GiB) on startup is less than "
-            f"desired GPU memory utilization ({utilisation}, {budget / GIB:.2f} GiB). Decrease GPU memory utilization "
-            "or reduce GPU memory used by other processes."
+            f"ValueError: Free memory on device cuda:0 ({free / GIB:.2f}/{total / GIB:.2f} GiB) on startup "
+            f"is less than desired GPU memory utilization ({utilisation}, {budget / GIB:.2f} GiB). Decrease "
+            "GPU memory utilization or reduce GPU memory used by other processes."
         )
     weights = load.weights_per_gpu
     if args.cpu_offload_gb:
         weights = max(0, weights - int(args.cpu_offload_gb * GIB))
     if weights > free:
-        raise tensor_engine.out_of_memory(weights // max(1, facts["layers"]), 0, total, free % GIB)
+        raise tensor_engine.out_of_memory(load, weights, max(0, free))
     kv_bytes = budget - weights - ACTIVATION_BYTES - (0 if args.enforce_eager else GRAPH_BYTES)
     if load.ranks > 1:
         kv_bytes -= tensor_engine.NCCL_BYTES
     if kv_bytes <= 0:
         raise Fatal(
-            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when "
-            "initializing the engine."
+            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` "
+            "when initializing the engine."
         )
     per_token = load.kv_per_token(is_fp8=(args.kv_cache_dtype or "auto").startswith("fp8"))
     context = args.max_model_len or facts["max_context"]
@@ -149,10 +161,10 @@ def fit(args, load: tensor_engine.Load) -> dict:
     if kv_tokens < context:
         raise Fatal(
             f"ValueError: To serve at least one request with the model's max seq len ({context}), "
-            f"({context * per_token / GIB:.2f} GiB KV cache is needed, which is larger than the available KV cache "
-            f"memory ({kv_bytes / GIB:.2f} GiB). Based on the available memory, the estimated maximum model length is "
-            f"{kv_tokens // 16 * 16}. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when "
-            "initializing the engine."
+            f"({context * per_token / GIB:.2f} GiB KV cache is needed, which is larger than the available KV "
+            f"cache memory ({kv_bytes / GIB:.2f} GiB). Based on the available memory, the estimated maximum "
+            f"model length is {kv_tokens // 16 * 16}. Try increasing `gpu_memory_utilization` or decreasing "
+            "`max_model_len` when initializing the engine."
         )
     return {"kv_bytes": kv_bytes, "kv_tokens": kv_tokens, "context": context, "used_bytes": budget}
 
@@ -193,8 +205,9 @@ class VllmEngine(openai_front.Engine):
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or 0
         if prompt_tokens + wanted > self.context_tokens:
             message = (
-                f"This model's maximum context length is {self.context_tokens} tokens. However, you requested "
-                f"{prompt_tokens + wanted} tokens. Please reduce the length of the messages or completion."
+                f"This model's maximum context length is {self.context_tokens} tokens. However, you "
+                f"requested {prompt_tokens + wanted} tokens. Please reduce the length of the messages or "
+                "completion."
             )
             raise _refused(400, message, "BadRequestError")
         if request.get("tools") and request.get("tool_choice", "auto") == "auto" and not self.parses_tools:

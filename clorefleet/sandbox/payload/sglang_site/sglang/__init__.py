@@ -1,3 +1,3 @@
-"""The name that `python3 -m sglang.launch_server` looks for on a simulated node; the stand-in is beside it."""
+"""The name that `python3 -m sglang.launch_server` looks for on a simulated node."""
 
 __version__ = "0.5.23"

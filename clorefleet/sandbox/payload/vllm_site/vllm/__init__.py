@@ -1,3 +1,3 @@
-"""The name that `python3 -m vllm...` looks for on a simulated node; the stand-in is beside it."""
+"""The name that `python3 -m vllm...` looks for on a simulated node."""
 
 __version__ = "0.33.0"
