@@ -1,6 +1,6 @@
 """How much slower `clorefleet --help` is than a bare interpreter, in the same run. Goal: at most 8x.
 
-    python benchmarks/help_startup.py [--runs 15]
+python benchmarks/help_startup.py [--runs 15]
 """
 
 from __future__ import annotations

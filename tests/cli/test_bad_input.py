@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -80,7 +79,7 @@ def test_a_key_file_that_others_can_read_is_refused(cli):
     folder.mkdir(parents=True)
     file = folder / "config.toml"
     file.write_text('api_key = "canary-file-key"\n')
-    os.chmod(file, 0o644)
+    file.chmod(0o644)
     run = cli("wallet")
     assert run.code == ExitCode.USAGE and "chmod 600" in run.err
     assert "canary-file-key" not in run.out + run.err

@@ -148,6 +148,9 @@ def test_a_client_that_leaves_stops_the_engine(tmp_path: Path):
         with client.stream("POST", "/v1/chat/completions", json=PROMPT | {"stream": True}) as answer:
             next(answer.iter_raw())
         assert engine.cancelled.wait(5)
+        deadline = time.monotonic() + 5
+        while service.in_flight("l0") and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert service.in_flight("l0") == 0
 
 

@@ -1,0 +1,251 @@
+"""SSH against real servers: who is trusted, what is bounded, what a job survives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clorefleet.domain.errors import (
+    CommandFailed,
+    HostKeyChanged,
+    NodeError,
+    NodeUnreachable,
+    OutputTooLarge,
+    WrongNonce,
+)
+from clorefleet.domain.identity import JobId, LeaseId
+from clorefleet.domain.node import JobState
+from clorefleet.domain.order import SshAddress
+from clorefleet.node import jobs, probe
+from clorefleet.node.keys import make_keys
+from clorefleet.node.session import NodeSession
+from clorefleet.node.tunnel import Tunnel, socket_path
+from tests.node.world import TRUTH, Server, sandbox_node
+
+
+def wait_for(session: NodeSession, job_id: str, *states: JobState, seconds: float = 15):
+    deadline = time.monotonic() + seconds
+    while True:
+        report = jobs.read(session, JobId(job_id))
+        if report.state in states or time.monotonic() > deadline:
+            return report
+        time.sleep(0.05)
+
+
+def test_the_nonce_proves_that_it_is_our_order(session: NodeSession, server: Server):
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            session.check_nonce(server.keys.nonce)
+            break
+        except NodeUnreachable:
+            assert time.monotonic() < deadline
+    with pytest.raises(WrongNonce):
+        session.check_nonce("f" * 32)
+
+
+def test_a_pinned_key_is_accepted_and_another_ends_the_trust(server: Server, session: NodeSession, tmp_path):
+    """F5, S11."""
+    pinned = session.host_key
+    assert pinned.startswith("ssh-ed25519 ")
+    NodeSession.connect(
+        server.address, server.keys.private_key_file, pinned_host_key=pinned, allow_loopback=True
+    ).close()
+    other = "ssh-ed25519 " + make_keys(tmp_path, LeaseId("x")).public_key.split()[1]
+    with pytest.raises(HostKeyChanged):
+        NodeSession.connect(
+            server.address, server.keys.private_key_file, pinned_host_key=other, allow_loopback=True
+        )
+
+
+def test_a_key_of_another_order_is_refused(server: Server, tmp_path: Path):
+    stranger = make_keys(tmp_path, LeaseId("stranger"))
+    with pytest.raises(NodeUnreachable, match="refuses the login"):
+        NodeSession.connect(server.address, stranger.private_key_file, allow_loopback=True)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "10.0.0.1", "169.254.169.254", "192.168.1.1", "0.0.0.0", "::1"]
+)
+def test_an_address_inside_our_own_network_is_never_dialled(server: Server, host: str):
+    """G6."""
+    with pytest.raises(NodeError, match="private network"):
+        NodeSession.connect(SshAddress((host,), 22), server.keys.private_key_file)
+
+
+def test_words_are_quoted_and_streams_kept_apart(session: NodeSession):
+    result = session.run(["sh", "-c", 'printf "%s|" "$@"; echo oops >&2; exit 3', "sh", "a b", "$(id)", "'"])
+    assert (result.exit_status, result.stdout, result.stderr) == (3, "a b|$(id)|'|", "oops\n")
+    with pytest.raises(CommandFailed) as caught:
+        session.run_ok(["sh", "-c", "echo why >&2; exit 4"])
+    assert caught.value.exit_status == 4 and "why" in caught.value.output_tail
+
+
+def test_output_without_end_is_cut_off(session: NodeSession):
+    """F6."""
+    with pytest.raises(OutputTooLarge):
+        session.run(["sh", "-c", "yes"], max_output_bytes=50_000)
+    assert session.run_ok(["echo", "alive"]) == "alive\n"
+
+
+def test_a_command_that_hangs_is_left(session: NodeSession):
+    """F4."""
+    began = time.monotonic()
+    with pytest.raises(NodeUnreachable, match="time limit"):
+        session.run(["sleep", "60"], timeout_s=0.5)
+    assert time.monotonic() - began < 5
+    assert session.run_ok(["echo", "alive"]) == "alive\n"
+
+
+def test_a_port_that_says_nothing_is_no_ssh_server(server: Server):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        threading.Thread(target=lambda: silent.accept()[0].close(), daemon=True).start()
+        with pytest.raises(NodeUnreachable):
+            NodeSession.connect(
+                SshAddress(("127.0.0.1",), port), server.keys.private_key_file, allow_loopback=True
+            )
+
+
+def test_a_file_is_put_in_one_step_and_private(session: NodeSession, server: Server):
+    path = f"{server.home}/new folder/it's.txt"
+    session.write_file(path, b"\x00binary\n" * 1000)
+    assert session.run_ok(["sh", "-c", 'wc -c < "$1"; stat -c %a "$1"', "sh", path]).split() == [
+        "8000",
+        "600",
+    ]
+
+
+def test_the_probe_reads_the_server_as_it_is(session: NodeSession, server: Server):
+    facts = probe.probe(session, server.home)
+    assert facts.cores and facts.disk_free_bytes and facts.python_version
+    if server.kind == "sandbox":
+        assert [gpu.vram_mib for gpu in facts.gpus] == [24564, 24564]
+        assert (facts.cuda_version, facts.cores) == ((13, 0), TRUTH.threads)
+        assert facts.ram_bytes == pytest.approx(TRUTH.ram_bytes, rel=0.02)
+    else:
+        assert facts.gpus == ()  # no nvidia-smi here: none, not an error
+
+
+# -- jobs
+
+
+def test_a_job_outlives_the_session_that_started_it(session: NodeSession, server: Server):
+    spec = jobs.JobSpec(JobId("outlives"), ("sh", "-c", "sleep 0.5; echo done; exit 7"))
+    assert jobs.start(session, spec) is True
+    session.close()
+    with NodeSession.connect(server.address, server.keys.private_key_file, allow_loopback=True) as later:
+        assert jobs.read(later, spec.job_id).state is JobState.RUNNING
+        report = wait_for(later, "outlives", JobState.FAILED)
+    assert (report.exit_code, report.log_tail) == (7, ("done",))
+
+
+def test_a_job_started_twice_runs_once(session: NodeSession, server: Server):
+    spec = jobs.JobSpec(JobId("once"), ("sh", "-c", f"echo x >> {server.home}/count; sleep 0.2"))
+    assert [jobs.start(session, spec) for _ in range(3)] == [True, False, False]
+    wait_for(session, "once", JobState.SUCCEEDED)
+    assert session.run_ok(["cat", f"{server.home}/count"]) == "x\n"
+
+
+def test_a_killed_job_is_lost_not_running_and_not_done(session: NodeSession, server: Server):
+    """F12."""
+    spec = jobs.JobSpec(JobId("killed"), ("sleep", "60"))
+    jobs.start(session, spec)
+    assert wait_for(session, "killed", JobState.RUNNING).state is JobState.RUNNING
+    started = f"{server.home}/.clorefleet/jobs/killed/started"
+    deadline = time.monotonic() + 5
+    while not session.run(["cat", started]).stdout and time.monotonic() < deadline:
+        time.sleep(0.05)
+    session.run_ok(["sh", "-c", f"kill -s KILL -$(cut -d' ' -f2 {started})"])
+    assert wait_for(session, "killed", JobState.LOST).state is JobState.LOST
+
+
+def test_a_job_is_stopped_with_all_it_started(session: NodeSession, server: Server):
+    spec = jobs.JobSpec(JobId("stopped"), ("sh", "-c", "sleep 61 & sleep 61"))
+    jobs.start(session, spec)
+    wait_for(session, "stopped", JobState.RUNNING)
+    time.sleep(0.3)
+    jobs.stop(session, spec.job_id)
+    assert wait_for(session, "stopped", JobState.LOST, JobState.FAILED).state is not JobState.RUNNING
+    assert "sleep 61" not in session.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+
+
+def test_an_unknown_job_is_absent(session: NodeSession):
+    assert jobs.read(session, JobId("nobody")).state is JobState.ABSENT
+
+
+# -- tunnels
+
+
+ECHO = """
+class Echo(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+print(web.server_port, flush=True)
+web.serve_forever()
+"""
+
+
+def test_a_tunnel_carries_many_requests_at_once_unchanged(session: NodeSession, tmp_path: Path):
+    jobs.start(session, jobs.JobSpec(JobId("echo"), ("python3", "-c", ECHO)))
+    deadline = time.monotonic() + 10
+    while not (log := jobs.read(session, JobId("echo")).log_tail) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tunnel = Tunnel(tmp_path / "t.sock", int(log[0]), lambda: session)
+    assert (tmp_path / "t.sock").stat().st_mode & 0o077 == 0
+    blob = os.urandom(300_000)
+    found: list[bytes] = []
+
+    def ask(number: int) -> None:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(tunnel.path)), timeout=20) as client:
+            found.append(client.post("http://node/", content=bytes([number]) + blob).content)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(bytes([number]) + blob for number in range(12))
+    tunnel.close()
+    assert not tunnel.path.exists()
+    jobs.stop(session, JobId("echo"))
+
+
+def test_a_tunnel_to_a_port_nobody_has_closes_the_connection(session: NodeSession, tmp_path: Path):
+    tunnel = Tunnel(tmp_path / "t.sock", 1, lambda: session)
+    with (
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(tunnel.path))) as client,
+        pytest.raises(httpx.HTTPError),
+    ):
+        client.get("http://node/")
+    tunnel.close()
+
+
+def test_a_deep_state_folder_gets_a_short_private_socket_folder(tmp_path: Path):
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    path = socket_path(deep, "abc123")
+    assert len(os.fsencode(path)) <= 100 and path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_two_orders_have_different_host_keys(tmp_path: Path):
+    keys = []
+    for name in "ab":
+        with (
+            sandbox_node(tmp_path / name) as node,
+            NodeSession.connect(node.address, node.keys.private_key_file, allow_loopback=True) as session,
+        ):
+            keys.append(session.host_key)
+    assert keys[0] != keys[1]
