@@ -76,7 +76,7 @@ d="$HOME/.clorefleet/jobs/$1"
 [ -f "$d/exit" ] && exit 0
 read boot pid begun < "$d/started"
 [ "$begun" = "$(cut -d' ' -f22 "/proc/$pid/stat" 2>/dev/null)" ] || exit 0
-kill -s "$2" "-$pid" 2>/dev/null
+kill -"$2" "-$pid" 2>/dev/null
 exit 0
 """
 

@@ -164,7 +164,7 @@ def test_a_killed_job_is_lost_not_running_and_not_done(session: NodeSession, ser
     deadline = time.monotonic() + 5
     while not session.run(["cat", started]).stdout and time.monotonic() < deadline:
         time.sleep(0.05)
-    session.run_ok(["sh", "-c", f"kill -s KILL -$(cut -d' ' -f2 {started})"])
+    session.run_ok(["sh", "-c", f"kill -KILL -$(cut -d' ' -f2 {started})"])
     assert wait_for(session, "killed", JobState.LOST).state is JobState.LOST
 
 
@@ -186,6 +186,7 @@ def test_an_unknown_job_is_absent(session: NodeSession):
 
 
 ECHO = """
+import http.server
 class Echo(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
