@@ -61,6 +61,8 @@ class Connection:
     store_url: str
     api_key: Secret
     clock: Clock
+    time_factor: float = 1.0
+    """How much faster than real time the market bills; only a sandbox differs from 1."""
 
     @property
     def allows_loopback_nodes(self) -> bool:
@@ -123,6 +125,7 @@ def _connect_sandbox(profile: Profile) -> Connection:
         store_url=store_url(profile),
         api_key=Secret(info.api_key),
         clock=_sandbox_clock(info),
+        time_factor=info.time_factor,
     )
 
 

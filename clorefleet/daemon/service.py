@@ -26,6 +26,7 @@ from clorefleet.config.places import make_private_dir, write_private_file
 from clorefleet.config.profile import Profile, connect
 from clorefleet.daemon import process
 from clorefleet.domain.errors import DaemonError, LostLeadership, StoreError
+from clorefleet.fleet.limits import DEFAULT_LIMITS, SANDBOX_LIMITS
 from clorefleet.fleet.loop import Fleet
 from clorefleet.store import leadership
 from clorefleet.store.database import FencingToken, open_store
@@ -153,6 +154,7 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         set_routes=gateway.set_routes,
         in_flight=gateway.in_flight,
         startup_command=startup_command,
+        limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
     service = Service(fleet, token, SANDBOX_PACE if profile.is_sandbox else REAL_PACE)
     signal.signal(signal.SIGTERM, lambda *_: service.end())

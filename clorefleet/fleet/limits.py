@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 from clorefleet.domain.lease import Phase
 
@@ -61,5 +62,27 @@ class FleetLimits:
     refusal_memory: timedelta = timedelta(minutes=10)
     """How long a server that the market refused to rent is left out of plans."""
 
+    def scaled(self, factor: float) -> FleetLimits:
+        """For a sandbox whose clock runs `factor` times as fast while its nodes work in real time."""
+        if factor <= 1:
+            return self
+        durations: dict[str, Any] = {
+            each.name: value * factor
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), timedelta)
+        }
+        return replace(
+            self,
+            phase={phase: limit * factor for phase, limit in self.phase.items()},
+            bootstrap_days_of_rate=self.bootstrap_days_of_rate * Decimal(str(factor)),
+            **durations,
+        )
+
 
 DEFAULT_LIMITS = FleetLimits()
+SANDBOX_LIMITS = FleetLimits(
+    # The sandbox's list is at most 2.5 s late, so that a doubt is over sooner than on the real market.
+    doubt_grace=timedelta(seconds=8),
+    accepted_grace=timedelta(seconds=60),
+    refusal_memory=timedelta(minutes=2),
+)

@@ -169,13 +169,14 @@ def test_a_killed_job_is_lost_not_running_and_not_done(session: NodeSession, ser
 
 
 def test_a_job_is_stopped_with_all_it_started(session: NodeSession, server: Server):
-    spec = jobs.JobSpec(JobId("stopped"), ("sh", "-c", "sleep 61 & sleep 61"))
+    nap = f"sleep 61.{os.getpid()}"
+    spec = jobs.JobSpec(JobId("stopped"), ("sh", "-c", f"{nap} & {nap}"))
     jobs.start(session, spec)
     wait_for(session, "stopped", JobState.RUNNING)
     time.sleep(0.3)
     jobs.stop(session, spec.job_id)
     assert wait_for(session, "stopped", JobState.LOST, JobState.FAILED).state is not JobState.RUNNING
-    assert "sleep 61" not in session.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+    assert nap not in session.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
 
 
 def test_an_unknown_job_is_absent(session: NodeSession):
