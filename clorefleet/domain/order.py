@@ -54,6 +54,8 @@ class OrderList:
     orders: tuple[Order, ...]
     read_at: datetime
     includes_completed: bool = False
+    unreadable: int = 0
+    """Records that could not be read: while there are any, a missing order proves nothing."""
 
     def live(self) -> tuple[Order, ...]:
         return tuple(order for order in self.orders if not order.is_expired)

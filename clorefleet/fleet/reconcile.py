@@ -93,7 +93,7 @@ def _resolve_doubt(
     intent = next((each for each in snapshot.intents if each.intent_id == lease.intent_id), None)
     was_accepted = intent is None
     doubted_at = lease.created_at if intent is None else intent.doubted_at or intent.created_at
-    if orders.read_at <= doubted_at:
+    if orders.read_at <= doubted_at or orders.unreadable:
         return
     polls = lease.absent_polls + 1
     yield NoteAbsence(lease.lease_id, polls)
@@ -160,6 +160,8 @@ def _if_gone(orders: OrderList, order: Order | None, lease: Lease, limits: Fleet
     if order is not None:
         why = lease.reason if was_asked else "the market ended the order"
         yield End(lease.lease_id, lease.order_id, order.spend.amount, why)
+        return
+    if orders.unreadable:
         return
     polls = lease.absent_polls + 1
     yield NoteAbsence(lease.lease_id, polls)

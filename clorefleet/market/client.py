@@ -149,9 +149,8 @@ class MarketClient:
     def fetch_orders(self, *, include_completed: bool = False) -> OrderList:
         """The account's orders.
 
-        Raises:
-            BadAnswer: also when a record has no readable id. An order missing from this list is taken for an
-                ended one, so a list that cannot be read whole proves nothing.
+        Records without a readable id are left out and counted in `unreadable`: an order missing from such a
+        list is not to be taken for ended.
         """
         doc = self._read(
             _Call(
@@ -165,14 +164,11 @@ class MarketClient:
         decoded = wire.read_orders(doc)
         if decoded.skipped:
             _kept(decoded, "orders")
-            raise BadAnswer(
-                f"The market's order list has {decoded.skipped} record(s) without an order id.",
-                remedy="Look at your orders on clore.ai; nothing is taken for ended until the list is whole.",
-            )
         return OrderList(
             orders=convert.orders(decoded.records),
             read_at=self._clock.now(),
             includes_completed=include_completed,
+            unreadable=decoded.skipped,
         )
 
     def fetch_wallets(self) -> tuple[Wallet, ...]:

@@ -205,6 +205,14 @@ def test_an_order_back_in_the_list_clears_the_absence():
     assert NoteAbsence(L1, 0) in reconcile(snapshot(leases=(lease(absent_polls=1),), orders=orders(order())))
 
 
+def test_an_order_missing_from_a_list_with_unreadable_records_is_not_taken_for_ended():
+    """A8."""
+    torn = replace(orders(), unreadable=1)
+    assert decided(End, leases=(lease(absent_polls=5),), orders=torn) == []
+    situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),), "orders": torn}
+    assert decided(DropRent, **situation) == []
+
+
 def test_nothing_about_orders_is_decided_without_a_reading():
     actions = reconcile(snapshot(leases=(lease(absent_polls=1),), orders=None))
     assert not [a for a in actions if isinstance(a, (End, NoteAbsence, Adopt, DropRent))]
