@@ -48,7 +48,8 @@ def make_planner(connection: Connection) -> Planner:
     recipes, gpus = load_recipes(), load_gpus()
 
     def plan(requirement: Requirement, market: MarketView) -> PlanReport:
-        return plan_requirement(requirement, market, find_recipe(requirement.model, recipes), gpus)
+        recipe = find_recipe(requirement.model, recipes)
+        return plan_requirement(requirement, market, recipe, gpus, all_recipes=tuple(recipes.values()))
 
     return plan
 

@@ -7,11 +7,12 @@ is told with file, line and field; a misspelt field with the nearest known one.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -59,17 +60,82 @@ def read_recipe(file: Path) -> Recipe:
     """
     if file.stat().st_size > RECIPE_MAX_BYTES:
         raise BadRecipe(str(file), None, "file", "it is too large to be a recipe")
-    text = file.read_text("utf-8")
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRecipe(str(file), None, "file", "it is not UTF-8 text") from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         raise BadRecipe(str(file), int(line.group(1)) if line else None, "TOML", str(error)) from error
     document["source_file"] = str(file)
-    recipe: Recipe = _Reader(file, text).read(Recipe, document, ())
-    if not recipe.checkpoints or not recipe.engines:
-        raise BadRecipe(str(file), None, "checkpoints, engines", "at least one of each is needed")
+    reader = _Reader(file, text)
+    recipe: Recipe = reader.read(Recipe, document, ())
+    for path, why in _contradictions(recipe):
+        reader.fail(path, why)
     return recipe
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
+_VERSION = re.compile(r"\d{1,2}(\.\d{1,2})?")
+
+
+def _contradictions(recipe: Recipe) -> Iterator[tuple[Path_, str]]:
+    """What has the right type and still cannot be: the planner divides by these, and shows these names."""
+    if not _NAME.fullmatch(recipe.name):
+        yield ("name",), "it must be lower-case letters, digits, dots and dashes, 60 at most"
+    for path, number in (
+        (("max_context_tokens",), recipe.max_context_tokens),
+        (("parameters", "total"), recipe.parameters.total),
+        (("parameters", "active_per_token"), recipe.parameters.active_per_token),
+        (("architecture", "num_layers"), recipe.architecture.num_layers),
+        (("architecture", "hidden"), recipe.architecture.hidden),
+        (("architecture", "heads"), recipe.architecture.heads),
+        (("floors", "context_tokens"), recipe.floors.context_tokens),
+    ):
+        if number <= 0:
+            yield path, "it must be more than zero"
+    if recipe.floors.context_tokens > recipe.max_context_tokens:
+        yield ("floors", "context_tokens"), f"the model has {recipe.max_context_tokens:,} tokens at most"
+    if recipe.parameters.one_expert and not recipe.architecture.experts:
+        yield ("parameters", "one_expert"), "the architecture has no experts"
+    if not recipe.checkpoints:
+        yield ("checkpoints",), "at least one is needed"
+    if not recipe.engines:
+        yield ("engines",), "at least one is needed"
+    seen: set[str] = set()
+    served = {layout for support in recipe.engines for layout in support.layouts}
+    for index, checkpoint in enumerate(recipe.checkpoints):
+        here: Path_ = ("checkpoints", index)
+        if checkpoint.key in seen:
+            yield (*here, "key"), f"“{checkpoint.key}” is there already"
+        seen.add(checkpoint.key)
+        if checkpoint.bytes <= 0:
+            yield (*here, "bytes"), "it must be more than zero"
+        if not checkpoint.files:
+            yield (*here, "files"), "at least one pattern is needed"
+        if checkpoint.layout not in served:
+            yield (*here, "layout"), f"no engine of this recipe reads {checkpoint.layout}"
+    for index, support in enumerate(recipe.engines):
+        for field in ("min_cuda", "min_compute_capability"):
+            version: str = getattr(support, field)
+            if version and not _VERSION.fullmatch(version):
+                yield ("engines", index, field), f"“{version}” is not a version such as 12.4"
+        for place, variant in enumerate(support.variants):
+            if not _VERSION.fullmatch(variant.min_cuda):
+                where: Path_ = ("engines", index, "variants", place, "min_cuda")
+                yield where, f"“{variant.min_cuda}” is not a version such as 12.4"
+
+
+_types: dict[object, Mapping[str, Any]] = {}
+
+
+def _field_types(kind: type[Any]) -> Mapping[str, Any]:
+    """Annotations of a dataclass as types. Evaluating them anew for each table took half of the loading."""
+    if kind not in _types:
+        _types[kind] = typing.get_type_hints(kind)
+    return _types[kind]
 
 
 Path_ = tuple[str | int, ...]
@@ -89,43 +155,43 @@ class _Reader:
             if name not in fields:
                 near = get_close_matches(name, fields, 1, 0.6)
                 hint = f"; did you mean “{near[0]}”?" if near else ""
-                self._fail((*path, name), f"there is no such field{hint}")
+                self.fail((*path, name), f"there is no such field{hint}")
         values = {}
-        hints = typing.get_type_hints(kind)
+        hints = _field_types(kind)
         for name, field in fields.items():
             if name in table:
                 values[name] = self._value(hints[name], table[name], (*path, name))
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                self._fail((*path, name), "it is missing")
+                self.fail((*path, name), "it is missing")
         return kind(**values)
 
     def _value(self, kind: Any, value: Any, path: Path_) -> Any:
         origin = typing.get_origin(kind)
         if origin is tuple:
             if not isinstance(value, list):
-                self._fail(path, "it must be a list")
+                self.fail(path, "it must be a list")
             [item, *_] = typing.get_args(kind)
             return tuple(self._value(item, each, (*path, i)) for i, each in enumerate(value))
         if origin in (types.UnionType, typing.Union):
             [kind] = [each for each in typing.get_args(kind) if each is not type(None)]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
-                self._fail(path, "it must be a table")
+                self.fail(path, "it must be a table")
             return self.read(typing.cast("type[Any]", kind), value, path)
         if isinstance(kind, type) and issubclass(kind, Enum):
             try:
                 return kind(value)
             except ValueError:
-                self._fail(path, f"“{value}” is none of {', '.join(str(each.value) for each in kind)}")
+                self.fail(path, f"“{value}” is none of {', '.join(str(each.value) for each in kind)}")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if type(value) is not kind:
-            self._fail(path, f"it must be {_words(kind)}, not {_words(type(value))}")
-        if isinstance(value, (int, float)) and value < 0:
-            self._fail(path, "it must not be negative")
+            self.fail(path, f"it must be {_words(kind)}, not {_words(type(value))}")
+        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            self.fail(path, "it must be finite and not negative")
         return value
 
-    def _fail(self, path: Path_, why: str) -> typing.NoReturn:
+    def fail(self, path: Path_, why: str) -> typing.NoReturn:
         shown = ".".join(str(part) if isinstance(part, str) else f"#{part + 1}" for part in path)
         raise BadRecipe(self._file, self._line(path), shown, why)
 
@@ -133,22 +199,20 @@ class _Reader:
         """The line of the deepest part of `path` that the text has; only computed for an error."""
         names = [part for part in path if isinstance(part, str)]
         position = next((part for part in path if isinstance(part, int)), 0)
-        table, key = (names[0], names[-1]) if len(names) > 1 else ("", names[0])
         lines = self._text.splitlines()
-        start, seen = 0, -1
-        if table:
-            for number, line in enumerate(lines):
-                if line.strip() in (f"[{table}]", f"[[{table}]]"):
-                    seen += 1
-                    start = number
-                    if seen == position:
-                        break
-        for number in range(start, len(lines)):
-            if re.match(rf"\s*{re.escape(key)}\s*=", lines[number]):
+        heads = [number for number, line in enumerate(lines) if line.lstrip().startswith("[")]
+        mine = [number for number in heads if re.match(rf"\s*\[+{re.escape(names[0])}\]", lines[number])]
+        if len(mine) > position:
+            start = mine[position]
+        elif len(names) == 1:
+            start = -1
+        else:
+            return None
+        end = next((number for number in heads if number > start), len(lines))
+        for number in range(start + 1, end):
+            if re.match(rf"\s*{re.escape(names[-1])}\s*=", lines[number]):
                 return number + 1
-            if table and number > start and lines[number].lstrip().startswith("["):
-                break
-        return start + 1 if table else None
+        return start + 1 or None
 
 
 def _words(kind: Any) -> str:

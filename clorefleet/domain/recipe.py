@@ -76,6 +76,8 @@ class Architecture:
     shared_experts: int = 0
     moe_intermediate: int = 0
     mtp_layers: int = 0
+    replicated_per_layer: int = 0
+    """Weights that every tensor-parallel rank holds whole: MLA's q_a and kv_a, sparse indexer, router."""
     source: str = ""
 
 
@@ -118,6 +120,15 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageVariant:
+    """The same engine built for an older CUDA, for servers whose driver is too old for the usual image."""
+
+    image: str
+    min_cuda: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSupport:
     """How one engine runs this model."""
 
@@ -134,6 +145,12 @@ class EngineSupport:
     min_cuda: str = ""
     """CUDA version that the image needs from the driver, for instance `13.0`."""
     source: str = ""
+    variants: tuple[ImageVariant, ...] = ()
+    """Tried in order where `min_cuda` is too new."""
+
+    def min_cuda_of(self, image: str) -> str:
+        """What `image` needs of the driver: this engine's image, or one of its variants."""
+        return next((each.min_cuda for each in self.variants if each.image == image), self.min_cuda)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ constraint that binds is named, with how much is missing and what would cure it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import accumulate, pairwise
 
@@ -25,6 +25,8 @@ LLAMACPP_LARGE_MODEL_BYTES = 20 * 10**9
 """Smaller models need a share of the compute buffer by their size [assumed]."""
 NON_EXPERT_BITS = 6.0
 """GGUF mixes keep attention and dense tensors at 5 to 6 bits: 13.3 GiB for GLM-5.1 on a model card."""
+UNEVEN_LAYERS = 0.04
+"""Quantisation mixes give some layers more bits than others, and only the mean is published [assumed]."""
 RAM_SPARE = 1.10
 RAM_BASE_BYTES = 6 * GIB
 """CPU-side weights and a tenth, and the system's own [assumed]."""
@@ -36,13 +38,15 @@ IMAGE_BYTES = {
     EngineName.KTRANSFORMERS: 40 * 10**9,
 }
 """Room for the container image beside the weights [assumed]."""
-FULL_GPU_RAM_BYTES = 24 * GIB
-"""Host RAM that a server engine of a large model wants, beside page cache [assumed]."""
+ENGINE_RAM_BASE_BYTES = 4 * GIB
+ENGINE_RAM_PER_RANK_BYTES = int(7.5 * GIB)
+"""Host RAM of SGLang and vLLM beside page cache: one process per GPU, 64 GiB for eight [assumed]."""
 VLLM_UTILISATION = 0.90
 VLLM_RESERVE_BYTES = int(4 * GIB)
 """Activations at their peak and CUDA graphs inside vLLM's share [assumed]."""
-MLA_REPLICATED_PARAMS_PER_LAYER = 27_000_000
-"""q_a, kv_a, sparse indexer and router of GLM-5.1, on every rank [computed]; others are smaller."""
+
+ROOMY_BYTES = 1 << 60
+"""RAM and disk of a server that lacks neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,28 @@ def check_fit(setup: Setup, recipe: Recipe, hardware: Hardware) -> Fit:
         _term("weights and room", checkpoint.bytes * DISK_FACTOR, checkpoint.bytes_mark, checkpoint.source),
         _term("container image", IMAGE_BYTES[setup.engine], Mark.ASSUMED, "image sizes"),
     )
-    vram_margin = visible - _sum(gpu)
+    return _verdict(gpu, ram, disk, visible - _sum(gpu), hardware)
+
+
+def without_room(hardware: Hardware) -> Hardware:
+    """The shape that thousands of servers share: all but RAM and disk, which `in_room` looks at."""
+    return replace(hardware, ram_bytes=ROOMY_BYTES, disk_free_bytes=ROOMY_BYTES)
+
+
+def in_room(fit: Fit, hardware: Hardware) -> Fit:
+    """`fit`, which was checked on `without_room(hardware)`, as `check_fit` says it of `hardware` itself.
+
+    Exact, since RAM and disk are looked at last and no setup is chosen by them.
+    """
+    if not fit.fits:
+        return fit
+    # On a roomy shape only GPU memory can be scarce.
+    return _verdict(fit.memory_per_gpu, fit.ram, fit.disk, fit.margin_bytes, hardware)
+
+
+def _verdict(
+    gpu: tuple[Term, ...], ram: tuple[Term, ...], disk: tuple[Term, ...], vram_margin: int, hardware: Hardware
+) -> Fit:
     ram_margin = hardware.ram_bytes - _sum(ram)
     disk_margin = hardware.disk_free_bytes - _sum(disk)
     for name, margin, cure in (
@@ -150,6 +175,12 @@ def expert_layers(recipe: Recipe) -> range:
     return range(arch.first_k_dense if arch.experts else arch.num_layers, arch.num_layers)
 
 
+def mtp_layers(recipe: Recipe) -> range:
+    """Numbers of the layers that draft tokens; builds of llama.cpp differ in whether they load them."""
+    arch = recipe.architecture
+    return range(arch.num_layers, arch.num_layers + arch.mtp_layers)
+
+
 def choose_experts_in_ram(
     recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware, *, kv_total_bytes: int
 ) -> tuple[int, ...]:
@@ -159,19 +190,31 @@ def choose_experts_in_ram(
     RAM instead (`--n-cpu-moe`) would put all the others on the last GPU.
     """
     weights = weights_of(recipe, checkpoint)
-    split = split_layers(recipe, hardware)
+    split, with_experts = split_layers(recipe, hardware), expert_layers(recipe)
     in_ram: list[int] = []
     for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
-        mine = [layer for layer in run if layer in expert_layers(recipe)]
-        plain = _plain_bytes(recipe, weights, kv_total_bytes, len(run)) + llamacpp_reserve(checkpoint)
-        room = max(0, int((mib * MIB - plain) // weights.expert_layer)) if weights.expert_layer else 0
+        mine = [layer for layer in run if layer in with_experts]
+        plain = _plain_bytes(recipe, weights, len(run)) * (1 + UNEVEN_LAYERS) + llamacpp_reserve(checkpoint)
+        plain += _share(recipe, kv_total_bytes, len(run))
+        layer = weights.expert_layer * (1 + UNEVEN_LAYERS)
+        room = max(0, int((mib * MIB - plain) // layer)) if layer else 0
         in_ram.extend(mine[: max(0, len(mine) - room)])
-    return tuple(in_ram)
+    # A build that knows the MTP layer loads it after the others, onto the last GPU unless told not to.
+    return (*in_ram, *mtp_layers(recipe))
 
 
-def _plain_bytes(recipe: Recipe, weights: Weights, kv_total_bytes: int, layers: int) -> float:
-    """A run of layers without experts: their share of all other weights and of the context."""
-    return (weights.elsewhere + kv_total_bytes) * layers / (recipe.architecture.num_layers + 1)
+def _plain_bytes(recipe: Recipe, weights: Weights, layers: int) -> float:
+    """A run of layers without experts: their share of all other weights.
+
+    The drafting layer's experts are among those. They are told to stay in RAM, and not every build obeys or
+    even loads them: room for them is kept on both sides.
+    """
+    drafting = weights.expert_layer * recipe.architecture.mtp_layers
+    return _share(recipe, weights.elsewhere + drafting, layers)
+
+
+def _share(recipe: Recipe, total_bytes: int, layers: int) -> float:
+    return total_bytes * layers / (recipe.architecture.num_layers + 1)
 
 
 def _llamacpp(
@@ -181,39 +224,41 @@ def _llamacpp(
     weights = weights_of(recipe, checkpoint)
     kv = kv_bytes(recipe, setup.context_tokens, setup.concurrency, kv_dtype=setup.kv_dtype)
     reserve = llamacpp_reserve(checkpoint)
-    in_ram = set(setup.experts_in_ram)
+    in_ram, with_experts = set(setup.experts_in_ram), expert_layers(recipe)
+    # Of one GPU that holds everything the total is known, however uneven the layers are.
+    uneven = UNEVEN_LAYERS if in_ram or len(hardware.gpus) > 1 else 0.0
+    split = LayerSplit(setup.layers_per_gpu) if setup.layers_per_gpu else split_layers(recipe, hardware)
     needs = []
-    for run, mib in zip(split_layers(recipe, hardware).runs, hardware.vram_mib, strict=True):
-        experts = sum(1 for layer in run if layer in expert_layers(recipe) and layer not in in_ram)
-        need = _plain_bytes(recipe, weights, kv, len(run)) + experts * weights.expert_layer + reserve
+    for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
+        experts = sum(1 for layer in run if layer in with_experts and layer not in in_ram)
+        held = _plain_bytes(recipe, weights, len(run)) + experts * weights.expert_layer
+        need = held * (1 + uneven) + _share(recipe, kv, len(run)) + reserve
         needs.append((mib * MIB - need, mib, len(run), experts))
     _, mib, layers, experts = min(needs)
-    share = layers / (recipe.architecture.num_layers + 1)
-    gpu = [
-        _term(
-            f"{layers} layers' weights", weights.elsewhere * share, checkpoint.bytes_mark, checkpoint.source
-        ),
+    plain, routed = _plain_bytes(recipe, weights, layers), experts * weights.expert_layer
+    gpu = [_term(f"{layers} layers' weights", plain, checkpoint.bytes_mark, checkpoint.source)]
+    if weights.expert_layer:
+        text = f"experts of {experts} layers"
+        gpu.append(_term(text, routed, Mark.COMPUTED, "checkpoint's bytes per layer"))
+    if uneven:
+        spare = (plain + routed) * uneven
+        gpu.append(_term("uneven layers", spare, Mark.ASSUMED, f"{uneven:.0%}: only the mean is published"))
+    gpu += [
         _term(
             f"share of a context of {setup.context_tokens:,} x {setup.concurrency}",
-            kv * share,
+            _share(recipe, kv, layers),
             recipe.kv_cache.mark,
             recipe.kv_cache.source,
         ),
         _term("CUDA context and compute buffer", reserve, Mark.ASSUMED, "about 2 GiB for a large model"),
     ]
-    if weights.expert_layer:
-        text = f"experts of {experts} layers"
-        gpu.insert(
-            1, _term(text, experts * weights.expert_layer, Mark.COMPUTED, "checkpoint's bytes per layer")
-        )
     return tuple(gpu), _llamacpp_ram(weights, in_ram, recipe), mib * MIB
 
 
 def _llamacpp_ram(weights: Weights, in_ram: set[int], recipe: Recipe) -> tuple[Term, ...]:
     if not in_ram:
         return (_term("system", min(RAM_BASE_BYTES, GIB + weights.total), Mark.ASSUMED, "system"),)
-    # The MTP layer is loaded, used or not: its experts go where there is room for them.
-    layers = len(in_ram) + recipe.architecture.mtp_layers
+    layers = len(in_ram)
     experts = weights.expert_layer * layers
     return (
         _term(f"experts of {layers} layers", experts, Mark.COMPUTED, "checkpoint's bytes per layer"),
@@ -237,21 +282,14 @@ def _tensor_parallel(
     """Memory of one GPU, and RAM."""
     ranks = setup.tensor_parallel
     share = checkpoint.bytes / ranks
-    replicated = 0.0
-    if recipe.kv_cache.is_replicated_across_tp:
-        bytes_each = 2 if setup.precision is Precision.BF16 else 1
-        replicated = (
-            recipe.architecture.num_layers * MLA_REPLICATED_PARAMS_PER_LAYER * bytes_each * (1 - 1 / ranks)
-        )
-    kv = kv_bytes(recipe, setup.context_tokens, setup.concurrency, kv_dtype=setup.kv_dtype)
-    if setup.speculation is not None:
-        kv += recipe.kv_cache.mtp_extra_bytes_bf16 * setup.context_tokens * setup.concurrency
-    if not recipe.kv_cache.is_replicated_across_tp:
-        kv //= max(1, min(ranks, recipe.kv_cache.shard_limit))
-    reserve = engine_reserve(setup.engine, recipe, ranks, min(hardware.vram_mib) * MIB)
+    per_layer = recipe.architecture.replicated_per_layer
+    replicated = per_layer * recipe.architecture.num_layers * _bytes_each(setup.precision) * (1 - 1 / ranks)
+    kv = setup.context_tokens * setup.concurrency * kv_bytes_per_token_and_rank(setup, recipe)
+    kv += recipe.kv_cache.per_sequence_bytes * setup.concurrency
+    reserve = engine_reserve(setup, recipe, min(hardware.vram_mib) * MIB)
     gpu = (
         _term(f"weights, 1/{ranks}", share, checkpoint.bytes_mark, checkpoint.source),
-        _term("parts that every rank holds", replicated, Mark.COMPUTED, "27M per layer for GLM-5.1"),
+        _term("parts that every rank holds", replicated, Mark.COMPUTED, f"{per_layer / 1e6:.1f}M per layer"),
         _term(
             f"context of {setup.context_tokens:,} x {setup.concurrency}",
             kv,
@@ -262,22 +300,47 @@ def _tensor_parallel(
             f"{setup.engine}'s reserve",
             reserve,
             Mark.PUBLISHED if setup.engine is EngineName.SGLANG else Mark.ASSUMED,
-            "SGLang 0.5.23 source" if setup.engine is EngineName.SGLANG else "10 % and 4 GiB",
+            "SGLang 0.5.23 source" if setup.engine is EngineName.SGLANG else "10 % by default, and 4 GiB",
         ),
     )
-    ram = (
-        _term(
-            "engine", min(FULL_GPU_RAM_BYTES, 4 * GIB + checkpoint.bytes), Mark.ASSUMED, "engine and loading"
-        ),
-    )
-    return gpu, ram
+    ram_bytes = ENGINE_RAM_BASE_BYTES + min(checkpoint.bytes, ENGINE_RAM_PER_RANK_BYTES * ranks)
+    return gpu, (_term("engine", ram_bytes, Mark.ASSUMED, "64 GiB for eight GPUs"),)
 
 
-def engine_reserve(engine: EngineName, recipe: Recipe, ranks: int, visible_bytes: int) -> int:
-    """Bytes per GPU that the engine keeps for activations, graphs and itself."""
-    if engine is EngineName.SGLANG:
-        return sglang_reserve(recipe, ranks, visible_bytes)
-    return int(visible_bytes * (1 - VLLM_UTILISATION)) + min(VLLM_RESERVE_BYTES, visible_bytes // 8)
+def kv_bytes_per_token_and_rank(setup: Setup, recipe: Recipe) -> int:
+    """Context memory of one token on one GPU of a tensor-parallel setup, the drafting layer's included."""
+    cache = recipe.kv_cache
+    each = cache.per_token_bytes_fp8 if setup.kv_dtype == "fp8" else cache.per_token_bytes_bf16
+    if setup.speculation is not None:
+        each += cache.mtp_extra_bytes_bf16
+    if cache.is_replicated_across_tp:
+        return each
+    # Rounded up: a half token's worth must not be lost in each of a million tokens.
+    return -(-each // max(1, min(setup.tensor_parallel, cache.shard_limit)))
+
+
+def tokens_that_fit(setup: Setup, recipe: Recipe, hardware: Hardware) -> int:
+    """Tokens of context that a tensor-parallel setup has memory for, over all requests; 0 when none."""
+    checkpoint = recipe.checkpoint(setup.checkpoint)
+    empty = replace(setup, context_tokens=0, concurrency=1)
+    gpu, _ = _tensor_parallel(empty, recipe, checkpoint, hardware)
+    rest = min(hardware.vram_mib) * MIB - _sum(gpu)
+    return max(0, rest // kv_bytes_per_token_and_rank(setup, recipe))
+
+
+def _bytes_each(precision: Precision) -> float:
+    return {Precision.BF16: 2.0, Precision.FP8: 1.0}.get(precision, 1.0)
+
+
+def engine_reserve(setup: Setup, recipe: Recipe, visible_bytes: int) -> int:
+    """Bytes per GPU that are neither weights nor context: what the static share leaves out, and more."""
+    fraction = setup.memory_fraction
+    if setup.engine is EngineName.SGLANG:
+        if fraction is None:
+            return sglang_reserve(recipe, setup.tensor_parallel, visible_bytes)
+        return int(visible_bytes * (1 - fraction))
+    inside = min(VLLM_RESERVE_BYTES, visible_bytes // 8)
+    return int(visible_bytes * (1 - (VLLM_UTILISATION if fraction is None else fraction))) + inside
 
 
 def sglang_reserve(recipe: Recipe, ranks: int, visible_bytes: int) -> int:
@@ -318,46 +381,55 @@ def _software_problems(
     checkpoint = recipe.checkpoint(setup.checkpoint)
     least = min(gpu.compute_capability for gpu in hardware.gpus)
     shown = f"{least[0]}.{least[1]}"
-    if support.min_compute_capability and least < _version(support.min_compute_capability):
+    if support.min_compute_capability and least < parse_version(support.min_compute_capability):
         problems.append(
             (
                 "compute_capability",
                 f"compute capability {shown}, and {setup.engine} needs {support.min_compute_capability}",
-                "newer GPUs, or llama.cpp",
+                "newer GPUs" if setup.engine is EngineName.LLAMACPP else "newer GPUs, or llama.cpp",
             )
         )
-    if support.min_cuda:
-        if hardware.cuda_version is None:
-            problems.append(("cuda", "the offer names no CUDA version", "an offer that does"))
-        elif hardware.cuda_version < _version(support.min_cuda):
-            have = ".".join(map(str, hardware.cuda_version))
-            problems.append(
-                (
-                    "cuda",
-                    f"the driver is at CUDA {have}, the image needs {support.min_cuda}",
-                    "a newer driver",
-                )
-            )
-    if setup.engine is EngineName.LLAMACPP:
+    needed = support.min_cuda_of(setup.image)
+    if needed and hardware.cuda_version is None:
+        problems.append(("cuda", "the offer names no CUDA version", "an offer that does"))
+    elif needed and hardware.cuda_version is not None and hardware.cuda_version < parse_version(needed):
+        have = ".".join(map(str, hardware.cuda_version))
+        problems.append(("cuda", f"the driver is at CUDA {have}, the image needs {needed}", "a newer driver"))
+    ranks, there = setup.tensor_parallel, len(hardware.gpus)
+    is_split = setup.engine is EngineName.LLAMACPP
+    if (ranks != there) if is_split else (ranks > there):
+        problems.append(("gpu_count", f"{there} GPUs, and the setup is for {ranks}", "all the offered GPUs"))
+    if is_split:
         return problems
-    ranks = setup.tensor_parallel
     if hardware.is_mixed:
         problems.append(("mixed", "the server's GPUs differ", "equal GPUs, or llama.cpp"))
     if setup.precision is Precision.FP8 and not all(gpu.has_fp8 for gpu in hardware.gpus):
         problems.append(("fp8", f"no FP8 on compute capability {shown}", "Ada, Hopper or newer"))
     if checkpoint.format.startswith("NVFP4") and least < (10, 0):
         problems.append(("fp4", f"no FP4 on compute capability {shown}", "Blackwell"))
-    if recipe.architecture.heads % ranks:
-        problems.append(
-            ("divisibility", f"{recipe.architecture.heads} heads over {ranks} GPUs", "another number of GPUs")
-        )
-    block = checkpoint.fp8_block
-    shard = recipe.architecture.moe_intermediate // ranks
-    if block and recipe.architecture.moe_intermediate and shard % block:
-        problems.append(("divisibility", f"FP8 blocks of {block} over shards of {shard}", "fewer GPUs"))
+    why = why_indivisible(recipe, checkpoint, ranks)
+    if why:
+        problems.append(("divisibility", why, "another number of GPUs"))
     return problems
 
 
-def _version(text: str) -> tuple[int, int]:
+def why_indivisible(recipe: Recipe, checkpoint: Checkpoint, ranks: int) -> str:
+    """Why the model cannot be cut into `ranks` equal parts, or "" when it can."""
+    arch = recipe.architecture
+    if arch.heads % ranks:
+        return f"{arch.heads} heads over {ranks} GPUs"
+    if arch.kv_heads and arch.kv_heads % ranks and ranks % arch.kv_heads:
+        return f"{arch.kv_heads} KV heads over {ranks} GPUs"
+    if arch.moe_intermediate % ranks:
+        return f"experts of width {arch.moe_intermediate} over {ranks} GPUs"
+    if checkpoint.fp8_block and arch.moe_intermediate:
+        shard = arch.moe_intermediate / ranks
+        if shard % checkpoint.fp8_block:
+            return f"FP8 blocks of {checkpoint.fp8_block} over shards of {shard:g}"
+    return ""
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """`13.0` as a pair that compares by part."""
     major, _, minor = text.partition(".")
     return int(major), int(minor or 0)

@@ -18,11 +18,29 @@ class GpuTable:
     """More particular names first."""
 
     def find(self, name: str, claimed_vram_gib: Decimal | None = None) -> GpuModel | None:
-        """The model that `name` means, or None for one the table does not have."""
+        """The model that `name` means, or None for one the table does not have.
+
+        The memory tells apart what shares a name (A100 40 and 80 GB, a 4090 with doubled memory). It is
+        given as claimed by an offer or as measured on a node, so it may lie a little beside the marketing
+        figure that the table's words have.
+        """
         words = {word.removesuffix("gb") for word in re.findall(r"[a-z0-9]+", name.lower())}
+        if words & _OTHER_SILICON:
+            return None
         if claimed_vram_gib is not None:
-            words.add(str(int(claimed_vram_gib.to_integral_value())))
+            words |= _sizes_near(claimed_vram_gib)
         return next((model for model in self.models if words.issuperset(model.match)), None)
+
+
+_OTHER_SILICON = frozenset({"laptop", "mobile"})
+"""Names that hold a desktop GPU's name but are slower, smaller chips."""
+_SIZES_GB = (8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80, 94, 96, 141, 180, 288)
+_SIZE_TOLERANCE = Decimal("0.07")
+"""Between marketing gigabytes and visible GiB: B200's 180 shows as 179.1, B300's 288 as some 269."""
+
+
+def _sizes_near(gib: Decimal) -> set[str]:
+    return {str(size) for size in _SIZES_GB if abs(gib - size) <= size * _SIZE_TOLERANCE}
 
 
 @cache

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
 
 from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.node import NodeFacts
@@ -17,20 +19,39 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 _RAM_BANDWIDTH_GB_S: tuple[tuple[str, float], ...] = (
-    # Peak of all channels of one socket, by CPU family: channels x rate, computed. Offers do not state
-    # how many channels are filled, so every figure is an assumption until the node is measured.
-    (r"epyc 9[0-9]{2}5", 614.0),  # Turin, 12 x DDR5-6400
-    (r"epyc 9[0-9]{2}4", 461.0),  # Genoa, 12 x DDR5-4800
-    (r"epyc 8[0-9]{2}4", 230.0),  # Siena, 6 x DDR5-4800
-    (r"epyc 7[0-9a-z]{2}[123]", 205.0),  # Naples to Milan, 8 x DDR4-3200 at best
-    (r"xeon.*(platinum|gold|silver) [5-6]?[0-9]*[4-6][0-9]{2}[0-9a-z]*\b.*|xeon w[579]", 307.0),
-    (r"threadripper pro", 205.0),
-    (r"threadripper", 102.0),
-    (r"xeon", 100.0),
-    (r"i[3579]-1[2-9]|ultra [579]|ryzen [3579] [789][0-9]{3}", 80.0),
+    # Peak of one socket with every channel filled, by CPU family: channels x rate x 8 bytes [computed from
+    # the family's published memory controller]. Offers do not say how many channels are filled, and a second
+    # socket brings llama.cpp nothing, so every figure is an assumption until the node is measured.
+    (r"epyc 9\w{2}5", 614.0),  # Turin: 12 x DDR5-6400
+    (r"epyc 9\w{2}4", 461.0),  # Genoa, Bergamo: 12 x DDR5-4800
+    (r"epyc 8\w{2}4", 230.0),  # Siena: 6 x DDR5-4800
+    (r"epyc 4\w{2}[45]", 83.0),  # Raphael: 2 x DDR5-5200
+    (r"epyc 7\w{2}[23]", 205.0),  # Rome, Milan: 8 x DDR4-3200
+    (r"epyc 7\w{2}1", 171.0),  # Naples: 8 x DDR4-2666
+    (r"epyc 3\w{2}1", 85.0),  # Snowy Owl: 4 x DDR4-2666
+    (r"threadripper pro [79]\d{3}wx", 333.0),  # 8 x DDR5-5200
+    (r"threadripper pro", 205.0),  # 8 x DDR4-3200
+    (r"threadripper [79]\d{3}x", 166.0),  # 4 x DDR5-5200
+    (r"threadripper", 85.0),  # 4 x DDR4-2666 at least
+    (r"xeon.* 6[79]\d{2}[pe]\b", 410.0),  # Granite Rapids, Sierra Forest: 8 x DDR5-6400 at least
+    # Scalable Xeons: the second digit is the generation.
+    (r"xeon.*(platinum|gold|silver|bronze) [3-9]5\d{2}", 358.0),  # Emerald Rapids: 8 x DDR5-5600
+    (r"xeon.*(platinum|gold|silver|bronze) [3-9]4\d{2}", 307.0),  # Sapphire Rapids: 8 x DDR5-4800
+    (r"xeon.*(platinum|gold|silver|bronze) [3-9]3\d{2}", 205.0),  # Ice Lake: 8 x DDR4-3200
+    (r"xeon.*(platinum|gold|silver|bronze) [3-9]2\d{2}", 141.0),  # Cascade Lake: 6 x DDR4-2933
+    (r"xeon.*(platinum|gold|silver|bronze) [3-9]1\d{2}", 128.0),  # Skylake: 6 x DDR4-2666
+    (r"xeon.* w[579]-3[45]\d{2}", 307.0),  # 8 x DDR5-4800
+    (r"xeon.* w[3579]-2[45]\d{2}", 154.0),  # 4 x DDR5-4800
+    (r"xeon.* w-3[23]\d{2}", 141.0),  # 6 x DDR4-2933
+    (r"xeon.* w-2\d{3}", 85.0),  # 4 x DDR4-2666
+    (r"xeon.* e5-[124]\d{3}\w* *v4", 77.0),  # 4 x DDR4-2400
+    (r"xeon.* e5-[124]\d{3}\w* *v3", 68.0),  # 4 x DDR4-2133
+    (r"xeon.* e[57]-", 51.0),  # 4 x DDR3-1600
+    (r"xeon.* e-?[23]", 42.0),  # 2 x DDR4-2666
+    (r"ryzen [3579] [789]\d{3}|ultra [579] 2", 83.0),  # 2 x DDR5-5200
 )
 RAM_BANDWIDTH_DEFAULT_GB_S = 45.0
-"""Dual-channel DDR4."""
+"""Dual-channel DDR4-2800: what a CPU has at least that is not in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,7 @@ def hardware_of_offer(offer: Offer, gpus: GpuTable) -> Hardware | None:
 
 def hardware_of_facts(facts: NodeFacts, gpus: GpuTable) -> Hardware | None:
     """The same from what was measured on the node."""
-    models = [gpus.find(gpu.name) for gpu in facts.gpus]
+    models = [gpus.find(gpu.name, Decimal(gpu.vram_mib) / 1024) for gpu in facts.gpus]
     found = tuple(model for model in models if model is not None)
     if not found or len(found) != len(models):
         return None
@@ -84,9 +105,10 @@ def hardware_of_facts(facts: NodeFacts, gpus: GpuTable) -> Hardware | None:
     )
 
 
+@lru_cache(maxsize=4096)
 def ram_bandwidth_gb_s(cpu_model: str) -> float:
-    """Peak RAM bandwidth inferred from the CPU's name [assumed]."""
-    name = cpu_model.lower()
+    """Peak RAM bandwidth of one socket, inferred from the CPU's name [assumed]."""
+    name = re.sub(r"\((r|tm)\)", "", cpu_model.lower())
     return next(
         (rate for pattern, rate in _RAM_BANDWIDTH_GB_S if re.search(pattern, name)),
         RAM_BANDWIDTH_DEFAULT_GB_S,

@@ -1,13 +1,14 @@
 """From a reading of the market to ranked plans and counted refusals.
 
-Offers are grouped by hardware shape: each shape is tried once, each offer is priced after. The order of
-the offers changes nothing, and equal plans are told apart by the server's number.
+Offers are grouped by hardware shape, which is all but RAM and disk: setups are searched once per shape, and
+each offer's own RAM, disk and price decide after. The order of the offers changes nothing, and equal plans
+are told apart by the server's number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from clorefleet.domain.money import Currency, format_usd
@@ -15,7 +16,9 @@ from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.plan import Fit, Objective, Plan, PlanReport, Refusal, Requirement, Speed
 from clorefleet.domain.recipe import Precision, Recipe
 from clorefleet.domain.setup import Setup
-from clorefleet.planner.cost import price_of
+from clorefleet.planner.advice import advise
+from clorefleet.planner.cost import price_of, start_up_of
+from clorefleet.planner.fit import in_room, without_room
 from clorefleet.planner.gpus import GpuTable
 from clorefleet.planner.hardware import Hardware, hardware_of_offer
 from clorefleet.planner.search import default_precisions, setups
@@ -25,7 +28,10 @@ PLANS_MAX = 50
 OVER_BUDGET_MAX = 20
 MIN_RELIABILITY = Decimal("0.9")
 """Unless the user asks for another: a host that is away a tenth of the time serves nobody."""
-MIN_DOWN_MBIT_S = Decimal(100)
+DOWNLOAD_MAX_S = 3.5 * 3600
+"""The fleet gives a server back whose weights take four hours: a plan that must fail is not offered."""
+SAME_PRICE_SHARE = 0.10
+"""Setups on one server differ in price only by their start-up. Within a tenth, quality and speed decide."""
 SOFT_FLAGS = frozenset({"prices_disagree", "gigaspot", "cuda_unknown"})
 """Oddities of an offer that do not make its on-demand price or hardware untrustworthy."""
 QUALITY = (
@@ -73,11 +79,15 @@ def plan_requirement(
     recipe: Recipe,
     gpus: GpuTable,
     *,
+    all_recipes: Collection[Recipe] = (),
     currencies: tuple[Currency, ...] = DEFAULT_CURRENCIES,
 ) -> PlanReport:
-    """Pure: the same inputs give the same answer. `currencies` may be paid in, the preferred first."""
+    """Pure: the same inputs give the same answer.
+
+    `currencies` may be paid in, the preferred first. `all_recipes` are looked at when `recipe` has no plan.
+    """
     refusals = _Refusals()
-    shapes: dict[Hardware, tuple[tuple[_Candidate, ...], Fit | None]] = {}
+    shapes: dict[Hardware, tuple[tuple[_Candidate, ...], tuple[Fit, ...]]] = {}
     plans: list[Plan] = []
     over: list[Plan] = []
     for offer in sorted(market.offers, key=lambda each: each.server_id):
@@ -89,13 +99,19 @@ def plan_requirement(
         if hardware is None:
             refusals.add("gpu_unknown", "a GPU that is not in the table", offer)
             continue
-        if hardware not in shapes:
-            shapes[hardware] = _candidates(requirement, recipe, hardware)
-        candidates, nearest = shapes[hardware]
+        shape = without_room(hardware)
+        if shape not in shapes:
+            shapes[shape] = _candidates(requirement, recipe, shape)
+        candidates, misses = _in_room(*shapes[shape], hardware)
         if not candidates:
-            _refuse_fit(refusals, offer, nearest)
+            _refuse_fit(refusals, offer, max(misses, key=_nearness, default=None))
             continue
-        best = _best_plan(offer, candidates, requirement, recipe, market, currencies)
+        in_time = [each for each in candidates if start_up_of(offer, each.setup).download_s <= DOWNLOAD_MAX_S]
+        if not in_time:
+            refusals.add("network", f"the download would take more than {DOWNLOAD_MAX_S / 3600:g} h", offer)
+            continue
+        chosen = _preferred(offer, in_time, requirement.objective, recipe)
+        best = _best_plan(offer, chosen, requirement, market, currencies)
         if best is None:
             refusals.add("no_price", "no price in a currency that can be paid", offer)
         elif _is_over(best, requirement):
@@ -105,15 +121,27 @@ def plan_requirement(
             plans.append(best)
     plans.sort(key=lambda plan: _order(plan, requirement.objective))
     over.sort(key=lambda plan: (plan.price.first_day_usd, plan.offer.server_id))
-    kept = tuple(_with_reasons(plan, rank, plans) for rank, plan in enumerate(plans[:PLANS_MAX]))
+    reachable = market if plans else _within_reach(market, requirement)
+
+    def best_of(other: Recipe) -> Plan | None:
+        wish = replace(requirement, model=other.name)
+        found = plan_requirement(wish, reachable, other, gpus, currencies=currencies).plans
+        return found[0] if found else None
+
+    front = _pareto(plans)
+    kept = tuple(
+        _with_reasons(plan, rank, plans)
+        for rank, plan in enumerate(plans)
+        if rank < PLANS_MAX or plan.key in front
+    )
     return PlanReport(
         requirement=requirement,
         plans=kept,
         over_budget=tuple(over[:OVER_BUDGET_MAX]),
         refusals=refusals.listed(),
         offers_seen=len(market.offers),
-        pareto=_pareto(plans),
-        advice=_advice(requirement, plans, over),
+        pareto=front,
+        advice=() if plans else advise(requirement, recipe, over, others=all_recipes, best_plan=best_of),
     )
 
 
@@ -135,23 +163,34 @@ def _refused_by_filters(offer: Offer, requirement: Requirement) -> tuple[str, st
     least = requirement.min_reliability if requirement.min_reliability is not None else MIN_RELIABILITY
     if offer.reliability is None or offer.reliability < least:
         return "reliability", f"reliability below {least}"
-    if offer.down_mbit_s is None or offer.down_mbit_s < MIN_DOWN_MBIT_S:
-        return "network", f"downloads slower than {MIN_DOWN_MBIT_S} Mbit/s"
     return None
+
+
+def _within_reach(market: MarketView, requirement: Requirement) -> MarketView:
+    """Only offers that the filters and the budget leave: another model's plan can be on no other."""
+    budget = requirement.budget
+
+    def is_payable(offer: Offer) -> bool:
+        if budget is None:
+            return True
+        rates = (*offer.on_demand, *(offer.spot if requirement.spot else ()))
+        prices = [market.rates.to_usd(rate) for rate in rates]
+        return any(price is not None and price <= budget.per_day for price in prices)
+
+    left = [each for each in market.offers if is_payable(each) and not _refused_by_filters(each, requirement)]
+    return replace(market, offers=tuple(left))
 
 
 def _candidates(
     requirement: Requirement, recipe: Recipe, hardware: Hardware
-) -> tuple[tuple[_Candidate, ...], Fit | None]:
-    """Setups that fit and keep the floors; and the nearest miss, when none does."""
+) -> tuple[tuple[_Candidate, ...], tuple[Fit, ...]]:
+    """Setups that fit and keep the floors, and the verdicts on all others."""
     wanted = requirement.precisions or default_precisions(recipe)
     context = requirement.min_context_tokens or recipe.floors.context_tokens
     least_speed = requirement.min_decode_tokens_per_s or recipe.floors.decode_tokens_per_s
     found: list[_Candidate] = []
     misses: list[Fit] = []
-    for setup, fit in setups(recipe, hardware, context_tokens=context):
-        if setup.precision not in wanted:
-            continue
+    for setup, fit in setups(recipe, hardware, context_tokens=context, precisions=wanted):
         if context > recipe.max_context_tokens:
             misses.append(_too_much_context(fit, recipe))
             continue
@@ -163,7 +202,16 @@ def _candidates(
             misses.append(_too_slow(fit, speed, least_speed))
             continue
         found.append(_Candidate(setup, fit, speed))
-    return tuple(found), max(misses, key=_nearness, default=None)
+    return tuple(found), tuple(misses)
+
+
+def _in_room(
+    candidates: tuple[_Candidate, ...], misses: tuple[Fit, ...], hardware: Hardware
+) -> tuple[list[_Candidate], list[Fit]]:
+    """The same for a server with this RAM and disk."""
+    roomy = [replace(each, fit=in_room(each.fit, hardware)) for each in candidates]
+    lacking = [each.fit for each in roomy if not each.fit.fits]
+    return [each for each in roomy if each.fit.fits], [*misses, *lacking]
 
 
 _ALMOST = ("speed", "context")
@@ -190,7 +238,7 @@ def _too_much_context(fit: Fit, recipe: Recipe) -> Fit:
 
 _WORDS = {
     "vram": "too little GPU memory; the nearest lacks {}",
-    "ram": "too little RAM for the experts; the nearest lacks {}",
+    "ram": "too little RAM; the nearest lacks {}",
     "disk": "too little free disk; the nearest lacks {}",
     "speed": "too slow: {}",
 }
@@ -205,25 +253,57 @@ def _refuse_fit(refusals: _Refusals, offer: Offer, nearest: Fit | None) -> None:
     refusals.add(nearest.binding, text + cure, offer, -nearest.margin_bytes)
 
 
+def _preferred(
+    offer: Offer, candidates: Iterable[_Candidate], objective: Objective, recipe: Recipe
+) -> _Candidate:
+    """The offer's best setup. Its price has no part in this, so a falling price never changes the setup."""
+    order = {checkpoint.key: index for index, checkpoint in enumerate(recipe.checkpoints)}
+    entries = [(1 + start_up_of(offer, each.setup).total_s / 86_400, each) for each in candidates]
+    if objective is Objective.COST:
+        limit = min(share for share, _ in entries) * (1 + SAME_PRICE_SHARE)
+        entries = [entry for entry in entries if entry[0] <= limit]
+    return min(entries, key=lambda entry: _preference(entry[0], entry[1], objective, order))[1]
+
+
+def _preference(
+    share: float, candidate: _Candidate, objective: Objective, order: dict[str, int]
+) -> tuple[float | int | str, ...]:
+    """Smaller is better. `share` is what a day costs here, start-up included, as a multiple of its rate."""
+    setup = candidate.setup
+    speed, quality = -candidate.speed.decode_tokens_per_s, QUALITY.index(setup.precision)
+    last = (order[setup.checkpoint], setup.engine, setup.tensor_parallel)
+    match objective:
+        case Objective.COST if setup.precision in (Precision.BF16, Precision.FP8):
+            # Both are the model as its maker serves it: the faster one.
+            return (-1, 0, speed, share, *last)
+        case Objective.COST:
+            # Of a model's quantisations in one class, the recipe names its choice first.
+            return (quality, order[setup.checkpoint], speed, share, *last)
+        case Objective.SPEED:
+            return (speed, share, quality, *last)
+        case Objective.QUALITY:
+            return (quality, share, speed, *last)
+        case Objective.VALUE:
+            together = candidate.speed.throughput_tokens_per_s or candidate.speed.decode_tokens_per_s
+            return (share / together, quality, speed, *last)
+
+
 def _best_plan(
     offer: Offer,
-    candidates: Iterable[_Candidate],
+    chosen: _Candidate,
     requirement: Requirement,
-    recipe: Recipe,
     market: MarketView,
     currencies: tuple[Currency, ...],
 ) -> Plan | None:
-    """The offer's best setup and way to pay, by the objective."""
+    """`chosen`, rented in the better way; None when it cannot be paid."""
+    # The market refuses spot orders for servers on gigaspot: `machine-is-on-gigaspot`.
+    has_spot = requirement.spot and not any(flag.code == "gigaspot" for flag in offer.flags)
     plans = []
-    for candidate in candidates:
-        for is_spot in (False, True) if requirement.spot else (False,):
-            price = price_of(
-                offer, candidate.setup, candidate.speed, market, is_spot=is_spot, currencies=currencies
-            )
-            if price is not None:
-                plans.append(Plan(offer, candidate.setup, candidate.fit, candidate.speed, price))
-    allowed = [plan for plan in plans if not _is_over(plan, requirement)]
-    return min(allowed or plans, key=lambda plan: _order(plan, requirement.objective), default=None)
+    for is_spot in (False, True) if has_spot else (False,):
+        price = price_of(offer, chosen.setup, chosen.speed, market, is_spot=is_spot, currencies=currencies)
+        if price is not None:
+            plans.append(Plan(offer, chosen.setup, chosen.fit, chosen.speed, price))
+    return min(plans, key=lambda plan: _order(plan, requirement.objective), default=None)
 
 
 def _is_over(plan: Plan, requirement: Requirement) -> bool:
@@ -276,15 +356,3 @@ def _with_reasons(plan: Plan, rank: int, plans: list[Plan]) -> Plan:
         f"{abs(slower):.1f} tok/s {'faster' if slower >= 0 else 'slower'}"
     )
     return Plan(plan.offer, plan.setup, plan.fit, plan.speed, plan.price, (reason,))
-
-
-def _advice(requirement: Requirement, plans: list[Plan], over: list[Plan]) -> tuple[str, ...]:
-    """When nothing is inside the budget: what it does buy."""
-    if plans or not over or requirement.budget is None:
-        return ()
-    nearest = over[0]
-    hours = requirement.budget.per_day.amount / nearest.price.running_usd_per_day * 24
-    return (
-        f"{requirement.budget} would pay for about {hours:.1f} hours a day of the nearest.",
-        "A smaller model may fit: `clorefleet models` lists them.",
-    )

@@ -2,7 +2,8 @@
 
 A setup is the largest sensible one: the longest context in steps, then more requests at once. Where a GGUF
 does not fit on the GPUs, as few layers' experts as needed stay in RAM, with the least context asked for,
-since context and experts compete for the same memory.
+since context and experts compete for the same memory. SGLang and vLLM are tried on every number of GPUs
+that divides the model: eight slow links can be slower than one GPU, and 20 heads go on four GPUs of eight.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from clorefleet.planner.fit import (
     check_fit,
     choose_experts_in_ram,
     kv_bytes,
+    parse_version,
     sglang_reserve,
     split_layers,
+    tokens_that_fit,
+    why_indivisible,
 )
 from clorefleet.planner.hardware import MIB, Hardware
 
@@ -28,20 +32,30 @@ CONTEXT_STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 CONCURRENCY_MAX = 32
 LLAMACPP_SLOTS_MAX = 4
 """Its slots share one context and one queue of work: more of them make each slower [assumed]."""
-SPECULATION = Speculation("EAGLE", num_steps=3, top_k=1, num_draft_tokens=4)
-"""SGLang's own choice for these models, and that of the public recipes."""
+RANKS_MAX = 16
+DRAFT_STEPS = 3
+"""SGLang's own choice for these models (3 steps, 1 branch, 4 tokens), and that of the public recipes."""
 
 
-def setups(recipe: Recipe, hardware: Hardware, *, context_tokens: int) -> Iterator[tuple[Setup, Fit]]:
-    """Each checkpoint x engine with its best setup here, fitting or with the verdict why not."""
+def setups(
+    recipe: Recipe,
+    hardware: Hardware,
+    *,
+    context_tokens: int,
+    precisions: tuple[Precision, ...] = tuple(Precision),
+) -> Iterator[tuple[Setup, Fit]]:
+    """What fits of each checkpoint x engine x number of GPUs; where nothing does, the nearest and why."""
     for checkpoint in recipe.checkpoints:
+        if checkpoint.precision not in precisions:
+            continue
         for support in recipe.engines:
-            if checkpoint.layout not in support.layouts:
+            if checkpoint.layout not in support.layouts or support.engine is EngineName.KTRANSFORMERS:
                 continue
+            base = _base(recipe, checkpoint, support, hardware, context_tokens)
             if support.engine is EngineName.LLAMACPP:
-                yield _llamacpp(recipe, checkpoint, support, hardware, context_tokens)
+                yield _llamacpp(base, recipe, checkpoint, hardware)
             else:
-                yield _tensor_parallel(recipe, checkpoint, support, hardware, context_tokens)
+                yield from _tensor_parallel(base, recipe, checkpoint, support, hardware)
 
 
 def _base(
@@ -57,7 +71,7 @@ def _base(
         files=checkpoint.files,
         checkpoint_bytes=checkpoint.bytes,
         engine=support.engine,
-        image=support.image,
+        image=_image(support, hardware),
         tensor_parallel=len(hardware.gpus),
         context_tokens=context_tokens,
         concurrency=1,
@@ -65,10 +79,19 @@ def _base(
     )
 
 
-def _llamacpp(
-    recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, hardware: Hardware, context_tokens: int
-) -> tuple[Setup, Fit]:
-    setup = _base(recipe, checkpoint, support, hardware, context_tokens)
+def _image(support: EngineSupport, hardware: Hardware) -> str:
+    """The usual image, or the first variant that the driver is new enough for."""
+    have = hardware.cuda_version
+    if have is None or not support.min_cuda or have >= parse_version(support.min_cuda):
+        return support.image
+    older = (each.image for each in support.variants if have >= parse_version(each.min_cuda))
+    return next(older, support.image)
+
+
+# -- llama.cpp
+
+
+def _llamacpp(setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> tuple[Setup, Fit]:
     if len(hardware.gpus) > 1:
         setup = replace(setup, layers_per_gpu=split_layers(recipe, hardware).counts)
     fit = check_fit(setup, recipe, hardware)
@@ -76,53 +99,121 @@ def _llamacpp(
         return _grown(setup, fit, recipe, hardware)
     if fit.binding != "vram" or not recipe.architecture.experts:
         return setup, fit
-    kv = kv_bytes(recipe, context_tokens, 1, kv_dtype=setup.kv_dtype)
+    kv = kv_bytes(recipe, setup.context_tokens, 1, kv_dtype=setup.kv_dtype)
     in_ram = choose_experts_in_ram(recipe, checkpoint, hardware, kv_total_bytes=kv)
     setup = replace(setup, experts_in_ram=in_ram)
     return setup, check_fit(setup, recipe, hardware)
 
 
-def _tensor_parallel(
-    recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, hardware: Hardware, context_tokens: int
-) -> tuple[Setup, Fit]:
-    setup = _base(recipe, checkpoint, support, hardware, context_tokens)
-    visible = min(hardware.vram_mib) * MIB
-    if support.engine is EngineName.SGLANG:
-        reserve = sglang_reserve(recipe, setup.tensor_parallel, visible)
-        fraction = max(0.05, 1 - reserve / visible)
-    else:
-        fraction = VLLM_UTILISATION
-    has_blackwell_kv = all(gpu.compute_capability >= (10, 0) for gpu in hardware.gpus)
-    setup = replace(
-        setup,
-        # Rounded down: a little less static memory never breaks a start.
-        memory_fraction=int(fraction * 100) / 100,
-        speculation=SPECULATION if support.speculative else None,
-        kv_dtype="fp8" if has_blackwell_kv and recipe.architecture.attention == "MLA+DSA" else "bf16",
-    )
-    fit = check_fit(setup, recipe, hardware)
-    return _grown(setup, fit, recipe, hardware) if fit.fits else (setup, fit)
-
-
 def _grown(setup: Setup, fit: Fit, recipe: Recipe, hardware: Hardware) -> tuple[Setup, Fit]:
     """The same with the longest context step, then the most requests at once, that still fit."""
-    for tokens in CONTEXT_STEPS:
-        if setup.context_tokens < tokens <= recipe.max_context_tokens:
-            longer = replace(setup, context_tokens=tokens)
-            verdict = check_fit(longer, recipe, hardware)
-            if not verdict.fits:
-                break
-            setup, fit = longer, verdict
-    requests = 2
-    limit = LLAMACPP_SLOTS_MAX if setup.engine is EngineName.LLAMACPP else CONCURRENCY_MAX
-    while requests <= limit:
-        busier = replace(setup, concurrency=requests)
-        verdict = check_fit(busier, recipe, hardware)
+    larger = [
+        replace(setup, context_tokens=tokens)
+        for tokens in CONTEXT_STEPS
+        if setup.context_tokens < tokens <= recipe.max_context_tokens
+    ]
+    setup, fit = _last_that_fits(larger, setup, fit, recipe, hardware)
+    busier = [replace(setup, concurrency=slots) for slots in (2, LLAMACPP_SLOTS_MAX)]
+    return _last_that_fits(busier, setup, fit, recipe, hardware)
+
+
+def _last_that_fits(
+    growing: list[Setup], setup: Setup, fit: Fit, recipe: Recipe, hardware: Hardware
+) -> tuple[Setup, Fit]:
+    for larger in growing:
+        verdict = check_fit(larger, recipe, hardware)
         if not verdict.fits:
             break
-        setup, fit = busier, verdict
-        requests *= 2
+        setup, fit = larger, verdict
     return setup, fit
+
+
+# -- SGLang and vLLM
+
+
+def _tensor_parallel(
+    base: Setup, recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, hardware: Hardware
+) -> Iterator[tuple[Setup, Fit]]:
+    """Every number of GPUs that fits; when none does, the largest that divides, or says what does not."""
+    there = len(hardware.gpus)
+    nearest: tuple[Setup, Fit] | None = None
+    any_fits = False
+    for ranks in range(min(there, RANKS_MAX), 0, -1):
+        if why_indivisible(recipe, checkpoint, ranks):
+            continue
+        setup, fit = _on_ranks(base, recipe, support, hardware, ranks)
+        if fit.fits:
+            any_fits = True
+            yield setup, fit
+            continue
+        nearest = nearest or (setup, fit)
+        if fit.binding != "ram":
+            # Fewer GPUs need fewer processes and less RAM. They cure nothing else: each holds more weights.
+            break
+    if any_fits or nearest is None:
+        return
+    setup, fit = nearest
+    why = why_indivisible(recipe, checkpoint, there)
+    if fit.binding == "vram" and why:
+        cure = f"another number of GPUs: {setup.tensor_parallel} of them lack {fit.shortfall} each"
+        fit = replace(fit, binding="divisibility", shortfall=why, cure=cure)
+    yield setup, fit
+
+
+def _on_ranks(
+    base: Setup, recipe: Recipe, support: EngineSupport, hardware: Hardware, ranks: int
+) -> tuple[Setup, Fit]:
+    """The largest setup on `ranks` GPUs. Context is in FP8 by default or where it is needed."""
+    setup = replace(
+        base,
+        tensor_parallel=ranks,
+        memory_fraction=_memory_fraction(recipe, support, hardware, ranks),
+        speculation=_speculation(support),
+        kv_dtype=_kv_dtype(recipe, hardware),
+    )
+    tokens = tokens_that_fit(setup, recipe, hardware)
+    if tokens < setup.context_tokens and setup.kv_dtype == "bf16" and _has_fp8(hardware):
+        halved = replace(setup, kv_dtype="fp8")
+        if tokens_that_fit(halved, recipe, hardware) >= setup.context_tokens:
+            setup, tokens = halved, tokens_that_fit(halved, recipe, hardware)
+    steps = [each for each in CONTEXT_STEPS if each <= min(tokens, recipe.max_context_tokens)]
+    setup = replace(setup, context_tokens=max([setup.context_tokens, *steps]))
+    # The state that some models hold for each request is left out of `tokens`: counted down to fit with it.
+    requests = _power_of_two_up_to(min(CONCURRENCY_MAX, tokens // setup.context_tokens))
+    fit = check_fit(replace(setup, concurrency=requests), recipe, hardware)
+    while not fit.fits and requests > 1:
+        requests //= 2
+        fit = check_fit(replace(setup, concurrency=requests), recipe, hardware)
+    return replace(setup, concurrency=requests), fit
+
+
+def _memory_fraction(recipe: Recipe, support: EngineSupport, hardware: Hardware, ranks: int) -> float:
+    if support.engine is not EngineName.SGLANG:
+        return VLLM_UTILISATION
+    visible = min(hardware.vram_mib) * MIB
+    fraction = 1 - sglang_reserve(recipe, ranks, visible) / visible
+    # Rounded down: a little less static memory never breaks a start.
+    return int(max(0.05, fraction) * 1000) / 1000
+
+
+def _speculation(support: EngineSupport) -> Speculation | None:
+    if not support.speculative:
+        return None
+    return Speculation(support.speculative, DRAFT_STEPS, top_k=1, num_draft_tokens=DRAFT_STEPS + 1)
+
+
+def _kv_dtype(recipe: Recipe, hardware: Hardware) -> str:
+    """FP8 where the sparse-attention kernels choose it themselves (compute capability 10 and newer)."""
+    is_blackwell = all(gpu.compute_capability >= (10, 0) for gpu in hardware.gpus)
+    return "fp8" if is_blackwell and recipe.architecture.attention == "MLA+DSA" else "bf16"
+
+
+def _has_fp8(hardware: Hardware) -> bool:
+    return all(gpu.has_fp8 for gpu in hardware.gpus)
+
+
+def _power_of_two_up_to(limit: int) -> int:
+    return 1 << max(0, limit.bit_length() - 1) if limit > 0 else 1
 
 
 def default_precisions(recipe: Recipe) -> tuple[Precision, ...]:

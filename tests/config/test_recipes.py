@@ -43,6 +43,9 @@ def test_glm_5_1_has_its_published_dimensions():
         ("max_context_tokens", "max_contekst", "max_contekst", "max_contekst"),
         ("num_layers = 78\n", "", "architecture.num_layers", "[architecture]"),
         ("context_tokens = 16384", "context_tokens = -1", "floors.context_tokens", "context_tokens = -1"),
+        ("[architecture]", "[architecturre]", "architecturre", "[architecturre]"),
+        ('key = "fp8"', 'keyy = "fp8"', "checkpoints.#2.keyy", "keyy"),
+        ("experts = 256", "experts = true", "architecture.experts", "experts = true"),
     ],
 )
 def test_a_slip_is_told_with_file_line_and_field(tmp_path: Path, old, new, field, line_of):
@@ -54,6 +57,38 @@ def test_a_slip_is_told_with_file_line_and_field(tmp_path: Path, old, new, field
         read_recipe(file)
     assert field in caught.value.field and str(file) in caught.value.what
     assert line_of in text.splitlines()[(caught.value.line or 0) - 1]
+
+
+@pytest.mark.parametrize(
+    "old, new, field",
+    [
+        ("num_layers = 78", "num_layers = 0", "architecture.num_layers"),
+        ("heads = 64", "heads = 0", "architecture.heads"),
+        ("bytes = 756_091_613_345", "bytes = 0", "checkpoints.#2.bytes"),
+        ('key = "fp8"', 'key = "bf16"', "checkpoints.#2.key"),
+        ('min_cuda = "13.0"', 'min_cuda = "thirteen"', "engines.#1.min_cuda"),
+        ('min_cuda = "12.9"', 'min_cuda = "latest"', "engines.#2.variants.#1.min_cuda"),
+        ('layouts = ["gguf"]', 'layouts = ["safetensors"]', "checkpoints.#3.layout"),
+        ("decode_tokens_per_s = 2.0", "decode_tokens_per_s = nan", "floors.decode_tokens_per_s"),
+        ("context_tokens = 16384", "context_tokens = 999_999", "floors.context_tokens"),
+        ("experts = 256", "experts = 0", "parameters.one_expert"),
+        ('name = "glm-5.1"', 'name = "a\\u001b[31m"', "name"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused_before_a_plan_divides_by_them(tmp_path: Path, old, new, field):
+    assert old in GOOD
+    file = tmp_path / "slip.toml"
+    file.write_text(GOOD.replace(old, new, 1), "utf-8")
+    with pytest.raises(BadRecipe) as caught:
+        read_recipe(file)
+    assert caught.value.field == field and caught.value.line is not None
+
+
+def test_a_file_that_is_no_text_is_a_bad_recipe_and_not_a_crash(tmp_path: Path):
+    file = tmp_path / "binary.toml"
+    file.write_bytes(b"name = \xff")
+    with pytest.raises(BadRecipe):
+        read_recipe(file)
 
 
 def test_a_misspelt_field_gets_the_nearest_one(tmp_path: Path):

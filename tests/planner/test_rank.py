@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clorefleet.domain.identity import ServerId
 from clorefleet.domain.money import Currency, Rate, parse_budget
 from clorefleet.domain.offer import OfferFlag
 from clorefleet.domain.plan import Objective
 from clorefleet.domain.recipe import EngineName, Precision
 from clorefleet.planner import plan_requirement
+from clorefleet.planner.cost import start_up_of
 from clorefleet.planner.explain import explain
+from clorefleet.planner.rank import PLANS_MAX
 from tests.planner.machines import GPUS, RECIPES, machine, market, wish
 
 GLM, TINY = RECIPES["glm-5.1"], RECIPES["smollm2-135m"]
@@ -74,6 +77,75 @@ def test_each_refusal_has_its_reason_and_its_count(code, change):
     report = plans_for(wish(), replace(RIG, **change))
     assert [refusal.code for refusal in report.refusals] == [code]
     assert report.plans == ()
+
+
+def test_the_cheapest_takes_the_whole_model_where_it_costs_no_tenth_more():
+    """On one server FP8 and Q4 differ only by the paid download: 756 against 361 GB."""
+    [fast_line] = plans_for(wish(), H200).plans
+    assert (fast_line.setup.checkpoint, fast_line.setup.engine) == ("fp8", EngineName.SGLANG)
+    [slow_line] = plans_for(wish(), replace(H200, down_mbit_s=Decimal(600), disk_mb_s=Decimal(500))).plans
+    assert slow_line.setup.precision is Precision.Q4
+
+
+@pytest.mark.parametrize(
+    "objective, checkpoint",
+    [
+        (Objective.COST, "fp8"),
+        (Objective.SPEED, "fp8"),
+        (Objective.QUALITY, "bf16"),
+        (Objective.VALUE, "fp8"),
+    ],
+)
+def test_each_objective_takes_its_own_setup_of_the_same_server(objective, checkpoint):
+    offer = machine("H100", 1, 80, on_demand=(Rate.per_day("40"),))
+    [plan] = plans_for(
+        wish("qwen3-30b-a3b", objective=objective), offer, recipe=RECIPES["qwen3-30b-a3b"]
+    ).plans
+    assert plan.setup.checkpoint == checkpoint
+
+
+@given(cut=st.decimals("0.01", "1", places=2), objective=st.sampled_from(list(Objective)))
+@settings(max_examples=30, deadline=None)
+def test_a_falling_price_never_changes_the_setup(cut, objective):
+    requirement = wish(objective=objective)
+    [dear] = plans_for(requirement, H200).plans
+    [cheap] = plans_for(requirement, replace(H200, on_demand=(H200.on_demand[0] * cut,))).plans
+    assert cheap.setup == dear.setup
+    assert cheap.price.all_in_usd_per_day.amount <= dear.price.all_in_usd_per_day.amount
+
+
+def test_a_download_that_the_fleet_would_give_up_on_is_not_offered():
+    slow = replace(RIG, down_mbit_s=Decimal(150))
+    assert [refusal.code for refusal in plans_for(wish(), slow).refusals] == ["network"]
+    small = replace(slow, server_id=ServerId(9))
+    assert plans_for(wish("smollm2-135m"), small, recipe=TINY).plans != ()
+
+
+def test_the_parts_of_the_start_up_are_paid_for():
+    """465 GB at 70 % of 5 Gbit/s: 1,062 s. A disk of 200 MB/s holds the same download to 2,324 s."""
+    [fast] = plans_for(wish(), RIG).plans
+    assert start_up_of(fast.offer, fast.setup).download_s == pytest.approx(1062, abs=1)
+    assert start_up_of(replace(RIG, disk_mb_s=Decimal(200)), fast.setup).download_s == pytest.approx(
+        2324, abs=1
+    )
+    paid = next(term.value for term in fast.price.terms if term.name.startswith("paid download"))
+    assert paid == pytest.approx(Decimal("12.4") * Decimal("1.05") * 1062 / 86_400, rel=Decimal("0.002"))
+
+
+def test_spot_is_not_offered_where_the_market_refuses_it():
+    spot = (Rate.per_day("4"),)
+    here = replace(RIG, spot=spot)
+    assert plans_for(wish(spot=True), here).plans[0].price.is_spot
+    on_gigaspot = replace(here, flags=(OfferFlag("gigaspot", "it is there"),))
+    assert not plans_for(wish(spot=True), on_gigaspot).plans[0].price.is_spot
+
+
+def test_the_fastest_for_its_price_is_kept_however_far_down_the_ranking():
+    rigs = [replace(RIG, server_id=ServerId(100 + i)) for i in range(PLANS_MAX + 5)]
+    report = plans_for(wish(), *rigs, H200)
+    assert report.plans[-1].offer.server_id == H200.server_id
+    assert report.pareto == (report.plans[0].key, report.plans[-1].key)
+    assert len(report.plans) == PLANS_MAX + 1
 
 
 def test_a_soft_flag_does_not_refuse():
@@ -159,6 +231,21 @@ def test_explaining_a_plan_shows_its_arithmetic():
     titles = [section.title for section in explain(plan, GLM)]
     assert any(title.startswith("Memory") for title in titles)
     assert any("Price" in title for title in titles)
+
+
+def test_what_is_explained_is_what_decided():
+    """The shown parts multiply out to the shown speed, and the price's parts to its total."""
+    [plan] = plans_for(wish(), H200).plans
+    sections = {section.title.split(",")[0].split(":")[0]: section for section in explain(plan, GLM)}
+    speed = sections["Speed"]
+    step_ms = sum(term.value for term in speed.terms if term.unit == "ms/token")
+    gain = next(term.value for term in speed.terms if term.unit == "x")
+    assert float(gain / step_ms * 1000) == pytest.approx(plan.speed.decode_tokens_per_s, rel=0.001)
+    *parts, total = sections["Price"].terms
+    assert sum(part.value for part in parts) == total.value == plan.price.all_in_usd_per_day.amount
+    *memory, needed = sections["Memory per GPU"].terms
+    assert abs(sum(part.value for part in memory) - needed.value) <= Decimal("0.02")
+    assert all(term.mark and term.source for section in sections.values() for term in section.terms)
 
 
 def test_the_small_model_takes_the_cheapest_server():

@@ -1,0 +1,64 @@
+"""What to say when there is no plan: what the budget does buy, of this model and of smaller ones.
+
+Advice never loosens what the user asked for: another model is named only if it has a plan under the same
+budget, filters and floors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from clorefleet.domain.money import format_usd
+from clorefleet.domain.plan import Plan, Requirement
+from clorefleet.domain.recipe import Recipe
+
+MODELS_NAMED_MAX = 2
+MODELS_TRIED_MAX = 32
+"""Each try plans the market anew, while the user waits for a refusal."""
+
+
+def advise(
+    requirement: Requirement,
+    recipe: Recipe,
+    over_budget: Iterable[Plan],
+    *,
+    others: Iterable[Recipe],
+    best_plan: Callable[[Recipe], Plan | None],
+) -> tuple[str, ...]:
+    """Sentences for the user. `best_plan` plans another model under the same requirement."""
+    return (*_hours(requirement, over_budget), *_smaller_models(recipe, others, best_plan))
+
+
+def _hours(requirement: Requirement, over_budget: Iterable[Plan]) -> tuple[str, ...]:
+    """How long the budget lasts on the nearest plan, its start paid anew each day."""
+    nearest = next(iter(over_budget), None)
+    if nearest is None or requirement.budget is None:
+        return ()
+    price = nearest.price
+    left = requirement.budget.per_day.amount - price.creation_fee * price.usd_per_unit
+    if left <= 0:
+        return ()
+    hours = left / price.running_usd_per_day * 24
+    text = f"{requirement.budget} would pay for about {hours:.1f} hours a day of the nearest, with its start."
+    return (text,)
+
+
+def _smaller_models(
+    recipe: Recipe, others: Iterable[Recipe], best_plan: Callable[[Recipe], Plan | None]
+) -> tuple[str, ...]:
+    """The largest models below `recipe` that have a plan."""
+    smaller = [each for each in others if each.parameters.total < recipe.parameters.total]
+    smaller.sort(key=lambda each: (-each.parameters.total, each.name))
+    named: list[str] = []
+    for each in smaller[:MODELS_TRIED_MAX]:
+        plan = best_plan(each)
+        if plan is None:
+            continue
+        named.append(
+            f"{each.name} would run: {plan.setup.checkpoint} on {plan.offer.gpu_summary}, "
+            f"${format_usd(plan.price.all_in_usd_per_day.amount)}/day all in, "
+            f"about {plan.speed.decode_tokens_per_s:.1f} tok/s predicted."
+        )
+        if len(named) == MODELS_NAMED_MAX:
+            break
+    return tuple(named)

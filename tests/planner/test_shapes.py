@@ -1,0 +1,70 @@
+"""Grouping offers by shape saves work and changes no answer."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clorefleet.domain.money import Rate
+from clorefleet.planner import plan_requirement
+from clorefleet.planner.fit import in_room, without_room
+from clorefleet.planner.hardware import GIB
+from clorefleet.planner.search import setups
+from tests.planner.machines import GPUS, RECIPES, hardware, machine, market, wish
+
+MARKET_OFFERS = 3200
+PLANNING_S_MAX = 2.0
+"""Several times what it takes, so that only a return to work per offer is noticed on a slow machine."""
+
+shapes = st.tuples(
+    st.sampled_from([("RTX 3090", 24), ("RTX 4090", 24), ("H100", 80), ("H200", 141)]), st.integers(1, 8)
+)
+
+
+@given(shape=shapes, ram_gib=st.integers(0, 900), disk_gib=st.integers(0, 2000),
+       model=st.sampled_from(["glm-5.1", "glm-4.5-air", "gpt-oss-120b"]))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_shared_shape_fits_exactly_what_the_server_itself_fits(shape, ram_gib, disk_gib, model):
+    (gpu, vram_gib), count = shape
+    here = hardware(machine(gpu, count, vram_gib, ram_gib=ram_gib, disk_free_bytes=disk_gib * GIB))
+    recipe = RECIPES[model]
+    asked = recipe.floors.context_tokens
+    own = [(setup, fit) for setup, fit in setups(recipe, here, context_tokens=asked) if fit.fits]
+    shared = [
+        (setup, in_room(fit, here))
+        for setup, fit in setups(recipe, without_room(here), context_tokens=asked)
+        if in_room(fit, here).fits
+    ]
+    assert shared == own
+
+
+@pytest.mark.parametrize("lack, code", [({"ram_gib": 64}, "ram"), ({"disk_free_bytes": 9 * GIB}, "disk")])
+def test_one_servers_lack_does_not_fall_on_another_of_its_shape(lack, code):
+    rich = machine("RTX 3090", 4, 24, ram_gib=512, server_id=1)
+    poor = machine("RTX 3090", 4, 24, **{"ram_gib": 512} | lack, server_id=2)
+    for offers in ((rich, poor), (poor, rich)):
+        report = plan_requirement(wish(), market(*offers), RECIPES["glm-5.1"], GPUS)
+        assert [plan.offer.server_id for plan in report.plans] == [1]
+        assert [(refusal.code, refusal.count) for refusal in report.refusals] == [(code, 1)]
+
+
+def test_a_whole_market_is_planned_in_a_blink():
+    """Servers that differ in RAM, disk and price, as real ones do: no two are equal."""
+    kinds = [("RTX 3090", 24), ("RTX 4090", 24), ("H100", 80), ("H200", 141), ("RTX 3080", 10)]
+    offers = [
+        machine(*_kind_and_count(kinds, i), ram_gib=64 + i % 700, disk_free_bytes=(300 * GIB) + i * 10**9,
+                on_demand=(Rate.per_day(f"{5 + i % 400}.{i % 100:02}"),), server_id=i + 1)
+        for i in range(MARKET_OFFERS)
+    ]  # fmt: skip
+    began = time.perf_counter()
+    report = plan_requirement(wish(), market(*offers), RECIPES["glm-5.1"], GPUS)
+    assert time.perf_counter() - began < PLANNING_S_MAX
+    assert report.plans and report.offers_seen == MARKET_OFFERS
+
+
+def _kind_and_count(kinds: list[tuple[str, int]], i: int) -> tuple[str, int, int]:
+    gpu, vram_gib = kinds[i % len(kinds)]
+    return gpu, 1 + i % 8, vram_gib
