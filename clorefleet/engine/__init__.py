@@ -6,16 +6,12 @@ and texts in, values out.
 
 from __future__ import annotations
 
-from clorefleet.domain.errors import BadInput
 from clorefleet.domain.recipe import EngineName
 from clorefleet.engine.base import Engine
 
 
 def engine_of(name: EngineName) -> Engine:
-    """
-    Raises:
-        BadInput: an engine that this version does not start.
-    """
+    """The module of an engine; imported only when it is used."""
     match name:
         case EngineName.LLAMACPP:
             from clorefleet.engine.llamacpp import LlamaCpp
@@ -29,5 +25,7 @@ def engine_of(name: EngineName) -> Engine:
             from clorefleet.engine.vllm import Vllm
 
             return Vllm()
-        case _:
-            raise BadInput(f"{name} is not started by this version.", remedy="Choose another engine.")
+        case EngineName.KTRANSFORMERS:
+            from clorefleet.engine.ktransformers import KTransformers
+
+            return KTransformers()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import accumulate
+
+from clorefleet.domain.errors import BadInput
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
 from clorefleet.engine.base import (
@@ -15,8 +19,15 @@ from clorefleet.engine.base import (
 )
 
 ALL_LAYERS = "99"
+MORE_EXPERT_LAYERS = 2
+"""Per GPU, moved to RAM when a split was too large for the GPUs: with GLM-5.1 at Q4 some 11 GiB."""
 _SYMPTOMS = (
-    Symptom("unknown model architecture", "engine_too_old", "this llama.cpp does not know the model"),
+    Symptom(
+        "unknown model architecture",
+        "engine_too_old",
+        "this llama.cpp does not know the model",
+        "a newer image",
+    ),
     Symptom("invalid argument", "bad_flag", "this llama.cpp does not know a flag we gave"),
 )
 _LAST = (Symptom("failed to load model", "bad_checkpoint", "the weights cannot be loaded"),)
@@ -34,7 +45,9 @@ class LlamaCpp:
         self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...], port: int
     ) -> Launch:
         # Of a split checkpoint the first part is named, and the server finds the others.
-        first = next(name for name in sorted(files) if name.endswith(".gguf"))
+        first = next((name for name in sorted(files) if name.endswith(".gguf")), None)
+        if first is None:
+            raise BadInput(f"{setup.model} {setup.checkpoint} has no GGUF file, which llama.cpp needs.")
         arguments = [
             "--model", f"{weights}/{first}",
             "--alias", setup.model,
@@ -69,3 +82,21 @@ class LlamaCpp:
 
     def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:
         return diagnose_by(_SYMPTOMS, log, exit_code, last=_LAST)
+
+    def corrected(self, setup: Setup, cause: str) -> Setup | None:
+        if cause != "out_of_vram" or not setup.experts_in_ram:
+            return None
+        in_ram = set(setup.experts_in_ram)
+        for layers in _layers_by_gpu(setup):
+            # From the last layer back: the first ones may be dense and have no experts to move.
+            in_ram |= set([layer for layer in reversed(layers) if layer not in in_ram][:MORE_EXPERT_LAYERS])
+        return replace(setup, experts_in_ram=tuple(sorted(in_ram)))
+
+
+def _layers_by_gpu(setup: Setup) -> list[range]:
+    if not setup.layers_per_gpu:
+        return [range(max(setup.experts_in_ram) + 1 + MORE_EXPERT_LAYERS)]
+    ends = list(accumulate(setup.layers_per_gpu))
+    starts = [0, *ends[:-1]]
+    # The output head is counted last and is no layer.
+    return [range(start, min(end, ends[-1] - 1)) for start, end in zip(starts, ends, strict=True)]

@@ -14,22 +14,29 @@ from clorefleet.engine.base import (
     diagnose_by,
     prometheus_samples,
     whole,
+    with_memory_fraction,
 )
+from clorefleet.engine.sglang import check_python_package
 
 _SYMPTOMS = (
-    Symptom("No available memory for the cache blocks", "no_kv_memory", "the weights leave no room for context"),
-    Symptom("larger than the available KV cache memory", "no_kv_memory", "the context is longer than the memory allows"),
+    Symptom("No available memory for the cache blocks", "no_kv_memory", "the weights leave no room for context", "a higher memory share, or more GPUs"),
+    Symptom("larger than the available KV cache memory", "no_kv_memory", "the context is longer than the memory allows", "less context, or more GPUs"),
     Symptom("is less than desired GPU memory utilization", "gpu_occupied", "another process uses a GPU of the host"),
+    Symptom("requires --tool-call-parser", "bad_flag", "tool calls need a parser"),
     Symptom("must be divisible by tensor parallel size", "bad_parallelism", "the GPUs do not divide the model's heads"),
-    Symptom("does not recognize this architecture", "engine_too_old", "its transformers does not know the model"),
+    Symptom("does not recognize this architecture", "engine_too_old", "its transformers does not know the model", "a newer image"),
 )  # fmt: skip
+
+
+_SHARE_DEFAULT, _SHARE_LEAST, _SHARE_MOST = 0.92, 0.7, 0.96
+_SHARE_STEP = 0.04
 
 
 class Vllm:
     health_path = "/health"
 
     def check_script(self) -> str:
-        return "command -v vllm"
+        return f"command -v vllm > /dev/null || exit 1; {check_python_package('vllm')} 2>/dev/null || echo unknown"
 
     def launch(
         self, setup: Setup, support: EngineSupport, *, weights: str, files: tuple[str, ...], port: int
@@ -71,3 +78,11 @@ class Vllm:
 
     def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:
         return diagnose_by(_SYMPTOMS, log, exit_code)
+
+    def corrected(self, setup: Setup, cause: str) -> Setup | None:
+        steps = {"out_of_vram": -_SHARE_STEP, "gpu_occupied": -_SHARE_STEP, "no_kv_memory": _SHARE_STEP}
+        if cause not in steps:
+            return None
+        return with_memory_fraction(
+            setup, steps[cause], default=_SHARE_DEFAULT, least=_SHARE_LEAST, most=_SHARE_MOST
+        )

@@ -89,4 +89,9 @@ def startup_command(nonce: str) -> str:
     """
     if not re.fullmatch(r"[0-9a-f]{32}", nonce):
         raise ValueError("a nonce is 32 hexadecimal digits")
-    return f"#!/bin/sh\numask 077\nprintf %s {nonce} > /root/.clorefleet-nonce\n"
+    return (
+        "#!/bin/sh\n"
+        "umask 077\n"
+        'f="${HOME:-/root}/.clorefleet-nonce"\n'
+        f'printf %s {nonce} > "$f.tmp" && mv "$f.tmp" "$f"\n'
+    )

@@ -10,28 +10,34 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from clorefleet.domain.errors import NodeUnreachable
 from clorefleet.domain.node import Discrepancy, GpuFact, NodeFacts
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.text import clean_line
-from clorefleet.node.session import NodeSession
+from clorefleet.node.session import NodeSession, shell
 
 PROBE_TIMEOUT_S = 45.0
 """A first nvidia-smi on a sleeping driver can take tens of seconds."""
 PROBE_MAX_BYTES = 64 * 1024
+VRAM_MIB_MAX = 1 << 20
 GPUS_MAX = 64
 
 VRAM_SHORTFALL = Decimal("0.08")
 """Offers tell marketing gigabytes (24), drivers tell less (23.99 or, with ECC, 22.5 GiB)."""
 RAM_SHORTFALL = Decimal("0.10")
+DISK_SHORTFALL = Decimal("0.20")
+"""Not fatal while the plan's files fit: images and other renters' leftovers take their part."""
 _GIB = 1 << 30
 
 _SCRIPT = r"""
 w=${1:-$HOME}; mkdir -p "$w" 2>/dev/null
 s() { printf '\n==%s==\n' "$1"; }
-q() { nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>&1 | head -n 70; }
+# A driver that hangs must not take the other answers with it.
+if command -v timeout > /dev/null; then t() { timeout 20 "$@"; }; else t() { "$@"; }; fi
+q() { t nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>&1 | head -n 70; }
 s gpus; q name,memory.total,driver_version,compute_cap,pcie.link.gen.max,pcie.link.width.max
 s gpus_old; q name,memory.total,driver_version
-s header; nvidia-smi 2>/dev/null | head -n 6
+s header; t nvidia-smi 2>/dev/null | head -n 6
 s cores; nproc 2>/dev/null
 s cpu; lscpu 2>/dev/null | sed -n 's/^Model name: *//p' | head -n1
 sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo 2>/dev/null | head -n1
@@ -50,8 +56,11 @@ def probe(session: NodeSession, folder: str = "") -> NodeFacts:
     Raises:
         NodeError: the server cannot be asked. What it cannot tell is None in the facts.
     """
-    command = ["sh", "-c", _SCRIPT, "sh", *([folder] if folder else [])]
+    command = shell(_SCRIPT, *([folder] if folder else []))
     result = session.run(command, timeout_s=PROBE_TIMEOUT_S, max_output_bytes=PROBE_MAX_BYTES)
+    if "end" not in _sections(result.stdout):
+        # Half an answer would read as a server without GPUs, which is given back and blocked.
+        raise NodeUnreachable("The server stopped while it was measured.")
     return parse_probe(result.stdout)
 
 
@@ -88,7 +97,9 @@ def _gpus(text: str) -> tuple[tuple[GpuFact, ...], str]:
     gpus, driver = [], ""
     for line in text.splitlines()[:GPUS_MAX]:
         fields = [clean_line(field, max_chars=80) for field in line.split(",")]
-        if len(fields) not in (3, 6) or not fields[1].isdigit():
+        if len(fields) not in (3, 6) or not re.fullmatch(r"[0-9]{1,8}", fields[1]):
+            continue
+        if not 0 < int(fields[1]) <= VRAM_MIB_MAX:
             continue
         driver = driver or (fields[2] if re.fullmatch(r"[0-9]+(\.[0-9]+)+", fields[2]) else "")
         has_more = len(fields) == 6
@@ -144,20 +155,39 @@ def _compare_gpus(offer: Offer, facts: NodeFacts) -> Discrepancy | None:
         return Discrepancy("no_gpu", offer.gpu_summary, "nvidia-smi shows no GPU", is_fatal=True)
     if len(facts.gpus) < offer.gpu_count:
         return Discrepancy("gpu_count", str(offer.gpu_count), str(len(facts.gpus)), is_fatal=True)
-    offered = sorted(_core_name(gpu.name) for gpu in offer.gpus)
-    found = sorted(_core_name(gpu.name) for gpu in facts.gpus)
-    for mine, theirs in zip(offered, found, strict=False):
-        if mine not in theirs and theirs not in mine:
-            return Discrepancy("gpu_model", offer.gpu_summary, facts.gpus[0].name, is_fatal=True)
+    unmatched = list(facts.gpus)
+    for offered in offer.gpus:
+        match = next((gpu for gpu in unmatched if is_same_gpu(offered.name, gpu.name)), None)
+        if match is None:
+            found = ", ".join(sorted({gpu.name for gpu in unmatched}))
+            return Discrepancy(
+                "gpu_model", offer.gpu_summary, clean_line(found, max_chars=120), is_fatal=True
+            )
+        unmatched.remove(match)
     return None
 
 
-def _core_name(name: str) -> str:
-    """What offers and drivers agree in: `RTX 4090` and `NVIDIA GeForce RTX 4090`."""
-    lowered = re.sub(
-        r"nvidia|geforce|tesla|quadro|[0-9]+ ?gb|\(.*?\)|sxm[0-9]*|pcie|hbm[0-9]e?|-|_", " ", name.lower()
-    )
-    return " ".join(lowered.split())
+_DECORATION = re.compile(
+    r"nvidia|geforce|tesla|quadro|generation|[0-9]+ ?gb|\(.*?\)|sxm[0-9]*|pcie|hbm[0-9]e?|[^a-z0-9]+"
+)
+_VARIANTS = frozenset({"ti", "super", "laptop", "mobile", "ada", "d", "pro", "max", "mig"})
+"""Words that make another chip of a name, so that both sides must have them."""
+
+
+def is_same_gpu(offered: str, found: str) -> bool:
+    """Whether an offer's name and a driver's name mean one model: `RTX 4090`, `NVIDIA GeForce RTX 4090`.
+
+    Memory is left out; it is compared by itself.
+    """
+    mine, theirs = _gpu_words(offered), _gpu_words(found)
+    if not mine or not theirs or (mine ^ theirs) & _VARIANTS:
+        return False
+    return mine <= theirs or theirs <= mine
+
+
+def _gpu_words(name: str) -> frozenset[str]:
+    spaced = re.sub(r"(?<=[rg]tx)(?=[0-9])|(?<=[0-9]{4})(?=ti|super)", " ", name.lower())
+    return frozenset(_DECORATION.sub(" ", spaced).split())
 
 
 def _compare_vram(offer: Offer, facts: NodeFacts) -> Discrepancy | None:
@@ -197,7 +227,9 @@ def _compare_disk(offer: Offer, facts: NodeFacts, needed_bytes: int) -> Discrepa
         text = f"{facts.disk_free_bytes / _GIB:.0f} GiB free, {needed_bytes / _GIB:.0f} GiB needed"
         offered = "?" if offer.disk_free_bytes is None else f"{offer.disk_free_bytes / _GIB:.0f} GiB"
         return Discrepancy("disk", offered, text, is_fatal=True)
-    if offer.disk_free_bytes is not None and facts.disk_free_bytes < offer.disk_free_bytes * Decimal("0.8"):
+    if offer.disk_free_bytes is not None and facts.disk_free_bytes < offer.disk_free_bytes * (
+        1 - DISK_SHORTFALL
+    ):
         return Discrepancy(
             "disk",
             f"{offer.disk_free_bytes / _GIB:.0f} GiB",

@@ -11,6 +11,7 @@ import hashlib
 import os
 import selectors
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +35,14 @@ def socket_path(state_dir: Path, lease_id: str) -> Path:
         make_private_dir(path.parent)
         return path
     digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:12]
-    folder = make_private_dir(Path(f"/tmp/clorefleet-{os.getuid()}"))  # noqa: S108 - private, owner checked
-    if folder.stat().st_uid != os.getuid():
-        raise NodeError(f"{folder} belongs to another user.", remedy="Remove it, or set CLOREFLEET_HOME.")
+    folder = Path(f"/tmp/clorefleet-{os.getuid()}")  # noqa: S108 - private, owner checked
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise NodeError(
+            f"{folder} is not a private folder of yours.", remedy="Remove it, or set CLOREFLEET_HOME."
+        )
     return folder / f"{digest}-{lease_id}.sock"
 
 
@@ -49,6 +55,8 @@ class Tunnel:
         self._session_of = session_of
         self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
         self._is_closed = threading.Event()
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         previous = os.umask(0o177)
@@ -61,10 +69,17 @@ class Tunnel:
 
     @property
     def is_open(self) -> bool:
-        return not self._is_closed.is_set()
+        """False also when somebody cleaned the socket's file away: nobody could connect any more."""
+        return not self._is_closed.is_set() and self.path.exists()
 
     def close(self) -> None:
+        """Stop listening and cut what is under way; a second call changes nothing."""
         self._is_closed.set()
+        with self._lock:
+            cut = list(self._connections)
+        for connection in cut:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -75,6 +90,8 @@ class Tunnel:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
+                # Closed, or out of file descriptors: who wants the tunnel then makes another.
+                self.close()
                 return
             if not self._slots.acquire(blocking=False):
                 connection.close()
@@ -82,16 +99,19 @@ class Tunnel:
             threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
 
     def _carry(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections.add(connection)
         try:
             channel = self._session_of().open_tunnel_channel(self._port)
+            try:
+                _pump(connection, channel)
+            finally:
+                channel.close()
         except NodeError:
-            connection.close()  # the client sees a closed connection, and the gateway takes another replica
-            self._slots.release()
-            return
-        try:
-            _pump(connection, channel)
+            pass  # the client sees a closed connection, and the gateway takes another replica
         finally:
-            channel.close()
+            with self._lock:
+                self._connections.discard(connection)
             connection.close()
             self._slots.release()
 

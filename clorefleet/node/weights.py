@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -24,12 +25,18 @@ from clorefleet.node.jobs import JobSpec
 from clorefleet.node.session import NodeSession
 
 HUB_TIMEOUT_S = 30.0
+HUB_ANSWER_S_MAX = 90.0
+"""For one whole answer: the timeout above starts anew with every byte (A19)."""
 ANSWER_MAX_BYTES = 16 << 20
 FILES_MAX = 5_000
+PATH_MAX_CHARS = 300
 PAGES_MAX = 50
 WEIGHTS_DIR = ".clorefleet/weights"
 """Below the node's home."""
+COMPLETE_STAMP = ".complete"
+"""In the weights' folder once every file was verified."""
 _SCRIPT_PATH = ".clorefleet/bin/fetch_weights.py"
+_RESERVED = (".parts", COMPLETE_STAMP)
 _WITH_PYTHON = """
 command -v python3 >/dev/null || {
   echo "the image has no python3; installing it"
@@ -50,6 +57,7 @@ CAUSES = {
     24: ("checksum", "a file arrived with wrong bytes twice"),
     25: ("network", "the download broke too often"),
     26: ("bad_manifest", "the list of files cannot be used"),
+    27: ("storage", "the disk cannot be written"),
 }
 """Exit codes of the node's downloader, with a stable name and words."""
 
@@ -74,10 +82,30 @@ class Manifest:
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
+    @property
+    def folder(self) -> str:
+        """Where the files lie on the node, below its home. Another commit is another folder, so that files
+        of two can never mix."""
+        return f"{WEIGHTS_DIR}/{self.repo.replace('/', '--')}/{self.revision}"
+
     def to_json(self) -> bytes:
         return json.dumps(
             {"repo": self.repo, "revision": self.revision, "files": [asdict(file) for file in self.files]}
         ).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """What `to_json` wrote on this machine.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            document = json.loads(data)
+            files = tuple(WeightFile(**entry) for entry in document["files"])
+            return cls(document["repo"], document["revision"], files)
+        except (KeyError, TypeError) as error:
+            raise ValueError("no manifest") from error
 
 
 def fetch_manifest(hub_url: str, setup: Setup) -> Manifest:
@@ -89,6 +117,7 @@ def fetch_manifest(hub_url: str, setup: Setup) -> Manifest:
     if not _REPO.fullmatch(setup.repo):
         raise WeightsFailed(f"“{clean_line(setup.repo)}” is no repository.", cause="bad_manifest")
     base = f"{hub_url.rstrip('/')}/api/models/{setup.repo}"
+    # Redirects are how the hub answers for repositories that were renamed; no secret goes along.
     with httpx.Client(timeout=HUB_TIMEOUT_S, follow_redirects=True, max_redirects=3) as client:
         info = _get(client, f"{base}/revision/{quote(setup.revision, safe='')}")[0]
         revision = info.get("sha") if isinstance(info, dict) else None
@@ -99,8 +128,10 @@ def fetch_manifest(hub_url: str, setup: Setup) -> Manifest:
         for _ in range(PAGES_MAX):
             if url is None:
                 break
-            page, url = _get(client, url)
+            page, following = _get(client, url)
             entries.extend(page if isinstance(page, list) else [])
+            # The next page is where this one was, or nowhere.
+            url = following if following and urlsplit(following).netloc == urlsplit(base).netloc else None
     return manifest_of(setup, revision, entries)
 
 
@@ -131,7 +162,12 @@ def manifest_of(setup: Setup, revision: str, entries: list[Any]) -> Manifest:
 
 def _file(path: str, entry: dict[str, Any]) -> WeightFile:
     parts = path.split("/")
-    is_safe = len(path) <= 300 and path.isprintable() and not any(part in ("", ".", "..") for part in parts)
+    is_safe = (
+        len(path) <= PATH_MAX_CHARS
+        and path.isprintable()
+        and not any(part in ("", ".", "..") for part in parts)
+        and parts[0] not in _RESERVED
+    )
     size = entry.get("size")
     lfs = entry.get("lfs")
     if isinstance(lfs, dict):
@@ -152,6 +188,7 @@ def _file(path: str, entry: dict[str, Any]) -> WeightFile:
 
 def _get(client: httpx.Client, url: str) -> tuple[Any, str | None]:
     """A JSON answer, bounded, and the next page's address where there is one."""
+    deadline_s = time.monotonic() + HUB_ANSWER_S_MAX
     try:
         with client.stream("GET", url) as answer:
             body = bytearray()
@@ -159,6 +196,8 @@ def _get(client: httpx.Client, url: str) -> tuple[Any, str | None]:
                 body += chunk
                 if len(body) > ANSWER_MAX_BYTES:
                     raise WeightsFailed("The hub's answer is too large.", cause="bad_manifest")
+                if time.monotonic() > deadline_s:
+                    raise WeightsFailed("The hub's answer comes too slowly.", cause="network")
             status = answer.status_code
             following = answer.links.get("next", {}).get("url")
     except httpx.HTTPError as error:
@@ -175,35 +214,32 @@ def _get(client: httpx.Client, url: str) -> tuple[Any, str | None]:
         raise WeightsFailed(f"The hub answered {status}.", cause="network")
     try:
         return json.loads(body), following
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsFailed("The hub's answer is not JSON.", cause="network") from error
 
 
-def weights_folder(setup: Setup) -> str:
-    """Where a checkpoint lies on the node, below its home."""
-    return f"{WEIGHTS_DIR}/{setup.repo.replace('/', '--')}/{setup.checkpoint}"
+def sync_job(home: str, job_id: JobId, manifest: Manifest) -> JobSpec:
+    """The job that brings the files of `manifest` to the node; `send_sync` must have gone before.
+
+    The node's own environment says which hub and token it uses (HF_ENDPOINT, HF_TOKEN), if any.
+    """
+    return JobSpec(
+        job_id,
+        ("python3", f"{home}/{_SCRIPT_PATH}", _manifest_path(home, manifest), f"{home}/{manifest.folder}"),
+        {"PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress"},
+    )
 
 
-def start_sync(session: NodeSession, home: str, job_id: JobId, setup: Setup, manifest: Manifest) -> JobSpec:
-    """Put downloader and manifest on the node; the job that runs them.
+def send_sync(session: NodeSession, home: str, manifest: Manifest) -> None:
+    """Put the downloader and the manifest on the node; doing it again changes nothing.
 
     Raises:
         NodeError: the node cannot hold them.
     """
     script = Path(__file__).parent / "payload" / "fetch_weights.py"
     session.write_file(f"{home}/{_SCRIPT_PATH}", script.read_bytes(), mode=0o700)
-    manifest_path = f"{home}/.clorefleet/manifests/{setup.checkpoint}.json"
-    session.write_file(manifest_path, manifest.to_json())
-    return JobSpec(
-        job_id,
-        (
-            "sh",
-            "-c",
-            _WITH_PYTHON,
-            "fetch_weights",
-            f"{home}/{_SCRIPT_PATH}",
-            manifest_path,
-            f"{home}/{weights_folder(setup)}",
-        ),
-        {"PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress"},
-    )
+    session.write_file(_manifest_path(home, manifest), manifest.to_json())
+
+
+def _manifest_path(home: str, manifest: Manifest) -> str:
+    return f"{home}/.clorefleet/manifests/{manifest.revision}.json"

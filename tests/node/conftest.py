@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clorefleet.node.session import NodeSession
-from tests.node.world import Server, openssh_missing, openssh_server, sandbox_node
+from tests.node.world import Server, openssh_missing, openssh_server, prove_nonce, sandbox_node
 
 
 @pytest.fixture(scope="module", params=["sandbox", "openssh"])
@@ -25,5 +25,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def session(server: Server) -> Iterator[NodeSession]:
+    """As after first contact: the server has proved that it is our order's."""
     with NodeSession.connect(server.address, server.keys.private_key_file, allow_loopback=True) as opened:
+        prove_nonce(opened, server)
         yield opened

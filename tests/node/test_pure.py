@@ -12,7 +12,7 @@ from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.node import GpuFact, JobState
 from clorefleet.node.jobs import JobSpec, parse_report
 from clorefleet.node.keys import delete_keys, load_keys, make_keys, private_key_path, startup_command
-from clorefleet.node.probe import compare, parse_probe
+from clorefleet.node.probe import compare, is_same_gpu, parse_probe
 from clorefleet.node.weights import manifest_of
 from tests.fleet.builders import offer, plan
 
@@ -93,6 +93,36 @@ def test_names_of_offers_and_drivers_are_recognised_as_the_same(offered: str, fo
 
 
 @pytest.mark.parametrize(
+    "offered, found",
+    [
+        ("A100", "NVIDIA A10"),
+        ("L40", "NVIDIA L4"),
+        ("RTX 4060 Ti", "NVIDIA GeForce RTX 4060"),
+        ("RTX 4070", "NVIDIA GeForce RTX 4070 Laptop GPU"),
+        ("RTX 4080", "NVIDIA GeForce RTX 4080 SUPER"),
+        ("RTX 6000 Ada Generation", "Quadro RTX 6000"),
+        ("RTX PRO 6000 Blackwell", "RTX A6000"),
+        ("H200", "NVIDIA H100 80GB HBM3"),
+        ("A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"),
+        ("RTX 4090", ""),
+    ],
+)
+def test_another_chip_with_a_name_alike_is_not_the_same(offered: str, found: str):
+    """F10."""
+    assert not is_same_gpu(offered, found)
+
+
+def test_a_mixed_rig_is_compared_card_by_card():
+    names = ("RTX 3060", "RTX 3090", "RTX 3090")
+    mixed = offer(gpus=tuple(replace(offer().gpus[0], name=name, claimed_vram_gib=None) for name in names))
+    found = [GpuFact(f"NVIDIA GeForce {name}", 24_576, "8.6") for name in reversed(names)]
+    facts = replace(parse_probe(HONEST), gpus=tuple(found))
+    assert compare(mixed, facts, disk_needed_bytes=0) == ()
+    facts = replace(facts, gpus=(found[0], found[2], found[2]))
+    assert [each.code for each in compare(mixed, facts, disk_needed_bytes=0)] == ["gpu_model"]
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "==gpus==\n" + "x" * 10_000, "==gpus==\n\x1b[2J, 24564, 1.0\n", "==ram==\n-5\n", "==cores==\nmany\n",
      "==gpus==\n" + "A, 1, 2.0\n" * 1000, "==header==\nCUDA Version: 99999.1\n"],
@@ -139,6 +169,12 @@ def test_progress_and_log_of_a_hostile_node_are_inert():
     assert report.progress_done is None and report.progress_total is None
     assert len(report.progress_text) <= 121
     assert not any("\x1b" in line or "\x07" in line for line in report.log_tail)
+
+
+def test_a_bomb_of_brackets_is_no_progress():
+    """G7."""
+    report = parse_report(f"running\n{MARK}\n{'[' * 2000}\n{MARK}\n")
+    assert (report.state, report.progress_done) == (JobState.RUNNING, None)
 
 
 def test_a_jobs_words_are_quoted_and_its_variables_named_strictly():

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clorefleet.domain.errors import NodeUnreachable
 from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.order import SshAddress
 from clorefleet.node.keys import LeaseKeys, make_keys, startup_command
+from clorefleet.node.session import NodeSession
 from clorefleet.sandbox.rack import Rack
 from clorefleet.sandbox.truth import ServerTruth, TrueGpu
 
@@ -50,6 +52,18 @@ class Server:
     home: str
     """As its own commands see it."""
     state_dir: Path
+
+
+def prove_nonce(session: NodeSession, server: Server) -> None:
+    """Once the server's start-up script has run, it knows the nonce."""
+    deadline_s = time.monotonic() + 10
+    while True:
+        try:
+            return session.check_nonce(server.keys.nonce)
+        except NodeUnreachable:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager

@@ -3,37 +3,52 @@
 
 Sent to a rented server and run there as a job; needs Python 3.8 and nothing else.
 
-    fetch_weights.py MANIFEST.json TARGET_DIR
+    fetch_weights.py MANIFEST.json TARGET_DIR [--workers N] [--segment-bytes N]
 
 From the environment: HF_ENDPOINT, HF_TOKEN (optional), PROGRESS_FILE (optional).
 
-Each file is fetched into `.parts/NAME.part` by ranges, so that a killed run goes on where it was; when it
-is whole its digest is computed, and only then is it renamed into place. A file whose digest is wrong is
-thrown away and fetched once more. Exit codes: 0 done, 20 unauthorised, 21 not found, 22 rate limited,
-23 disk full, 24 checksum, 25 network, 26 bad manifest.
+Files are cut into segments that are fetched side by side, by ranges, into `.parts/NAME.part`. A journal
+beside it says how far each segment is, so that a killed run goes on where it was. When all segments of a
+file are there its digest is computed, and only then is it renamed into place. A file whose digest is wrong
+is thrown away and fetched once more. The journal may claim more than a crashed host really wrote: the digest
+finds that too. `.complete` names the manifest that all files here were verified by.
+
+Exit codes: 0 done, 20 unauthorised, 21 not found, 22 rate limited, 23 disk full, 24 checksum, 25 network,
+26 bad manifest, 27 the disk cannot be written.
 """
 
+import argparse
+import collections
 import concurrent.futures
+import contextlib
 import errno
 import hashlib
+import http.client
 import json
 import os
 import shutil
-import sys
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-UNAUTHORISED, NOT_FOUND, RATE_LIMITED, DISK_FULL, CHECKSUM, NETWORK, BAD_MANIFEST = range(20, 27)
-WORKERS = 6
+UNAUTHORISED, NOT_FOUND, RATE_LIMITED, DISK_FULL, CHECKSUM, NETWORK, BAD_MANIFEST, STORAGE = range(20, 28)
+WORKERS = 8
+SEGMENT_BYTES = 256 << 20
+JOURNAL_EVERY_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60
 ATTEMPTS_MAX = 8
+"""In a row without a single new byte."""
+PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 30
+WRONG_MAX = 2
+FILES_MAX = 5000
 SPARE_BYTES = 64 << 20
 PROGRESS_EVERY_S = 0.5
+RATE_WINDOW_S = 10
+PARTS, STAMP = ".parts", ".complete"
 
 
 class Failed(Exception):
@@ -42,205 +57,412 @@ class Failed(Exception):
         self.code = code
 
 
-class Progress:
-    """Counts bytes over all threads and tells them now and then."""
+@contextlib.contextmanager
+def storage_errors(name):
+    """Keep faults of the disk apart from faults of the line, which are OSErrors too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Failed(DISK_FULL, "%s: no space left" % name) from error
+        raise Failed(STORAGE, "%s: %s" % (name, error)) from error
 
-    def __init__(self, total, path):
-        self.done, self.total, self.path = 0, total, path
-        self.began, self.began_with = time.monotonic(), None
-        self.lock, self.told = threading.Lock(), 0.0
 
-    def add(self, count, text=""):
+# -- what is wanted
+
+
+def read_manifest(path):
+    """The manifest and its digest; Failed unless every entry is safe to act on."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        manifest = json.loads(raw.decode("utf-8"))
+        entries = manifest["files"]
+        names = [entry["path"] for entry in entries]
+        ok = (
+            0 < len(entries) <= FILES_MAX
+            and len(set(names)) == len(names)
+            and manifest["repo"].count("/") == 1
+            and manifest["revision"].isalnum()
+            and all(is_safe(entry) for entry in entries)
+        )
+        folders = {name.rsplit("/", depth)[0] for name in names for depth in range(1, name.count("/") + 1)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failed(BAD_MANIFEST, "the manifest cannot be read: %s" % error) from error
+    if not ok or folders & set(names):
+        raise Failed(BAD_MANIFEST, "the manifest has an entry that cannot be used")
+    return manifest, hashlib.sha256(raw).hexdigest()
+
+
+def is_safe(entry):
+    parts = entry["path"].split("/")
+    return (
+        entry["path"].isprintable()
+        and not any(part in ("", ".", "..") for part in parts)
+        and parts[0] not in (PARTS, STAMP)
+        and type(entry["size"]) is int
+        and entry["size"] >= 0
+        and len(entry.get("sha256") or "") + len(entry.get("git_sha1") or "") in (64, 40)
+    )
+
+
+# -- one file on its way
+
+
+class Part:
+    """A file in `.parts` with the journal of its segments. Threads share it, each on its own segments."""
+
+    def __init__(self, target, entry, segment_bytes):
+        self.entry, self.size = entry, entry["size"]
+        self.final = os.path.join(target, *entry["path"].split("/"))
+        stem = os.path.join(target, PARTS, hashlib.sha256(entry["path"].encode()).hexdigest()[:24])
+        self.data_path, self.journal_path = stem + ".part", stem + ".journal"
+        self.segments = [
+            (start, min(segment_bytes, self.size - start)) for start in range(0, self.size, segment_bytes)
+        ] or [(0, 0)]
+        self.head = "%d %d %s\n" % (self.size, segment_bytes, entry.get("sha256") or entry["git_sha1"])
+        self.done = self._read_journal()
+        self.left = len(self.segments)
+        self.lock = threading.Lock()
+        self.data = self.journal = None
+
+    def is_there(self):
+        """It got its name by being verified."""
+        return os.path.isfile(self.final) and os.path.getsize(self.final) == self.size
+
+    def _read_journal(self):
+        done = [0] * len(self.segments)
+        if not (os.path.exists(self.data_path) and os.path.exists(self.journal_path)):
+            return done
+        with open(self.journal_path, encoding="ascii", errors="replace") as file:
+            if file.readline() != self.head:
+                return done
+            for line in file:
+                words = line.split()
+                # The last line may be torn.
+                if line.endswith("\n") and len(words) == 2 and words[0].isdigit() and words[1].isdigit():
+                    index, count = int(words[0]), int(words[1])
+                    if index < len(done):
+                        done[index] = min(count, self.segments[index][1])
+        return done
+
+    def open(self):
         with self.lock:
-            self.done += count
-            now = time.monotonic()
-            if now - self.told < PROGRESS_EVERY_S and not text:
+            if self.data is not None:
                 return
-            self.told = now
-            if self.began_with is None:
-                self.began, self.began_with = now, self.done
-            rate = (self.done - self.began_with) / max(0.001, now - self.began)
-            words = text or "%.1f of %.1f MB, %.1f MB/s" % (self.done / 1e6, self.total / 1e6, rate / 1e6)
-            if self.path:
-                temporary = self.path + ".tmp"
-                with open(temporary, "w") as file:
-                    json.dump({"done": self.done, "total": self.total, "text": words}, file)
-                os.replace(temporary, self.path)
+            is_new = not any(self.done)
+            self.data = os.open(self.data_path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if is_new else 0), 0o600)
+            os.ftruncate(self.data, self.size)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_new else 0)
+            self.journal = os.open(self.journal_path, flags, 0o600)
+            # After a torn line a newline costs nothing; an empty line is no entry.
+            os.write(self.journal, self.head.encode() if is_new else b"\n")
+
+    def write(self, index, chunk):
+        start = self.segments[index][0] + self.done[index]
+        view = memoryview(chunk)
+        with storage_errors(self.entry["path"]):
+            while view:
+                count = os.pwrite(self.data, view, start)
+                view, start = view[count:], start + count
+        self.done[index] += len(chunk)
+
+    def note(self, index):
+        """Data first, journal second: it never claims what was not handed to the system."""
+        with storage_errors(self.entry["path"]):
+            os.write(self.journal, b"%d %d\n" % (index, self.done[index]))
+
+    def close(self):
+        for handle in (self.data, self.journal):
+            if handle is not None:
+                os.close(handle)
+        self.data = self.journal = None
+
+    def segment_is_done(self):
+        """True for the one caller that finished the last of them."""
+        with self.lock:
+            self.left -= 1
+            return self.left == 0
+
+    def digest_is_right(self):
+        if self.entry.get("sha256"):
+            digest, wanted = hashlib.sha256(), self.entry["sha256"]
+        else:
+            # git's name of a small file
+            digest, wanted = hashlib.sha1(b"blob %d\0" % self.size), self.entry["git_sha1"]
+        with open(self.data_path, "rb") as file:
+            for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
+                digest.update(chunk)
+        return digest.hexdigest() == wanted
+
+    def put_in_place(self, root):
+        folder = os.path.dirname(self.final)
+        os.makedirs(folder, exist_ok=True)
+        if os.path.commonpath([os.path.realpath(folder), root]) != root:
+            raise Failed(BAD_MANIFEST, "%s lies outside the folder" % self.entry["path"])
+        os.fsync(self.data)
+        os.replace(self.data_path, self.final)
+        os.unlink(self.journal_path)
+
+    def begin_again(self):
+        self.close()
+        self.done = [0] * len(self.segments)
 
 
-class NoAuthOnRedirect(urllib.request.HTTPRedirectHandler):
-    """The hub sends large files elsewhere; the token is for the hub alone."""
+# -- fetching
+
+
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """The hub sends large files elsewhere. The token is for the hub alone, and a safe line stays safe."""
 
     def redirect_request(self, request, file, code, message, headers, url):
+        before, after = urllib.parse.urlsplit(request.full_url), urllib.parse.urlsplit(url)
+        if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
+            raise urllib.error.URLError("a redirect to %s is not followed" % after.scheme)
         new = super().redirect_request(request, file, code, message, headers, url)
-        if (
-            new is not None
-            and urllib.parse.urlsplit(url).netloc != urllib.parse.urlsplit(request.full_url).netloc
-        ):
+        if new is not None and before[:2] != after[:2]:
             new.remove_header("Authorization")
         return new
 
 
-OPENER = urllib.request.build_opener(NoAuthOnRedirect)
+OPENER = urllib.request.build_opener(Redirects)
 
 
-def open_from(url, offset):
+def open_range(url, start, end, is_whole):
     request = urllib.request.Request(
         url, headers={"User-Agent": "clorefleet-node", "Accept-Encoding": "identity"}
     )
-    if offset:
-        request.add_header("Range", "bytes=%d-" % offset)
+    if not is_whole:
+        request.add_header("Range", "bytes=%d-%d" % (start, end - 1))
     token = os.environ.get("HF_TOKEN")
     if token:
         request.add_header("Authorization", "Bearer " + token)
     return OPENER.open(request, timeout=TIMEOUT_S)
 
 
-def digest_of(path, entry):
-    if entry.get("sha256"):
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % entry["size"])  # git's name of a small file
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+class Fetcher:
+    def __init__(self, manifest, target, progress, segment_bytes):
+        endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        self.base = "%s/%s/resolve/%s/" % (endpoint.rstrip("/"), manifest["repo"], manifest["revision"])
+        self.root = os.path.realpath(target)
+        self.progress = progress
+        self.parts = [Part(target, entry, segment_bytes) for entry in manifest["files"]]
+        self.is_stopped = threading.Event()
 
+    def missing_bytes(self):
+        return sum(part.size - sum(part.done) for part in self.parts if not part.is_there())
 
-def is_right(path, entry):
-    return digest_of(path, entry) == (entry.get("sha256") or entry["git_sha1"])
-
-
-def append_rest(url, part, entry, progress):
-    """Fetch what `part` lacks; raises OSError or HTTPError when the line breaks."""
-    have = os.path.getsize(part) if os.path.exists(part) else 0
-    if have > entry["size"]:
-        os.unlink(part)
-        have = 0
-    if have == entry["size"]:
-        return
-    with open_from(url, have) as answer:
-        if have and answer.status != 206:
-            progress.add(-have)  # the server does not do ranges: begin again
-            have = 0
-        with open(part, "r+b" if have else "wb") as file:
-            file.seek(have)
-            left = entry["size"] - have
-            while left:
-                chunk = answer.read(min(CHUNK_BYTES, left))
-                if not chunk:
-                    raise ConnectionError("the answer ended %d bytes early" % left)
-                file.write(chunk)
-                left -= len(chunk)
-                progress.add(len(chunk))
-
-
-def fetch(endpoint, manifest, entry, target, progress):
-    final = os.path.join(target, *entry["path"].split("/"))
-    if os.path.exists(final) and os.path.getsize(final) == entry["size"]:
-        progress.add(entry["size"])
-        return  # it got its name by being verified
-    part = os.path.join(target, ".parts", hashlib.sha256(entry["path"].encode()).hexdigest()[:24] + ".part")
-    url = "%s/%s/resolve/%s/%s" % (
-        endpoint,
-        manifest["repo"],
-        manifest["revision"],
-        urllib.parse.quote(entry["path"]),
-    )
-    if os.path.exists(part):
-        progress.add(min(os.path.getsize(part), entry["size"]))
-    wrong = 0
-    for attempt in range(ATTEMPTS_MAX):
+    def run(self, workers):
+        # Large files first, so that the last worker is not left with the largest.
+        parts = sorted(self.parts, key=lambda part: -part.size)
+        wanted = []
+        for part in parts:
+            if part.is_there():
+                self.progress.add(part.size, verified=1)
+            else:
+                self.progress.add(sum(part.done))
+                wanted += [(part, index) for index in range(len(part.segments))]
+        pool = concurrent.futures.ThreadPoolExecutor(workers)
+        futures = [pool.submit(self.fetch, part, index) for part, index in wanted]
         try:
-            append_rest(url, part, entry, progress)
-            if is_right(part, entry):
-                os.makedirs(os.path.dirname(final), exist_ok=True)
-                os.replace(part, final)
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BaseException:
+            self.is_stopped.set()  # and do not wait: others may sit in a read until it times out
+            raise
+        pool.shutdown()
+
+    def fetch(self, part, index):
+        if self.is_stopped.is_set():
+            return
+        with storage_errors(part.entry["path"]):
+            self.fetch_segment(part, index)
+            if part.segment_is_done():
+                self.finish(part)
+
+    def finish(self, part):
+        for wrong in range(1, WRONG_MAX + 1):
+            self.progress.tell("verifying %s" % part.entry["path"])
+            if part.digest_is_right():
+                part.put_in_place(self.root)
+                part.close()
+                self.progress.add(0, verified=1)
                 return
-            wrong += 1
-            os.unlink(part)
-            progress.add(-entry["size"])
-            if wrong > 1:
-                raise Failed(CHECKSUM, "%s: wrong bytes, twice" % entry["path"])
-            print("%s: wrong bytes; fetching it again" % entry["path"], flush=True)
-        except urllib.error.HTTPError as error:
-            give_up_or_wait(error, entry, attempt)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Failed(DISK_FULL, "%s: no space left" % entry["path"]) from error
-            if attempt + 1 == ATTEMPTS_MAX:
-                raise Failed(NETWORK, "%s: %s" % (entry["path"], error)) from error
-            print("%s: %s; going on in a moment" % (entry["path"], error), flush=True)
-            time.sleep(min(PAUSE_MAX_S, 0.5 * 2**attempt))
-    raise Failed(NETWORK, "%s: gave up after %d attempts" % (entry["path"], ATTEMPTS_MAX))
+            self.progress.add(-part.size)
+            part.begin_again()
+            if wrong < WRONG_MAX:
+                print("%s: wrong bytes; fetching it again" % part.entry["path"], flush=True)
+                for index in range(len(part.segments)):
+                    self.fetch_segment(part, index)
+        os.unlink(part.data_path)
+        os.unlink(part.journal_path)
+        raise Failed(CHECKSUM, "%s: wrong bytes, twice" % part.entry["path"])
+
+    def fetch_segment(self, part, index):
+        name, attempts = part.entry["path"], 0
+        part.open()
+        while part.done[index] < part.segments[index][1]:
+            before = part.done[index]
+            try:
+                self.fetch_rest(part, index)
+            except urllib.error.HTTPError as error:
+                pause = pause_after(error, name, attempts)
+            except (OSError, http.client.HTTPException) as error:
+                if attempts + 1 >= ATTEMPTS_MAX:
+                    raise Failed(NETWORK, "%s: %s" % (name, error)) from error
+                print("%s: %s; going on in a moment" % (name, error), flush=True)
+                pause = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2**attempts)
+            else:
+                continue
+            attempts = 1 if part.done[index] > before else attempts + 1
+            self.is_stopped.wait(pause)
+            if self.is_stopped.is_set():
+                raise Failed(NETWORK, "stopped")
+
+    def fetch_rest(self, part, index):
+        """Fetch what a segment lacks; raises OSError or HTTPError when the line breaks."""
+        start, length = part.segments[index]
+        at, end = start + part.done[index], start + length
+        is_whole = (at, end) == (0, part.size)
+        url = self.base + urllib.parse.quote(part.entry["path"])
+        with open_range(url, at, end, is_whole) as answer:
+            # A server that does no ranges sends all from the beginning.
+            skip = 0 if is_whole or answer.status == 206 else at
+            noted = part.done[index]
+            try:
+                while part.done[index] < length:
+                    if self.is_stopped.is_set():
+                        return
+                    left = skip or length - part.done[index]
+                    chunk = answer.read(min(CHUNK_BYTES, left))
+                    if not chunk:
+                        raise ConnectionError("the answer ended %d bytes early" % left)
+                    if skip:
+                        skip -= len(chunk)
+                        continue
+                    part.write(index, chunk)
+                    self.progress.add(len(chunk), name=part.entry["path"])
+                    if part.done[index] - noted >= JOURNAL_EVERY_BYTES:
+                        part.note(index)
+                        noted = part.done[index]
+            finally:
+                part.note(index)
 
 
-def give_up_or_wait(error, entry, attempt):
+def pause_after(error, name, attempts):
+    """Seconds to wait after a refusal of the hub, or Failed where waiting does not help."""
+    error.close()
     if error.code in (401, 403):
-        raise Failed(UNAUTHORISED, "%s: the hub refuses it (%d)" % (entry["path"], error.code))
-    if error.code == 404:
-        raise Failed(NOT_FOUND, "%s: the hub does not have it" % entry["path"])
-    if attempt + 1 == ATTEMPTS_MAX:
+        raise Failed(UNAUTHORISED, "%s: the hub refuses it (%d)" % (name, error.code))
+    if error.code in (404, 410):
+        raise Failed(NOT_FOUND, "%s: the hub does not have it" % name)
+    if error.code == 416:
+        raise Failed(CHECKSUM, "%s: the hub's file is shorter than its manifest" % name)
+    if attempts + 1 >= ATTEMPTS_MAX:
         code = RATE_LIMITED if error.code == 429 else NETWORK
-        raise Failed(code, "%s: HTTP %d, %d times" % (entry["path"], error.code, ATTEMPTS_MAX))
+        raise Failed(code, "%s: HTTP %d, %d times" % (name, error.code, ATTEMPTS_MAX))
     wanted = error.headers.get("Retry-After", "")
-    pause = float(wanted) if wanted.isdigit() else 0.5 * 2**attempt
-    time.sleep(min(PAUSE_MAX_S, pause))
+    return min(PAUSE_MAX_S, float(wanted) if wanted.isdigit() else PAUSE_FIRST_S * 2**attempts)
 
 
-def check(manifest):
-    for entry in manifest["files"]:
-        names = entry["path"].split("/")
-        if (
-            entry["path"].startswith("/")
-            or any(name in ("", ".", "..") for name in names)
-            or "\0" in entry["path"]
-        ):
-            raise Failed(BAD_MANIFEST, "a path leaves the folder")
-        if not (entry.get("sha256") or entry.get("git_sha1")):
-            raise Failed(BAD_MANIFEST, "%s has no digest" % entry["path"])
+# -- telling
 
 
-def check_disk(manifest, target):
-    missing = sum(
-        entry["size"]
-        for entry in manifest["files"]
-        if not os.path.exists(os.path.join(target, *entry["path"].split("/")))
-    )
-    parts = os.path.join(target, ".parts")
-    have = sum(os.path.getsize(os.path.join(parts, name)) for name in os.listdir(parts))
+class Progress:
+    """Counts over all threads and tells them now and then, one line of JSON in one file."""
+
+    def __init__(self, total, files, path):
+        self.done, self.total, self.verified, self.files, self.path = 0, total, 0, files, path
+        self.name = ""
+        self.samples = collections.deque()
+        self.lock = threading.Lock()
+
+    def add(self, count, name="", verified=0):
+        with self.lock:
+            self.done += count
+            self.verified += verified
+            self.name = name or self.name
+            now = time.monotonic()
+            if not verified and self.samples and now - self.samples[-1][0] < PROGRESS_EVERY_S:
+                return
+            self.samples.append((now, self.done))
+            while now - self.samples[0][0] > RATE_WINDOW_S:
+                self.samples.popleft()
+            self._write("")
+
+    def tell(self, text):
+        with self.lock:
+            self._write(text)
+
+    def _write(self, text):
+        if not self.path or not self.samples:
+            return
+        (first, before), (last, after) = self.samples[0], self.samples[-1]
+        rate = max(0, int((after - before) / (last - first))) if last > first else 0
+        words = "%.1f of %.1f GB, %.0f MB/s, %d of %d files verified" % (
+            self.done / 1e9,
+            self.total / 1e9,
+            rate / 1e6,
+            self.verified,
+            self.files,
+        )
+        document = {
+            "done": self.done,
+            "total": self.total,
+            "text": text or words,
+            "rate_bytes_per_s": rate,
+            "file": self.name,
+            "verified": self.verified,
+            "files": self.files,
+        }
+        # A full disk is told by the file that does not fit, not by this one.
+        with contextlib.suppress(OSError):
+            temporary = self.path + ".tmp"
+            with open(temporary, "w") as file:
+                json.dump(document, file)
+            os.replace(temporary, self.path)
+
+
+# -- the run
+
+
+def fetch_all(options):
+    manifest, digest = read_manifest(options.manifest)
+    target = os.path.expanduser(options.target)
+    os.makedirs(os.path.join(target, PARTS), exist_ok=True)
+    total = sum(entry["size"] for entry in manifest["files"])
+    progress = Progress(total, len(manifest["files"]), os.environ.get("PROGRESS_FILE"))
+    fetcher = Fetcher(manifest, target, progress, options.segment_bytes)
+    missing = fetcher.missing_bytes()
     free = shutil.disk_usage(target).free
-    if missing - have + SPARE_BYTES > free:
-        raise Failed(DISK_FULL, "%d bytes are missing and %d are free" % (missing - have, free))
+    if missing and missing + SPARE_BYTES > free:
+        raise Failed(DISK_FULL, "%d bytes are missing and %d are free" % (missing, free))
+    fetcher.run(options.workers)
+    write_stamp(os.path.join(target, STAMP), digest)
+    shutil.rmtree(os.path.join(target, PARTS), ignore_errors=True)
+    progress.tell("%d files, %.1f GB, all verified" % (len(manifest["files"]), total / 1e9))
+    print("complete: %d files" % len(manifest["files"]), flush=True)
+
+
+def write_stamp(path, digest):
+    with open(path + ".tmp", "w") as file:
+        file.write(digest + "\n")
+    os.replace(path + ".tmp", path)
 
 
 def main():
-    with open(sys.argv[1]) as file:
-        manifest = json.load(file)
-    target = os.path.expanduser(sys.argv[2])
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    os.makedirs(os.path.join(target, ".parts"), exist_ok=True)
-    files = manifest["files"]
-    progress = Progress(sum(entry["size"] for entry in files), os.environ.get("PROGRESS_FILE"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("manifest")
+    parser.add_argument("target")
+    parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--segment-bytes", type=int, default=SEGMENT_BYTES)
+    options = parser.parse_args()
     try:
-        check(manifest)
-        check_disk(manifest, target)
-        # Large files first, so that the last worker is not left with the largest.
-        ordered = sorted(files, key=lambda entry: -entry["size"])
-        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-            futures = [pool.submit(fetch, endpoint, manifest, entry, target, progress) for entry in ordered]
-            for future in concurrent.futures.as_completed(futures):
-                error = future.exception()
-                if error is not None:
-                    for other in futures:
-                        other.cancel()
-                    raise error
-    except Failed as error:
-        print("FAILED %d: %s" % (error.code, error), flush=True)
-        os._exit(error.code)  # other threads may still wait for the network
-    shutil.rmtree(os.path.join(target, ".parts"), ignore_errors=True)
-    progress.add(0, "%d files, %.1f MB, all verified" % (len(files), progress.total / 1e6))
-    print("complete: %d files" % len(files), flush=True)
+        with storage_errors(options.target):
+            fetch_all(options)
+    except Failed as failure:
+        print("FAILED %d: %s" % (failure.code, failure), flush=True)
+        os._exit(failure.code)  # other threads may still wait for the network
 
 
 if __name__ == "__main__":
