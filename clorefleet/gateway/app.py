@@ -236,8 +236,10 @@ class Gateway:
         key = str(route.socket)
         if key not in self._clients:
             self._clients[key] = httpx.AsyncClient(
+                # A kept connection may have been closed by the engine behind the tunnel: a prompt sent
+                # into it would be lost, and must not be sent twice. A new one is a channel of the session.
                 transport=httpx.AsyncHTTPTransport(
-                    uds=key, limits=httpx.Limits(max_connections=256, max_keepalive_connections=16)
+                    uds=key, limits=httpx.Limits(max_connections=256, max_keepalive_connections=0)
                 ),
                 base_url="http://replica",
                 timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),

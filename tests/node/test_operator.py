@@ -28,6 +28,7 @@ from tests.fleet.builders import lease as make_lease
 from tests.fleet.builders import offer
 from tests.fleet.builders import order as make_order
 from tests.fleet.builders import plan as make_plan
+from tests.node.world import collect_now
 from tests.sandbox.node_world import TWO_4090, RunningRack, tiny_assets
 
 ORDER_ID = 900
@@ -86,6 +87,8 @@ def world(hub: tuple[str, HubFaults, Path], tmp_path: Path) -> Iterator[World]:
         world.order = make_order(ssh=SshAddress(("127.0.0.1",), port))
         yield world
     finally:
+        rack.call(rack.rack.close())
+        rack.call(collect_now())
         rack.close()
 
 
