@@ -1,287 +1,198 @@
-"""The gateway's routes: check, choose, pass through.
+"""The gateway's routes, behind its guard.
 
-A request needs the token, a loopback `Host` and no foreign `Origin` (a web page must not reach the
-gateway through the user's browser). Its body is bounded and only its `model` is read. Answers are passed
-through as they come, streamed or not. Another replica is tried only before the first byte, and only when
-the first could not be reached: a prompt is never sent twice to engines that may both work on it.
+/health                   alive; no token, no details
+/v1/models                the models that are ready; a card says so where its engine is simulated
+/v1/chat/completions, /v1/completions, /v1/embeddings    to the least loaded ready replica of the model
+/-/status                 replicas and their load
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route as HttpRoute
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clorefleet.gateway.routing import Route, RoutingTable
-from clorefleet.gateway.token import TokenCheck
+from clorefleet.clock import Clock, SystemClock
+from clorefleet.gateway.guard import Guard
+from clorefleet.gateway.limits import DEFAULT_LIMITS, Limits
+from clorefleet.gateway.problem import Problem
+from clorefleet.gateway.relay import OnWanted, Relay
+from clorefleet.gateway.routing import Backend, RoutingTable
+from clorefleet.gateway.upstream import Upstreams
+from clorefleet.gateway.usage import OnFinished
 
-BODY_MAX_BYTES = 16 << 20
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 600.0
-"""Between two pieces of an answer; a long prompt is silent until its first token."""
-RETRY_AFTER_S = 15
-ATTEMPTS_MAX = 3
-_LOOPBACK_NAMES = {"127.0.0.1", "localhost", "[::1]", "::1"}
-_PASSED_PATHS = ("chat/completions", "completions", "embeddings")
-_ANSWER_HEADERS = ("content-type", "cache-control")
-"""All else that an engine sends names its host, its version or its connection."""
-TAIL_MAX_BYTES = 64 * 1024
-"""The end of an answer that is kept to read its token counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One finished request, for whoever counts."""
-
-    lease_id: str
-    model: str
-    status: int
-    first_byte_s: float
-    total_s: float
-    prompt_tokens: int | None
-    completion_tokens: int | None
+PASSED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+CARD_S = 2.0
+"""For a replica to show its models."""
+CARD_MAX_BYTES = 256 * 1024
 
 
-OnFinished = Callable[[RequestRecord], None]
+class GatewayApp:
+    """The application, and the handles that its server needs."""
 
-
-def problem(status: int, code: str, message: str, *, retry_after_s: int | None = None) -> JSONResponse:
-    """An error in the shape that OpenAI clients read."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return JSONResponse(
-        {"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers
-    )
-
-
-class Gateway:
-    """Holds one HTTP client per replica, and nothing about requests after they end."""
-
-    def __init__(self, table: RoutingTable, token: TokenCheck, *, on_finished: OnFinished | None = None):
+    def __init__(
+        self,
+        table: RoutingTable,
+        guard: Guard,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+        on_finished: OnFinished | None = None,
+        on_wanted: OnWanted | None = None,
+    ) -> None:
         self._table = table
-        self._token = token
-        self._on_finished = on_finished
-        self._clients: dict[str, httpx.AsyncClient] = {}
-        self.reason_not_ready: Callable[[str], str] = lambda model: "no replica serves it yet"
+        self._guard = guard
+        self._upstreams = Upstreams(table, limits)
+        self._relay = Relay(
+            table,
+            self._upstreams,
+            limits=limits,
+            clock=clock or SystemClock(),
+            on_finished=on_finished,
+            on_wanted=on_wanted,
+        )
+        self._is_simulated: dict[tuple[str, str], bool] = {}
+        """What a backend's own card said. It does not change while the backend lives."""
 
-    def app(self) -> Starlette:
-        checked = self._checked
-        return Starlette(
+    def asgi(self) -> ASGIApp:
+        routes = Starlette(
             routes=[
-                HttpRoute("/health", self._health),
-                HttpRoute("/v1/models", checked(self._models)),
-                *(HttpRoute(f"/v1/{path}", checked(self._pass), methods=["POST"]) for path in _PASSED_PATHS),
+                Route("/health", self._health),
+                Route("/v1/models", self._models),
+                Route("/-/status", self._status),
+                *(Route(path, self._relay, methods=["POST"]) for path in PASSED_PATHS),
             ],
             lifespan=self._lifespan,
-            exception_handlers={404: self._unknown, 405: self._unknown},
+            exception_handlers={HTTPException: _not_served, Exception: _failed},
         )
+        routes.router.redirect_slashes = False
 
-    @asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        yield
-        for client in self._clients.values():
-            await client.aclose()
-
-    # -- checks
-
-    def _checked(
-        self, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def guarded(request: Request) -> Response:
-            refusal = self._refusal(request)
-            return refusal if refusal is not None else await handler(request)
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                problem = self._guard.refusal(scope["path"], Headers(scope=scope))
+                if problem is not None:
+                    await problem.response()(scope, receive, send)
+                    return
+            await routes(scope, receive, send)
 
         return guarded
 
-    def _refusal(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "").rsplit(":", 1)[0].lower()
-        if host not in _LOOPBACK_NAMES:
-            return problem(421, "wrong_host", "This gateway answers only on its loopback address.")
-        origin = request.headers.get("origin")
-        if origin and httpx.URL(origin).host not in {"127.0.0.1", "localhost", "::1"}:
-            return problem(403, "foreign_origin", "Requests from web pages elsewhere are refused.")
-        if not self._token.accepts(request.headers.get("authorization")):
-            return problem(
-                401, "invalid_api_key", "Send the gateway's token: Authorization: Bearer <gateway.token>."
-            )
-        return None
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        """While the server runs, the upstreams follow the table, from whichever thread it is replaced."""
+        loop = asyncio.get_running_loop()
+        closing: set[asyncio.Task[None]] = set()
 
-    # -- routes
+        def close_removed() -> None:
+            task = loop.create_task(self._upstreams.close_removed())
+            closing.add(task)
+            task.add_done_callback(closing.discard)
+
+        def on_replaced() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop ended just now, and closed them all
+                loop.call_soon_threadsafe(close_removed)
+
+        self._table.when_replaced(on_replaced)
+        try:
+            yield
+        finally:
+            self._table.when_replaced(None)
+            await self._upstreams.close()
 
     async def _health(self, _request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def _unknown(self, request: Request, _error: Exception) -> Response:
-        return problem(404, "unknown_route", f"{request.method} is not served at this path.")
+    async def _status(self, _request: Request) -> Response:
+        backends = [
+            {
+                "lease_id": each.lease_id,
+                "model": each.model,
+                "in_flight": each.in_flight,
+                "is_ready": each.is_ready,
+                "is_draining": each.is_draining,
+            }
+            for each in self._table.backends()
+        ]
+        return JSONResponse(
+            {
+                "under_way": self._relay.under_way,
+                "clients_open": self._upstreams.open_count,
+                "backends": backends,
+            }
+        )
 
     async def _models(self, _request: Request) -> Response:
-        """The union of the replicas' models; a card's own `simulated` mark is kept."""
-        cards = {}
-        for route in self._table.routes():
-            if route.model not in cards:
-                cards[route.model] = await self._card(route)
-        return JSONResponse({"object": "list", "data": list(cards.values())})
+        backends = self._table.backends()
+        present = {each.address for each in backends}
+        self._is_simulated = {key: mark for key, mark in self._is_simulated.items() if key in present}
+        firsts: dict[str, Backend] = {}
+        for backend in backends:
+            if backend.is_ready:
+                firsts.setdefault(backend.model, backend)
+        cards = await asyncio.gather(*(self._card(backend) for backend in firsts.values()))
+        return JSONResponse({"object": "list", "data": cards})
 
-    async def _card(self, route: Route) -> dict[str, Any]:
-        card: dict[str, Any] = {"id": route.model, "object": "model", "owned_by": "clorefleet"}
-        try:
-            answer = await self._client(route).get("/v1/models", timeout=CONNECT_TIMEOUT_S)
-            found = answer.json()["data"]
-            if any(isinstance(each, dict) and each.get("simulated") is True for each in found):
-                card["simulated"] = True
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
-            return card
+    async def _card(self, backend: Backend) -> dict[str, Any]:
+        """The model as we name it. Of the engine's own card only the mark of a simulation is kept."""
+        card: dict[str, Any] = {"id": backend.model, "object": "model", "owned_by": "clorefleet"}
+        is_simulated = self._is_simulated.get(backend.address)
+        if is_simulated is None:
+            try:
+                async with asyncio.timeout(CARD_S), self._upstreams.client(backend) as client:
+                    is_simulated = _says_simulated(await _bounded_get(client, "/v1/models"))
+            except (httpx.HTTPError, TimeoutError, ValueError, RecursionError):
+                return card
+            self._is_simulated[backend.address] = is_simulated
+        if is_simulated:
+            card["simulated"] = True
         return card
 
-    async def _pass(self, request: Request) -> Response:
-        try:
-            body = await _bounded_body(request)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        if body is None:
-            return problem(413, "body_too_large", f"A request may have at most {BODY_MAX_BYTES:,} bytes.")
-        model = _model_of(body)
-        if model is None:
-            return problem(400, "invalid_body", "The body must be a JSON object with a “model”.")
-        tried: set[str] = set()
-        while len(tried) < ATTEMPTS_MAX:
-            route = self._table.take(model, excluding=frozenset(tried))
-            if route is None:
-                break
-            answer = await self._ask(request, route, body)
-            if answer is not None:
-                return answer
-            tried.add(route.lease_id)
-        return self._not_served(model, was_tried=bool(tried))
 
-    def _not_served(self, model: str, *, was_tried: bool) -> Response:
-        known = self._table.models()
-        if was_tried:
-            return problem(503, "unreachable", f"No replica of {model} can be reached now.", retry_after_s=2)
-        if known and model not in known:
-            return problem(
-                404, "model_not_found", f"There is no model “{model}”; there is {', '.join(known)}."
-            )
-        why = self.reason_not_ready(model)
-        return problem(503, "not_ready", f"{model}: {why}.", retry_after_s=RETRY_AFTER_S)
-
-    async def _ask(self, request: Request, route: Route, body: bytes) -> Response | None:
-        """Send to one replica; None when it could not be reached and nothing was sent."""
-        began_s = time.monotonic()
-        upstream = self._client(route).build_request(
-            "POST",
-            request.url.path,
-            content=body,
-            headers={
-                "content-type": "application/json",
-                "accept": request.headers.get("accept", "*/*"),
-            },
-        )
-        try:
-            answer = await self._client(route).send(upstream, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            self._table.give_back(route.lease_id)
-            return None
-        except httpx.HTTPError:
-            # It may work on the prompt already: not sent twice.
-            self._table.give_back(route.lease_id)
-            return problem(502, "replica_failed", "The replica broke off before it answered.")
-        except BaseException:
-            self._table.give_back(route.lease_id)
-            raise
-        headers = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
-        return StreamingResponse(
-            self._passed_through(answer, route, began_s), answer.status_code, headers=headers
-        )
-
-    async def _passed_through(
-        self, answer: httpx.Response, route: Route, began_s: float
-    ) -> AsyncIterator[bytes]:
-        first_s: float | None = None
-        tail = b""
-        try:
-            async for piece in answer.aiter_raw():
-                first_s = first_s or time.monotonic() - began_s
-                tail = (tail + piece)[-TAIL_MAX_BYTES:]
-                yield piece
-        finally:
-            # Also when the client left: closing the answer tells the engine to stop.
-            await answer.aclose()
-            self._table.give_back(route.lease_id)
-            if self._on_finished is not None:
-                total_s = time.monotonic() - began_s
-                prompt, completion = token_counts(tail)
-                self._on_finished(
-                    RequestRecord(
-                        route.lease_id,
-                        route.model,
-                        answer.status_code,
-                        first_s if first_s is not None else total_s,
-                        total_s,
-                        prompt,
-                        completion,
-                    )
-                )
-
-    def _client(self, route: Route) -> httpx.AsyncClient:
-        key = str(route.socket)
-        if key not in self._clients:
-            self._clients[key] = httpx.AsyncClient(
-                # A kept connection may have been closed by the engine behind the tunnel: a prompt sent
-                # into it would be lost, and must not be sent twice. A new one is a channel of the session.
-                transport=httpx.AsyncHTTPTransport(
-                    uds=key, limits=httpx.Limits(max_connections=256, max_keepalive_connections=0)
-                ),
-                base_url="http://replica",
-                timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            )
-        return self._clients[key]
+async def _bounded_get(client: httpx.AsyncClient, path: str) -> bytes:
+    """
+    Raises:
+        ValueError: not an answer, or one that passes its bound.
+    """
+    async with client.stream("GET", path) as answer:
+        body = bytearray()
+        async for piece in answer.aiter_raw():
+            body += piece
+            if len(body) > CARD_MAX_BYTES:
+                raise ValueError("the answer is too long")
+        if not answer.is_success:
+            raise ValueError("the replica refused")
+        return bytes(body)
 
 
-async def _bounded_body(request: Request) -> bytes | None:
-    """The body, or None when it is larger than allowed; never more than that in memory."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > BODY_MAX_BYTES:
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_MAX_BYTES:
-            return None
-    return bytes(body)
+def _says_simulated(body: bytes) -> bool:
+    """
+    Raises:
+        ValueError, RecursionError: the body is not JSON, or too deep.
+    """
+    shown = json.loads(body)
+    cards = shown.get("data") if isinstance(shown, dict) else None
+    return isinstance(cards, list) and any(
+        isinstance(card, dict) and card.get("simulated") is True for card in cards
+    )
 
 
-def _model_of(body: bytes) -> str | None:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    model = document.get("model") if isinstance(document, dict) else None
-    return model if isinstance(model, str) and 0 < len(model) <= 200 and model.isprintable() else None
+async def _not_served(_request: Request, error: Exception) -> Response:
+    is_method = isinstance(error, HTTPException) and error.status_code == 405
+    if is_method:
+        return Problem(405, "method_not_allowed", "This path does not take that method.").response()
+    return Problem(404, "unknown_route", "Nothing is served at this path.").response()
 
 
-def token_counts(tail: bytes) -> tuple[int | None, int | None]:
-    """Prompt and completion tokens from the end of an answer, plain or streamed; None where it has none."""
-    position = tail.rfind(b'"usage"')
-    if position < 0:
-        return None, None
-    text = tail[position:].decode("utf-8", "replace")
-    start = text.find("{")
-    if start < 0:
-        return None, None
-    try:
-        usage, _ = json.JSONDecoder().raw_decode(text[start:])
-    except (ValueError, RecursionError):
-        return None, None
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (count if isinstance(count, int) else None for count in counts)
-    return prompt, completion
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return Problem(500, "gateway_failed", "The gateway made a mistake; its log has the details.").response()

@@ -4,110 +4,123 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route as HttpRoute
 
-from clorefleet.domain.secret import Secret
-from clorefleet.gateway.app import BODY_MAX_BYTES, RequestRecord, token_counts
-from clorefleet.gateway.routing import Route, RoutingTable
-from clorefleet.gateway.service import GatewayService
-from clorefleet.gateway.token import TokenCheck, load_or_create
+from clorefleet.domain.errors import NodeUnreachable
+from clorefleet.gateway.exchange import quoted
+from clorefleet.gateway.limits import Limits
+from clorefleet.gateway.routing import Backend
+from clorefleet.node.session import NodeSession
+from clorefleet.node.tunnel import Tunnel
+from tests.gateway.conftest import TOKEN, Running
+from tests.gateway.engine import Closer, Engine, event, until
 
-TOKEN = "cf-test-token"
-PROMPT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
+RunGateway = Callable[..., Running]
+NewEngine = Callable[..., Engine]
+NewCloser = Callable[..., Closer]
 
 
-class Engine:
-    """A small engine on a UNIX socket that remembers what it was asked."""
-
-    def __init__(self, socket: Path, *, pieces: int = 3, pause_s: float = 0.0) -> None:
-        self.socket = socket
-        self.bodies: list[dict] = []
-        self.headers: list[dict] = []
-        self.cancelled = threading.Event()
-        self._pieces, self._pause_s = pieces, pause_s
-        app = Starlette(
-            routes=[
-                HttpRoute("/v1/models", self._models),
-                HttpRoute("/v1/chat/completions", self._chat, methods=["POST"]),
-            ]
-        )
-        self._server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_config=None, lifespan="off"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.005)
-
-    async def _models(self, _request: Request) -> Response:
-        return JSONResponse({"data": [{"id": "tiny", "simulated": True}]})
-
-    async def _chat(self, request: Request) -> Response:
-        body = await request.json()
-        self.bodies.append(body)
-        self.headers.append(dict(request.headers))
-        if not body.get("stream"):
-            await asyncio.sleep(self._pause_s)
-            return JSONResponse(
-                {"choices": [{"message": {"content": "hello"}}], "usage": USAGE},
-                headers={"x-engine-host": "secret-host"},
-            )
-        return StreamingResponse(self._stream(), media_type="text/event-stream")
-
-    async def _stream(self) -> AsyncIterator[bytes]:
-        try:
-            for number in range(self._pieces):
-                yield f"data: {json.dumps({'n': number})}\n\n".encode()
-                await asyncio.sleep(self._pause_s)
-            yield f"data: {json.dumps({'usage': USAGE})}\n\ndata: [DONE]\n\n".encode()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(5)
+# -- what comes back
 
 
-@contextmanager
-def gateway(*engines: Engine, model: str = "tiny") -> Iterator[tuple[httpx.Client, GatewayService, list]]:
-    records: list[RequestRecord] = []
-    service = GatewayService(TokenCheck.of(Secret(TOKEN)), preferred_port=0, on_finished=records.append)
-    service.start()
-    service.set_routes([Route(f"l{i}", model, engine.socket) for i, engine in enumerate(engines)])
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=20) as client:
-        yield client, service, records
-    service.stop()
-    for engine in engines:
-        engine.stop()
+def test_a_prompt_goes_to_the_replica_and_comes_back_counted(run_gateway: RunGateway, new_engine: NewEngine):
+    engine = new_engine()
+    running = run_gateway(engine)
+    before = datetime.now(UTC)
+    answer = running.ask(temperature=0.5)
+    assert answer.json()["choices"][0]["message"]["content"] == "hello"
+    assert engine.bodies[0]["temperature"] == 0.5
+    until(lambda: len(running.records) == 1)
+    record = running.records[0]
+    assert (record.lease_id, record.model, record.status) == ("l0", "tiny", 200)
+    assert (record.prompt_tokens, record.completion_tokens, record.was_streamed) == (3, 5, False)
+    assert before - timedelta(seconds=1) < record.started_at <= datetime.now(UTC)
+    assert record.first_byte_s is not None and 0 < record.first_byte_s <= record.total_s < 10
+    assert running.table.in_flight("l0") == 0
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return Engine(tmp_path / "e.sock")
+def test_the_token_and_the_clients_headers_stay_here_and_the_hosts_stay_there(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    """S10: the host is a stranger's machine."""
+    engine = new_engine()
+    running = run_gateway(engine)
+    for _ in range(2):
+        answer = running.ask(headers={"Cookie": "a=b", "X-Forwarded-For": "1.2.3.4", "Referer": "http://me/"})
+    assert TOKEN not in json.dumps(engine.headers)
+    assert set(engine.headers[1]) == {
+        *("host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "content-type")
+    }, "a cookie came back to the host, or a header of the client went there"
+    assert set(answer.headers) == {
+        *("date", "content-type", "cache-control", "x-content-type-options", "transfer-encoding")
+    }
 
 
-def test_a_prompt_goes_to_the_replica_and_its_tokens_are_counted(engine: Engine):
-    with gateway(engine) as (client, service, records):
-        answer = client.post("/v1/chat/completions", json=PROMPT)
-        assert answer.json()["choices"][0]["message"]["content"] == "hello"
-        assert "x-engine-host" not in answer.headers and "server" not in answer.headers
-        assert (records[0].prompt_tokens, records[0].completion_tokens) == (3, 5)
-        assert service.in_flight("l0") == 0
-    assert "authorization" not in engine.headers[0], "the gateway's token went to a rented host"
+def test_pieces_arrive_while_the_engine_still_writes(run_gateway: RunGateway, new_engine: NewEngine):
+    engine = new_engine(pieces=2)
+    running = run_gateway(engine)
+    prompt = {"model": "tiny", "stream": True, "do": "hold"}
+    with running.client.stream("POST", "/v1/chat/completions", json=prompt) as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        pieces = answer.iter_raw()
+        assert next(pieces) == event({"n": 0, "usage": None}), "came only after the engine had gone on"
+        assert running.table.in_flight("l0") == 1
+        engine.release()
+        rest = b"".join(pieces)
+    assert rest.endswith(b"data: [DONE]\n\n")
+    until(lambda: len(running.records) == 1)
+    assert (running.records[0].completion_tokens, running.records[0].was_streamed) == (5, True)
+
+
+def test_a_hundred_streams_at_once_lose_nothing(run_gateway: RunGateway, new_engine: NewEngine):
+    engines = [new_engine(pieces=5), new_engine(pieces=5)]
+    running = run_gateway(*engines)
+    prompt = {"model": "tiny", "stream": True, "do": "hold"}
+
+    async def ask(client: httpx.AsyncClient, number: int) -> bytes:
+        answer = await client.post("/v1/chat/completions", json=prompt | {"number": number})
+        return answer.content
+
+    async def ask_all() -> list[bytes]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=running.gateway.url, headers=running.client.headers, timeout=30, limits=limits
+        ) as client:
+            asking = [asyncio.ensure_future(ask(client, number)) for number in range(100)]
+            while sum(len(engine.bodies) for engine in engines) < 100:
+                await asyncio.sleep(0.01)
+            for engine in engines:
+                engine.release()
+            return await asyncio.gather(*asking)
+
+    whole = b"".join(event({"n": n, "usage": None}) for n in range(5))
+    for content in asyncio.run(ask_all()):
+        assert content.startswith(whole) and content.endswith(b"data: [DONE]\n\n")
+    until(lambda: len(running.records) == 100)
+    assert [len(engine.bodies) for engine in engines] == [50, 50]
+    numbers = [body["number"] for engine in engines for body in engine.bodies]
+    assert sorted(numbers) == list(range(100))
+
+
+def test_controls_that_no_json_may_have_do_not_reach_the_users_terminal(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    """S14: `deploy` prints a curl line, and curl prints what it gets."""
+    running = run_gateway(new_engine())
+    answer = running.ask(do="refuse", status=200, body='{"a":\t"\x1b]52;c;eA==\x07\x00é"}\r\n')
+    assert answer.content == '{"a":\t"]52;c;eA==é"}\r\n'.encode()
+    refused = running.ask(do="refuse", status=400, body=json.dumps({"error": "\x1b[2J\u202e no"}))
+    message = refused.json()["error"]["message"]
+    assert message.isprintable() and message.endswith("no")
+
+
+# -- who may ask
 
 
 @pytest.mark.parametrize(
@@ -116,145 +129,453 @@ def test_a_prompt_goes_to_the_replica_and_its_tokens_are_counted(engine: Engine)
         ({"Authorization": ""}, 401),
         ({"Authorization": "Bearer wrong"}, 401),
         ({"Authorization": TOKEN}, 401),
-        ({"Authorization": f"Basic {TOKEN}"}, 401),
         ({"Host": "evil.example"}, 421),
-        ({"Host": "127.0.0.1.evil.example:80"}, 421),
+        ({"Host": "127.0.0.1:1"}, 421),
         ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[::1"}, 403),
         ({"Origin": "http://localhost:3000"}, 200),
     ],
 )
-def test_only_the_token_from_this_machine_gets_in(engine: Engine, headers: dict, status: int):
-    """S13: DNS rebinding and requests forged by web pages included."""
-    with gateway(engine) as (client, _, _):
-        assert client.post("/v1/chat/completions", json=PROMPT, headers=headers).status_code == status
-        assert client.get("/v1/models", headers=headers).status_code == status
-    assert len(engine.bodies) == (1 if status == 200 else 0)
+def test_only_the_token_from_this_machine_gets_in(
+    run_gateway: RunGateway, new_engine: NewEngine, headers: dict[str, str], status: int
+):
+    """S13, on every route."""
+    engine = new_engine()
+    running = run_gateway(engine)
+    answers = [
+        running.ask(headers=headers),
+        running.client.get("/v1/models", headers=headers),
+        running.client.get("/-/status", headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [status] * 3
+    assert len(engine.bodies) + engine.card_requests == (2 if status == 200 else 0)
+    if status == 401:
+        assert answers[0].json()["error"]["code"] == "invalid_api_key"
+        assert answers[0].headers["www-authenticate"] == "Bearer"
 
 
-def test_pieces_arrive_as_they_are_written(tmp_path: Path):
-    with gateway(Engine(tmp_path / "e.sock", pause_s=0.2)) as (client, _, records):
-        arrivals = []
-        with client.stream("POST", "/v1/chat/completions", json=PROMPT | {"stream": True}) as answer:
-            for _ in answer.iter_raw():
-                arrivals.append(time.monotonic())
-        assert len(arrivals) >= 4 and arrivals[-1] - arrivals[0] > 0.4
-        assert records[0].completion_tokens == 5
+def test_the_token_in_the_address_is_no_token(run_gateway: RunGateway):
+    running = run_gateway()
+    answer = running.client.get(f"/v1/models?api_key={TOKEN}", headers={"Authorization": ""})
+    assert answer.status_code == 401
 
 
-def test_a_client_that_leaves_stops_the_engine(tmp_path: Path):
-    engine = Engine(tmp_path / "e.sock", pieces=500, pause_s=0.05)
-    with gateway(engine) as (client, service, _):
-        with client.stream("POST", "/v1/chat/completions", json=PROMPT | {"stream": True}) as answer:
-            next(answer.iter_raw())
-        assert engine.cancelled.wait(5)
-        deadline = time.monotonic() + 5
-        while service.in_flight("l0") and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert service.in_flight("l0") == 0
-
-
-def test_an_unreachable_replica_is_passed_over_before_the_first_byte(engine: Engine, tmp_path: Path):
-    with gateway(engine) as (client, service, _):
-        service.set_routes(
-            [Route("dead", "tiny", tmp_path / "nobody.sock"), Route("live", "tiny", engine.socket)]
-        )
-        assert client.post("/v1/chat/completions", json=PROMPT).status_code == 200
-        service.set_routes([Route("dead", "tiny", tmp_path / "nobody.sock")])
-        answer = client.post("/v1/chat/completions", json=PROMPT)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unreachable")
-        assert answer.headers["retry-after"]
-
-
-def test_no_replica_yet_and_no_such_model_are_different_answers(engine: Engine):
-    with gateway(engine) as (client, service, _):
-        unknown = client.post("/v1/chat/completions", json=PROMPT | {"model": "other"})
-        assert unknown.status_code == 404 and "tiny" in unknown.json()["error"]["message"]
-        service.set_routes([])
-        waiting = client.post("/v1/chat/completions", json=PROMPT)
-        assert waiting.status_code == 503 and "retry-after" in waiting.headers
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"{", b'{"model": 3}', b'{"model": ""}', b"[" * 5000])
-def test_a_body_that_is_no_request_is_refused(engine: Engine, body: bytes):
-    with gateway(engine) as (client, _, _):
-        assert client.post("/v1/chat/completions", content=body).status_code == 400
-
-
-def test_a_body_that_is_too_large_is_refused_also_without_a_length(engine: Engine):
-    def endless() -> Iterator[bytes]:
-        for _ in range(BODY_MAX_BYTES // 65536 + 10):
-            yield b"x" * 65536
-
-    with gateway(engine) as (client, _, _):
-        declared = client.post("/v1/chat/completions", content=b"x" * (BODY_MAX_BYTES + 1))
-        assert declared.status_code == 413
-        assert client.post("/v1/chat/completions", content=endless()).status_code == 413
-
-
-def test_the_model_card_keeps_its_simulated_mark(engine: Engine):
-    with gateway(engine) as (client, _, _):
-        assert client.get("/v1/models").json()["data"] == [
-            {"id": "tiny", "object": "model", "owned_by": "clorefleet", "simulated": True}
-        ]
-
-
-def test_a_hundred_streams_at_once_lose_nothing(tmp_path: Path):
-    engines = [Engine(tmp_path / f"e{i}.sock", pieces=5, pause_s=0.02) for i in range(2)]
-
-    async def ask(client: httpx.AsyncClient) -> int:
-        answer = await client.post("/v1/chat/completions", json=PROMPT | {"stream": True})
-        return answer.text.count("data:")
-
-    with gateway(*engines) as (client, _, records):
-
-        async def all_of_them() -> list[int]:
-            async with httpx.AsyncClient(
-                base_url=client.base_url, headers=client.headers, timeout=30
-            ) as many:
-                return await asyncio.gather(*(ask(many) for _ in range(100)))
-
-        assert asyncio.run(all_of_them()) == [7] * 100
-        assert len(records) == 100
-    assert abs(len(engines[0].bodies) - len(engines[1].bodies)) <= 20
-
-
-def test_the_least_loaded_replica_is_taken():
-    table = RoutingTable()
-    table.replace([Route("a", "m", Path("/a")), Route("b", "m", Path("/b"))])
-    assert [table.take("m").lease_id for _ in range(4)] == ["a", "b", "a", "b"]
-    table.give_back("b")
-    assert table.take("m").lease_id == "b"
-    assert table.take("m", excluding=frozenset({"a", "b"})) is None
-
-
-def test_a_removed_replica_keeps_its_count_until_its_requests_end():
-    """Draining asks for it."""
-    table = RoutingTable()
-    table.replace([Route("a", "m", Path("/a"))])
-    table.take("m")
-    table.replace([])
-    assert table.in_flight("a") == 1 and table.take("m") is None
-    table.give_back("a")
-    assert table.in_flight("a") == 0
+def test_health_tells_nothing_but_that_it_lives(run_gateway: RunGateway, new_engine: NewEngine):
+    running = run_gateway(new_engine())
+    answer = running.client.get("/health", headers={"Authorization": ""})
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize(
-    "tail, counts",
+    "head",
     [
-        (b'{"usage": {"prompt_tokens": 1, "completion_tokens": 2}}', (1, 2)),
-        (b'data: {"usage": null}\n\ndata: [DONE]', (None, None)),
-        (b'"usage": {"prompt_tokens": "1"', (None, None)),
-        (b'{"usage": ' + b"[" * 60_000, (None, None)),
-        (b"", (None, None)),
+        "GET /v1/models HTTP/1.1\nHost: 127.0.0.1:{port}\nHost: evil.example\nAuthorization: Bearer {token}",
+        "GET /v1/models HTTP/1.0\nAuthorization: Bearer {token}",
+        "GET http://evil.example/v1/models HTTP/1.1\nHost: evil.example\nAuthorization: Bearer {token}",
+        "GET /v1/models HTTP/1.1\nHost: 127.0.0.1:{port}\nX: " + "x" * 400_000,
+    ],
+    ids=["two hosts", "no host", "absolute target", "endless headers"],
+)
+def test_requests_written_by_hand_get_no_further(run_gateway: RunGateway, head: str):
+    running = run_gateway()
+    status, _ = running.raw(head.format(port=running.port, token=TOKEN) + "\nConnection: close")
+    assert status in {0, 400, 421}
+
+
+# -- which replica, and which not
+
+
+def test_an_unreachable_replica_is_passed_over_before_the_first_byte(
+    run_gateway: RunGateway, new_engine: NewEngine, tmp_path: Path
+):
+    engine = new_engine()
+    running = run_gateway()
+    dead = Backend("dead", "tiny", uds_path=tmp_path / "nobody.sock")
+    running.table.set_backends((dead, Backend("live", "tiny", uds_path=engine.path)))
+    assert running.ask().status_code == 200
+    until(lambda: len(running.records) == 1)
+    assert running.records[0].lease_id == "live", "a request that was never sent is not counted"
+    running.table.set_backends((dead,))
+    answer = running.ask()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unreachable")
+    assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("pad_bytes", [1, 100_000, 5_000_000])
+def test_a_tunnel_without_its_session_is_passed_over_too(
+    run_gateway: RunGateway, new_engine: NewEngine, new_closer: NewCloser, pad_bytes: int
+):
+    """F2, F15: it accepts on the socket, and closes with the prompt unread."""
+    engine = new_engine()
+    running = run_gateway()
+    closer = new_closer(reads_first=False)
+    running.table.set_backends(
+        (Backend("cut", "tiny", uds_path=closer.path), Backend("live", "tiny", uds_path=engine.path))
+    )
+    assert running.ask(pad="x" * pad_bytes).status_code == 200
+    assert running.ask().status_code == 200
+    assert len(engine.bodies) == 2
+    assert closer.accepted == 1, "it was asked again while it rests"
+
+
+def test_the_fleets_own_tunnel_is_passed_over_when_its_session_is_gone(
+    run_gateway: RunGateway, new_engine: NewEngine, tmp_path: Path
+):
+    """F2, F15 with the real tunnel, whose close races with the prompt: before it, into it, after it."""
+
+    def gone() -> NodeSession:
+        raise NodeUnreachable("the session is gone")
+
+    engine = new_engine()
+    running = run_gateway()
+    tunnel = Tunnel(tmp_path / "t.sock", 8000, gone)
+    try:
+        for number in range(30):
+            cut = Backend(f"a{number}", "tiny", uds_path=tunnel.path)
+            running.table.set_backends((cut, Backend("live", "tiny", uds_path=engine.path)))
+            assert running.ask(pad="x" * (number % 3) * 300_000).status_code == 200
+    finally:
+        tunnel.close()
+    assert len(engine.bodies) == 30
+
+
+@pytest.mark.parametrize("has_other", [True, False])
+def test_a_prompt_that_a_replica_took_is_never_given_to_another(
+    run_gateway: RunGateway, new_engine: NewEngine, new_closer: NewCloser, has_other: bool
+):
+    """It may be the prompt that crashes engines."""
+    engine = new_engine()
+    running = run_gateway()
+    died = Backend("died", "tiny", uds_path=new_closer(reads_first=True).path)
+    other = Backend("other", "tiny", uds_path=engine.path)
+    running.table.set_backends((died, other) if has_other else (died,))
+    answer = running.ask()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_failed")
+    assert not engine.bodies
+    until(lambda: len(running.records) == 1)
+    assert (running.records[0].status, running.records[0].first_byte_s) == (502, None)
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(
+    run_gateway: RunGateway, new_engine: NewEngine, is_streamed: bool
+):
+    """F14: preempted during a request."""
+    engines = [new_engine(), new_engine()]
+    running = run_gateway(*engines)
+    prompt = {"model": "tiny", "stream": is_streamed, "do": "cut"}
+    seen = b""
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        running.client.stream("POST", "/v1/chat/completions", json=prompt) as answer,
+    ):
+        for piece in answer.iter_raw():
+            seen += piece
+    if is_streamed:
+        assert seen.startswith(event({"n": 0, "usage": None})) and b'"code": "replica_failed"' in seen
+        assert b"[DONE]" not in seen
+    assert len(engines[0].bodies) + len(engines[1].bodies) == 1, "no second try after the first byte"
+    until(lambda: len(running.records) == 1)
+    assert running.records[0].status == 502
+    until(lambda: running.table.in_flight("l0") == 0)
+
+
+def test_a_model_not_yet_ready_and_no_such_model_are_different_answers(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    running = run_gateway(new_engine())
+    unknown = running.ask(model="other")
+    assert unknown.status_code == 404 and "tiny" in unknown.json()["error"]["message"]
+    assert running.wanted == []
+    running.table.set_wanted({"other": "its weights are being fetched"})
+    waiting = running.ask(model="other")
+    assert waiting.status_code == 503 and int(waiting.headers["retry-after"]) > 0
+    assert "weights are being fetched" in waiting.json()["error"]["message"]
+    until(lambda: running.wanted == ["other"])
+
+
+def test_a_removed_replica_finishes_its_requests_and_takes_no_more(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    engine, other = new_engine(), new_engine()
+    running = run_gateway(engine)
+    prompt = {"model": "tiny", "stream": True, "do": "hold"}
+    with running.client.stream("POST", "/v1/chat/completions", json=prompt) as answer:
+        pieces = answer.iter_raw()
+        next(pieces)
+        running.table.set_backends((Backend("l1", "tiny", uds_path=other.path),))
+        assert running.ask().status_code == 200 and len(other.bodies) == 1
+        assert running.table.in_flight("l0") == 1
+        engine.release()
+        assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+    until(lambda: running.table.in_flight("l0") == 0)
+    until(lambda: engine.connections == 0)
+
+
+def test_the_client_of_an_idle_replica_is_closed_when_it_is_removed(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    def clients_open() -> int:
+        return int(running.client.get("/-/status").json()["clients_open"])
+
+    running = run_gateway(new_engine())
+    running.ask()
+    assert clients_open() == 1
+    running.table.set_backends(())
+    until(lambda: clients_open() == 0)
+
+
+def test_no_prompt_is_sent_on_a_connection_that_was_used_before(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    """An engine may be closing it at that moment, and the prompt would be lost in doubt."""
+    engine = new_engine()
+    running = run_gateway(engine)
+    assert [running.ask(stream=True).status_code for _ in range(3)] == [200] * 3
+    assert [headers["connection"] for headers in engine.headers] == ["close"] * 3
+    until(lambda: engine.connections == 0)
+
+
+# -- who leaves, who waits, who sends too much
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"stream": True, "do": "hold"}, id="in the middle of a stream"),
+        pytest.param({"stream": True, "do": "silent"}, id="before a stream's first byte"),
+        pytest.param({"do": "silent"}, id="before an answer's first byte"),
     ],
 )
-def test_token_counts_are_read_from_the_end_of_any_answer(tail: bytes, counts: tuple):
-    assert token_counts(tail) == counts
+def test_a_client_that_leaves_stops_the_engine(
+    run_gateway: RunGateway, new_engine: NewEngine, fields: dict[str, object]
+):
+    engine = new_engine()
+    running = run_gateway(engine)
+
+    async def ask_and_leave() -> None:
+        async with httpx.AsyncClient(base_url=running.gateway.url, headers=running.client.headers) as client:
+            asking = asyncio.ensure_future(
+                client.post("/v1/chat/completions", json={"model": "tiny"} | fields)
+            )
+            while not engine.bodies:
+                await asyncio.sleep(0.005)
+            asking.cancel()
+
+    asyncio.run(ask_and_leave())
+    assert engine.left.wait(5)
+    until(lambda: running.table.in_flight("l0") == 0 and len(running.records) == 1)
+    assert running.records[0].status == 499
+    assert running.client.get("/-/status").json()["under_way"] == 0
 
 
-def test_the_token_is_made_once_and_private(tmp_path: Path):
-    token = load_or_create(tmp_path)
-    assert load_or_create(tmp_path).reveal() == token.reveal()
-    assert (tmp_path / "gateway.token").stat().st_mode & 0o077 == 0
-    assert len(token.reveal()) > 30
+@pytest.mark.parametrize(
+    "limits, fields, code",
+    [
+        (Limits(first_byte_s=0.1), {"do": "silent"}, "replica_silent"),
+        (Limits(first_byte_s=0.1), {"do": "silent", "stream": True}, "replica_silent"),
+    ],
+)
+def test_a_silent_replica_is_given_up(
+    run_gateway: RunGateway, new_engine: NewEngine, limits: Limits, fields: dict[str, object], code: str
+):
+    running = run_gateway(new_engine(), new_engine(), limits=limits)
+    answer = running.ask(**fields)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, code)
+    until(lambda: [record.status for record in running.records] == [504])
+
+
+@pytest.mark.parametrize(
+    "limits, do, code",
+    [
+        pytest.param(Limits(idle_s=0.1), "hold", "replica_silent", id="falls silent"),
+        pytest.param(Limits(answer_s=0.1), "hold", "replica_silent", id="drips for ever"),
+        pytest.param(Limits(answer_max_bytes=60), "answer", "answer_too_long", id="writes without end"),
+    ],
+)
+def test_a_stream_that_passes_a_bound_is_cut_and_says_why(
+    run_gateway: RunGateway, new_engine: NewEngine, limits: Limits, do: str, code: str
+):
+    running = run_gateway(new_engine(), limits=limits)
+    prompt = {"model": "tiny", "stream": True, "do": do}
+    seen = b""
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        running.client.stream("POST", "/v1/chat/completions", json=prompt) as answer,
+    ):
+        for piece in answer.iter_raw():
+            seen += piece
+    assert f'"code": "{code}"'.encode() in seen
+
+
+def test_a_body_that_is_too_large_is_refused_also_without_a_length(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    engine = new_engine()
+    running = run_gateway(engine, limits=Limits(body_max_bytes=1000))
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b"x" * 100
+
+    assert running.ask(pad="x" * 1000).status_code == 413
+    assert running.client.post("/v1/chat/completions", content=endless()).status_code == 413
+    assert running.ask(pad="x" * 500).status_code == 200
+    assert len(engine.bodies) == 1
+
+
+def test_what_all_bodies_hold_together_is_bounded_and_freed(run_gateway: RunGateway, new_engine: NewEngine):
+    engine = new_engine()
+    running = run_gateway(engine, limits=Limits(bodies_max_bytes=1000))
+    refused = running.ask(pad="x" * 1000)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    for _ in range(5):
+        until(lambda: running.client.get("/-/status").json()["under_way"] == 0)
+        assert running.ask(pad="x" * 600).status_code == 200
+
+
+def test_a_body_that_never_comes_frees_its_place(run_gateway: RunGateway):
+    running = run_gateway(limits=Limits(body_s=0.1, requests_max=1))
+    head = (
+        f"POST /v1/completions HTTP/1.1\nHost: 127.0.0.1:{running.port}\n"
+        f"Authorization: Bearer {TOKEN}\nContent-Length: 100\nConnection: close"
+    )
+    assert [running.raw(head)[0] for _ in range(2)] == [408, 408]
+
+
+def test_more_requests_at_once_than_allowed_are_told_to_wait(run_gateway: RunGateway, new_engine: NewEngine):
+    engine = new_engine()
+    running = run_gateway(engine, limits=Limits(requests_max=1))
+    prompt = {"model": "tiny", "stream": True, "do": "hold"}
+    with running.client.stream("POST", "/v1/chat/completions", json=prompt) as answer:
+        pieces = answer.iter_raw()
+        next(pieces)
+        refused = running.ask()
+        assert refused.status_code == 429 and refused.headers["retry-after"]
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        engine.release()
+    until(lambda: running.client.get("/-/status").json()["under_way"] == 0)
+    assert running.ask().status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"model": 3}', b"[" * 5000])
+def test_a_body_that_is_no_request_reaches_no_replica(
+    run_gateway: RunGateway, new_engine: NewEngine, body: bytes
+):
+    engine = new_engine()
+    answer = run_gateway(engine).client.post("/v1/chat/completions", content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
+    assert not engine.bodies
+
+
+# -- errors of replicas
+
+
+@pytest.mark.parametrize(
+    "status, told, code",
+    [
+        (400, 400, "replica_refused"),
+        (429, 429, "replica_refused"),
+        (501, 501, "replica_error"),
+        (503, 503, "replica_error"),
+        (500, 502, "replica_error"),
+        (401, 502, "replica_error"),
+        (302, 502, "replica_error"),
+    ],
+)
+def test_a_replicas_error_keeps_its_meaning_for_the_client(
+    run_gateway: RunGateway, new_engine: NewEngine, status: int, told: int, code: str
+):
+    """A 401 of the engine is not the client's: its token was right."""
+    running = run_gateway(new_engine())
+    answer = running.ask(do="refuse", status=status, body='{"error": {"message": "because"}}')
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (told, code)
+    assert error["message"] == f"The replica refused ({status}): because"
+    assert ("retry-after" in answer.headers) == (status in {429, 503})
+
+
+@pytest.mark.parametrize(
+    "body, line",
+    [
+        (b'{"error": {"message": "a"}}', "a"),
+        (b'{"error": "b"}', "b"),
+        (b'{"object": "error", "message": "c"}', "c"),
+        (b'{"detail": "d"}', "d"),
+        (b"<html>\r\n\x1b[31mno</html>", "<html>  �[31mno</html>"),
+        (b'{"error": 7}', '{"error": 7}'),
+        (b"\xff", "�"),
+        (b"[" * 100_000, "[" * 300 + "…"),
+        (b"", ""),
+    ],
+    ids=lambda value: str(value[:24]),
+)
+def test_what_is_quoted_of_an_engine_is_one_short_harmless_line(body: bytes, line: str):
+    assert quoted(body) == line
+
+
+# -- models and other paths
+
+
+def test_the_model_card_keeps_its_simulated_mark_and_is_asked_for_once(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    engine = new_engine()
+    running = run_gateway(engine)
+    card = {"id": "tiny", "object": "model", "owned_by": "clorefleet", "simulated": True}
+    for _ in range(3):
+        assert running.client.get("/v1/models").json() == {"object": "list", "data": [card]}
+    assert engine.card_requests == 1
+
+
+def test_the_models_are_those_of_all_ready_replicas_each_once(run_gateway: RunGateway, new_engine: NewEngine):
+    running = run_gateway()
+    engine = new_engine(card=b'{"data": [{"id": "x"}]}')
+    first = Backend("l0", "a", uds_path=engine.path)
+    running.table.set_backends(
+        (
+            first,
+            replace(first, lease_id="l1"),
+            replace(first, lease_id="l2", model="b"),
+            replace(first, lease_id="l3", model="c", is_draining=True),
+        )
+    )
+    assert [card["id"] for card in running.client.get("/v1/models").json()["data"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("card", [b"no json", b"[]", b'{"data": 3}', b"[" * 50_000, b"x" * 400_000])
+def test_a_hostile_model_card_only_loses_its_mark(
+    run_gateway: RunGateway, new_engine: NewEngine, card: bytes
+):
+    running = run_gateway(new_engine(card=card))
+    data = running.client.get("/v1/models").json()["data"]
+    assert data == [{"id": "tiny", "object": "model", "owned_by": "clorefleet"}]
+
+
+@pytest.mark.parametrize(
+    "method, path, status",
+    [
+        ("GET", "/v1/nowhere", 404),
+        ("GET", "/v1/models/", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("OPTIONS", "/v1/chat/completions", 405),
+    ],
+)
+def test_other_paths_and_methods_answer_in_the_same_shape(
+    run_gateway: RunGateway, method: str, path: str, status: int
+):
+    answer = run_gateway().client.request(method, path)
+    assert answer.status_code == status and answer.json()["error"]["message"]
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_status_shows_each_replica_and_its_load(run_gateway: RunGateway, new_engine: NewEngine):
+    running = run_gateway(new_engine())
+    assert running.client.get("/-/status").json() == {
+        "under_way": 0,
+        "clients_open": 0,
+        "backends": [
+            {"lease_id": "l0", "model": "tiny", "in_flight": 0, "is_ready": True, "is_draining": False}
+        ],
+    }
