@@ -36,6 +36,7 @@ def _settings(arguments: list[str]) -> SandboxSettings:
         "--market-only", action="store_true", help="nodes refuse connections, and there is no hub"
     )
     parser.add_argument("--churn", type=float, default=1.0)
+    parser.add_argument("--charge-interval", type=int, choices=[1, 60], default=60, help="seconds")
     parser.add_argument("--http-status", choices=[*HttpStatusMode], default=HttpStatusMode.BY_CODE)
     parser.add_argument("--tcp-ports", choices=[*TcpPortsForm], default=TcpPortsForm.LIST)
     parser.add_argument("--outbid", choices=[*OutbidFate], default=OutbidFate.ENDED)
@@ -55,6 +56,7 @@ def _settings(arguments: list[str]) -> SandboxSettings:
         server_count=given.servers or last.server_count,
         market_only=given.market_only,
         churn=given.churn,
+        charge_interval_s=given.charge_interval,
         http_status=HttpStatusMode(given.http_status),
         tcp_ports=TcpPortsForm(given.tcp_ports),
         outbid=OutbidFate(given.outbid),

@@ -2,19 +2,19 @@
 
 The rule, in full:
 
-- An order's minutes are counted from `ct`, an integer of simulated unix seconds. Minute k is charged at
-  the instant `ct + 60 k`, when it is complete, at the price in force then. A minute that is not
-  complete when the order ends is never charged.
-- rent after n minutes = sum of (price per day of each charged minute) / 1440, an exact fraction, rounded
-  once to 8 decimals, half to even. fee = that same exact fraction x fee percent / 100, rounded likewise.
-  Both are rounded as running totals, so no error builds up.
+- An order's time is counted from `ct`, an integer of simulated unix seconds, in intervals of a minute, or
+  of a second where `charge_interval_s` says so. Each is charged when it is complete, at the price in
+  force then. One that is not complete when the order ends is never charged.
+- rent after s charged seconds = sum of (price per day of each) / 86400, an exact fraction, rounded once to
+  8 decimals, half to even. fee = that same exact fraction x fee percent / 100, rounded likewise. Both are
+  rounded as running totals, so no error builds up.
 - The creation fee is charged with minute 10; an order that ends before it pays none.
 - `spend` = rent + fee + creation fee. `wallets.balance` = all credits - all `spend` in that currency.
   Both are computed from the same orders at the same instant and so agree at all times.
-- An order ends at `ct + mrl`, or at a cancel, at the last whole minute before. It also ends at the
-  instant of the first minute that the wallet cannot pay; that minute is not charged, so a balance never
+- An order ends at `ct + mrl`, or at a cancel, at the last whole interval before. It also ends
+  at the instant of the first interval that the wallet cannot pay; that one is not charged, so a balance never
   goes below zero. When several orders of one wallet meet the same instant, the youngest end first.
-- A spot order that waits for its machine is not charged: its price is 0 for those minutes.
+- A spot order that waits for its machine is not charged: its price is 0 for that time.
 
 [assumed] by the project: that `spend` includes fee and creation fee, and the granularity of a minute.
 The real service publishes neither.
@@ -28,18 +28,17 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 from typing import Protocol
 
-MINUTE_S = 60
-CREATION_FEE_MINUTE = 10
-_MINUTES_PER_DAY = 1440
+CREATION_FEE_S = 600
+_DAY_S = 86_400
 _QUANTUM = Decimal("0.00000001")
 _CENT = Fraction(1, 100)
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """From which minute (0 = the first) which price per day is in force."""
+    """From how many charged seconds on (0 = the start) which price per day is in force."""
 
-    from_minute: int
+    from_s: int
     price_per_day: Decimal
 
 
@@ -47,7 +46,7 @@ class Segment:
 class Bill:
     """What one order was charged up to an instant, in its currency."""
 
-    minutes: int
+    charged_s: int
     rent: Decimal
     fee: Decimal
     creation_fee: Decimal
@@ -58,19 +57,18 @@ class Bill:
 
 
 def bill_for(
-    minutes: int, segments: Sequence[Segment], *, fee_percent: Decimal, creation_fee: Decimal
+    charged_s: int, segments: Sequence[Segment], *, fee_percent: Decimal, creation_fee: Decimal
 ) -> Bill:
-    """The bill after `minutes` whole minutes under `segments`, which are in order of `from_minute`."""
+    """The bill for the first `charged_s` seconds under `segments`, which are in order of `from_s`."""
     exact = Fraction(0)
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
-        end = minutes if following is None else min(minutes, following.from_minute)
-        charged = max(0, end - segment.from_minute)
-        exact += Fraction(segment.price_per_day) * charged / _MINUTES_PER_DAY
+        end_s = charged_s if following is None else min(charged_s, following.from_s)
+        exact += Fraction(segment.price_per_day) * max(0, end_s - segment.from_s) / _DAY_S
     return Bill(
-        minutes=minutes,
+        charged_s=charged_s,
         rent=_rounded(exact),
         fee=_rounded(exact * Fraction(fee_percent) * _CENT),
-        creation_fee=creation_fee if minutes >= CREATION_FEE_MINUTE else Decimal(0),
+        creation_fee=creation_fee if charged_s >= CREATION_FEE_S else Decimal(0),
     )
 
 

@@ -143,7 +143,7 @@ class ControlApp:
             "ssh_port": order.ssh_port,
             "node_port": self._keeper.ssh_port(order.id),
             "truth": {**asdict(truth), "lies": sorted(truth.lies)},
-            "segments": [[part.from_minute, str(part.price_per_day)] for part in order.segments],
+            "segments": [[part.from_s, str(part.price_per_day)] for part in order.segments],
         }
 
     def _bill(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class ControlApp:
                     "server_id": order.server_id,
                     "currency": order.currency,
                     "live": order.is_live(),
-                    "minutes": bill.minutes,
+                    "charged_s": bill.charged_s,
                     "rent": str(bill.rent),
                     "fee": str(bill.fee),
                     "creation_fee": str(bill.creation_fee),

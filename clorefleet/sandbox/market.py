@@ -10,7 +10,7 @@ An order's life:
                                                    \\-> (spot) waiting <-> active
 
 `settle` replays, in time order, everything that happened since the last call: rental limits, wallets
-that could not pay a minute, other renters who took a server from a spot order, hosts coming back.
+that could not pay an interval, other renters who took a server from a spot order, hosts coming back.
 The result therefore depends on simulated time only, never on how often a client polls.
 
 Rules that no published source settles are marked [assumed] where they stand.
@@ -125,7 +125,7 @@ class Market:
         """The simulated instant of the last `settle`.
 
         Every figure of one answer is as of this one instant: the clock itself runs on while an answer is
-        made, and would let `spend` and balance differ by a minute.
+        made, and would let `spend` and balance differ by an interval.
         """
         return self._settled_s
 
@@ -177,16 +177,16 @@ class Market:
         )
 
     def _run_out(self, coin: str, at_s: int) -> None:
-        """End the youngest orders whose minute completes now, until the wallet can pay the rest."""
+        """End the youngest orders whose interval completes now, until the wallet can pay the rest."""
         candidates = [
             order
             for order in self.live()
-            if order.currency == coin and order.minutes_at(at_s) > order.minutes_at(at_s - 1)
+            if order.currency == coin and order.charged_s_at(at_s) > order.charged_s_at(at_s - 1)
         ]
         for order in sorted(candidates, key=lambda order: order.id, reverse=True):
             if self.balance(coin, at_s) >= 0:
                 return
-            self._end(order, at_s, EndReason.OUT_OF_FUNDS, is_last_minute_unpaid=True)
+            self._end(order, at_s, EndReason.OUT_OF_FUNDS, is_last_interval_unpaid=True)
 
     def _reach_limit(self, order: SandboxOrder) -> None:
         self._end(order, order.limit_s, EndReason.RENTAL_LIMIT)
@@ -284,9 +284,9 @@ class Market:
         self._save()
 
     def _end(
-        self, order: SandboxOrder, at_s: int, reason: EndReason, *, is_last_minute_unpaid: bool = False
+        self, order: SandboxOrder, at_s: int, reason: EndReason, *, is_last_interval_unpaid: bool = False
     ) -> None:
-        order.end(at_s, reason, is_last_minute_unpaid=is_last_minute_unpaid)
+        order.end(at_s, reason, is_last_interval_unpaid=is_last_interval_unpaid)
         order.is_deployed = False
         self._closed_spend[order.currency] += order.bill_at(at_s).total
         self._save(order)
@@ -538,6 +538,7 @@ class Market:
             visible_real_s=real_s + self._rng.uniform(0, self.settings.list_lag_real_s),
             address_real_s=real_s + boot_real_s * _ADDRESS_AT_BOOT_SHARE,
             boot_real_s=real_s + boot_real_s,
+            charge_interval_s=self.settings.charge_interval_s,
             bid_per_day=price if is_spot else None,
             contested_s=now_s,
         )

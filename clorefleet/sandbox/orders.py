@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from clorefleet.sandbox.billing import MINUTE_S, Bill, Segment, bill_for
+from clorefleet.sandbox.billing import Bill, Segment, bill_for
 
 
 class OrderKind(StrEnum):
@@ -26,7 +26,7 @@ class EndReason(StrEnum):
 
     CANCELLED = "cancelled"
     RENTAL_LIMIT = "rental limit reached"
-    OUT_OF_FUNDS = "wallet could not pay the next minute"
+    OUT_OF_FUNDS = "wallet could not pay on"
     OUTBID = "outbid"
     TAKEN_OVER = "taken by an on-demand renter"
     HOST_GONE = "ended by the host"
@@ -71,13 +71,14 @@ class SandboxOrder:
     """From when it has an address."""
     boot_real_s: float
     """From when its node is started."""
+    charge_interval_s: int = 60
     bid_per_day: Decimal | None = None
     """The spot price now; None for on-demand."""
     is_active: bool = True
     """False while a spot order waits for its machine."""
     ended_s: int | None = None
     end_reason: EndReason | None = None
-    minutes_final: int | None = None
+    charged_s_final: int | None = None
     linger_polls: int = 0
     """Further polls of the plain list that still show it after a cancel."""
     hidden_polls: int = 0
@@ -113,30 +114,31 @@ class SandboxOrder:
         """The instant at which the longest rental is reached."""
         return self.ct + self.mrl_s
 
-    def minutes_at(self, now_s: float) -> int:
-        if self.minutes_final is not None:
-            return self.minutes_final
-        return max(0, (int(now_s) - self.ct) // MINUTE_S)
+    def charged_s_at(self, now_s: float) -> int:
+        """The seconds of all intervals that are complete."""
+        if self.charged_s_final is not None:
+            return self.charged_s_final
+        return max(0, (int(now_s) - self.ct) // self.charge_interval_s) * self.charge_interval_s
 
     def bill_at(self, now_s: float) -> Bill:
         return bill_for(
-            self.minutes_at(now_s),
+            self.charged_s_at(now_s),
             self.segments,
             fee_percent=self.fee_percent,
             creation_fee=self.creation_fee,
         )
 
     def charge_from_now(self, price_per_day: Decimal, now_s: float) -> None:
-        """Change the price: the running minute is charged at what is in force when it completes."""
-        minute = self.minutes_at(now_s)
-        kept = [segment for segment in self.segments if segment.from_minute < minute]
-        self.segments = [*kept, Segment(minute, price_per_day)]
+        """Change the price: the running interval is charged at what is in force when it completes."""
+        from_s = self.charged_s_at(now_s)
+        kept = [segment for segment in self.segments if segment.from_s < from_s]
+        self.segments = [*kept, Segment(from_s, price_per_day)]
 
-    def end(self, at_s: int, reason: EndReason, *, is_last_minute_unpaid: bool = False) -> None:
+    def end(self, at_s: int, reason: EndReason, *, is_last_interval_unpaid: bool = False) -> None:
         if not self.is_live():
             raise ValueError(f"order {self.id} has already ended")
-        minutes = self.minutes_at(at_s) - (1 if is_last_minute_unpaid else 0)
-        self.ended_s, self.end_reason, self.minutes_final = at_s, reason, max(0, minutes)
+        charged_s = self.charged_s_at(at_s) - (self.charge_interval_s if is_last_interval_unpaid else 0)
+        self.ended_s, self.end_reason, self.charged_s_final = at_s, reason, max(0, charged_s)
         self.is_active = False
 
     def to_json(self) -> dict[str, Any]:
@@ -153,7 +155,7 @@ class SandboxOrder:
         request["kind"] = OrderKind(request["kind"])
         values["request"] = OrderRequest(**request)
         values["segments"] = [
-            Segment(part["from_minute"], Decimal(part["price_per_day"])) for part in values["segments"]
+            Segment(part["from_s"], Decimal(part["price_per_day"])) for part in values["segments"]
         ]
         for name in ("fee_percent", "creation_fee", "original_price_usd"):
             values[name] = Decimal(values[name])

@@ -71,6 +71,8 @@ class SandboxSettings:
     """CLORE held; lowers the fee by `round(min(poh / 2000000, 1) * 50)` percent of itself."""
     minimum_balance_hours: Decimal = Decimal("1")
     """A wallet must hold the creation fee and this many hours of rent, or the order is refused."""
+    charge_interval_s: int = 60
+    """What a balance falls by at once: a minute of rent, or 1 = a second. Sources publish neither."""
     orders_limit: int = 50
 
     # transport and limits

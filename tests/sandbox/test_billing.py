@@ -17,7 +17,10 @@ FIVE = Decimal(5)
 
 
 def on_demand(minutes: int, price: str, *, creation: str = "0.1") -> Bill:
-    return bill_for(minutes, [Segment(0, Decimal(price))], fee_percent=FIVE, creation_fee=Decimal(creation))
+    price_per_day = Decimal(price)
+    return bill_for(
+        minutes * 60, [Segment(0, price_per_day)], fee_percent=FIVE, creation_fee=Decimal(creation)
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,24 +42,25 @@ def test_bill_is_rent_by_the_minute_plus_fee_and_a_creation_fee_from_minute_ten(
     assert (bill.rent, bill.fee, bill.creation_fee) == (Decimal(rent), Decimal(fee), Decimal(creation))
 
 
-def test_price_change_counts_from_the_minute_that_runs_and_a_pause_costs_nothing() -> None:
-    segments = [Segment(0, Decimal("14.4")), Segment(60, Decimal("0")), Segment(120, Decimal("28.8"))]
+def test_price_change_counts_from_where_it_is_told_and_a_pause_costs_nothing() -> None:
+    segments = [Segment(0, Decimal("14.4")), Segment(3600, Decimal("0")), Segment(7200, Decimal("28.8"))]
     bills = [
-        bill_for(n, segments, fee_percent=Decimal(0), creation_fee=Decimal(0)).rent for n in (60, 120, 121)
+        bill_for(charged_s, segments, fee_percent=Decimal(0), creation_fee=Decimal(0)).rent
+        for charged_s in (3600, 7200, 7260)
     ]
     assert bills == [Decimal("0.6"), Decimal("0.6"), Decimal("0.62")]
 
 
 @given(
     price=st.decimals("0.00000001", "900", places=8),
-    minutes=st.integers(0, 200_000),
+    charged_s=st.integers(0, 12_000_000),
     percent=st.sampled_from([Decimal("5"), Decimal("1.25"), Decimal("0")]),
 )
 def test_rounding_never_builds_up_however_long_an_order_runs(
-    price: Decimal, minutes: int, percent: Decimal
+    price: Decimal, charged_s: int, percent: Decimal
 ) -> None:
-    bill = bill_for(minutes, [Segment(0, price)], fee_percent=percent, creation_fee=Decimal(0))
-    exact = Fraction(price) * minutes / 1440
+    bill = bill_for(charged_s, [Segment(0, price)], fee_percent=percent, creation_fee=Decimal(0))
+    exact = Fraction(price) * charged_s / 86_400
     half_unit = Fraction(1, 2 * 10**8)
     assert abs(Fraction(bill.rent) - exact) <= half_unit
     assert abs(Fraction(bill.fee) - exact * Fraction(percent) / 100) <= half_unit
@@ -83,7 +87,7 @@ class Steady:
 
     def bill_at(self, now_s: float) -> Bill:
         minutes = max(0, (int(now_s) - self.start) // 60)
-        return Bill(minutes, self.per_minute * minutes, Decimal(0), Decimal(0))
+        return Bill(minutes * 60, self.per_minute * minutes, Decimal(0), Decimal(0))
 
 
 @pytest.mark.parametrize(

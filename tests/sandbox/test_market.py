@@ -201,7 +201,10 @@ def test_cancel_before_minute_ten_pays_no_creation_fee() -> None:
     world.after(10 * MINUTE_S - 1).market.cancel_order({"id": early})
     world.after(1).market.cancel_order({"id": late})
     bills = [world.market.orders[order_id].bill_at(world.clock.now_s()) for order_id in (early, late)]
-    assert [(bill.minutes, bill.creation_fee) for bill in bills] == [(9, Decimal(0)), (10, Decimal("0.1"))]
+    assert [(bill.charged_s, bill.creation_fee) for bill in bills] == [
+        (540, Decimal(0)),
+        (600, Decimal("0.1")),
+    ]
 
 
 def test_charging_stops_with_the_cancel() -> None:
@@ -210,7 +213,19 @@ def test_charging_stops_with_the_cancel() -> None:
     world.after(HOUR_S + 59).market.cancel_order({"id": order_id})
     before = world.balance()
     assert world.after(DAY_S).balance() == before
-    assert world.market.orders[order_id].bill_at(world.clock.now_s()).minutes == 60
+    assert world.market.orders[order_id].bill_at(world.clock.now_s()).charged_s == HOUR_S
+
+
+def test_a_market_may_charge_by_the_second() -> None:
+    world = World(charge_interval_s=1)
+    order_id = world.rent(world.free())
+    price = world.market.orders[order_id].price_per_day
+    before = world.balance()
+    world.after(59)
+    charged = [
+        (price * 59 / 86_400 * share).quantize(Decimal("0.00000001")) for share in (1, Decimal("0.05"))
+    ]
+    assert before - world.balance() == sum(charged)
 
 
 def test_order_ends_at_its_longest_rental_however_late_anybody_looks() -> None:
@@ -221,7 +236,7 @@ def test_order_ends_at_its_longest_rental_however_late_anybody_looks() -> None:
     world.after(server.mrl_hours * HOUR_S + 5 * DAY_S)
     order = world.market.orders[order_id]
     assert (order.end_reason, order.ended_s) == (EndReason.RENTAL_LIMIT, order.limit_s)
-    assert order.bill_at(world.clock.now_s()).minutes == server.mrl_hours * 60
+    assert order.bill_at(world.clock.now_s()).charged_s == server.mrl_hours * HOUR_S
     assert world.boots() == [(EffectKind.STOP, order_id)]
 
 
@@ -513,7 +528,7 @@ def test_vanishing_order_comes_back_and_was_charged_meanwhile() -> None:
     order_id = world.rent(world.free())
     world.faults.set("vanishing_order", {"count": 1, "polls": 2})
     assert [order_id in world.after(HOUR_S).listed() for _ in range(4)] == [False, False, True, True]
-    assert world.market.orders[order_id].bill_at(world.clock.now_s()).minutes == 240
+    assert world.market.orders[order_id].bill_at(world.clock.now_s()).charged_s == 4 * HOUR_S
 
 
 def test_duplicate_order_is_charged_and_duplicate_line_is_not() -> None:
