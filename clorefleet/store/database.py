@@ -23,7 +23,6 @@ from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
 from clorefleet.store.migrate import upgrade
 from clorefleet.store.queries import Transaction
-from clorefleet.store.tables import LeadershipRow
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another's transaction; each of ours is milliseconds long."""
@@ -66,18 +65,23 @@ class Store:
         """
         with _translated(), Session(self._engine, expire_on_commit=False) as session:
             session.connection(execution_options={"clorefleet_writes": True})
+            transaction = Transaction(session)
             if token is not None:
-                _check_fencing(session, token)
-            yield Transaction(session)
+                check_fencing(transaction, token)
+            yield transaction
             session.commit()
 
     def dispose(self) -> None:
         self._engine.dispose()
 
 
-def _check_fencing(session: Session, token: FencingToken) -> None:
-    row = session.get(LeadershipRow, 1, with_for_update=True)
-    if row is None or row.token != token.number or row.holder != token.holder:
+def check_fencing(transaction: Transaction, token: FencingToken) -> None:
+    """
+    Raises:
+        LostLeadership: `token` is not the present leader's.
+    """
+    leader = transaction.leadership()
+    if leader is None or (leader.token, leader.holder) != (token.number, token.holder):
         raise LostLeadership(
             "Another clorefleet daemon has taken over this store.",
             remedy="This one stops; `clorefleet daemon status` shows who leads.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from clorefleet.store.database import FencingToken, Store
-from clorefleet.store.tables import LeadershipRow
+from clorefleet.store.queries import Leadership
 
 LEADERSHIP_TTL_S = 90
 """Longer than any tick; a killed daemon on the same machine is replaced at once by its lock file."""
@@ -24,19 +24,14 @@ def acquire(store: Store, holder: str, *, now: datetime, force: bool = False) ->
         force: true when the caller proved that the last holder is dead (the profile's lock file).
     """
     with store.write() as tx:
-        session = tx.session
-        row = session.get(LeadershipRow, 1, with_for_update=True)
-        expires_at = now + timedelta(seconds=LEADERSHIP_TTL_S)
-        if row is None:
-            row = LeadershipRow(row_id=1, token=1, holder=holder, expires_at=expires_at)
-        elif row.holder != holder:
-            if row.expires_at > now and not force:
+        leader = tx.leadership()
+        number = 1 if leader is None else leader.token
+        if leader is not None and leader.holder != holder:
+            if leader.expires_at > now and not force:
                 return None
-            row.token += 1
-            row.holder = holder
-        row.expires_at = expires_at
-        session.add(row)
-        return FencingToken(row.token, holder)
+            number += 1
+        tx.put_leadership(Leadership(number, holder, now + timedelta(seconds=LEADERSHIP_TTL_S)))
+        return FencingToken(number, holder)
 
 
 def renew(store: Store, token: FencingToken, *, now: datetime) -> None:
@@ -46,18 +41,10 @@ def renew(store: Store, token: FencingToken, *, now: datetime) -> None:
         LostLeadership: it is too late.
     """
     with store.write(token) as tx:
-        row = tx.session.get(LeadershipRow, 1)
-        if row is not None:
-            row.expires_at = now + timedelta(seconds=LEADERSHIP_TTL_S)
-            tx.session.add(row)
+        tx.put_leadership(Leadership(token.number, token.holder, now + timedelta(seconds=LEADERSHIP_TTL_S)))
 
 
 def release(store: Store, token: FencingToken, *, now: datetime) -> None:
     """Let the next one begin at once."""
     with store.write(token) as tx:
-        row = tx.session.get(LeadershipRow, 1)
-        if row is not None:
-            row.expires_at = now
-            row.holder = ""
-            row.token += 1
-            tx.session.add(row)
+        tx.put_leadership(Leadership(token.number + 1, "", now))

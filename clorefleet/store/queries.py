@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import func, or_
+from sqlalchemy import delete, func, or_
 from sqlmodel import Session, col, select
 
 from clorefleet.domain.deployment import Deployment, Desired
@@ -27,6 +28,7 @@ from clorefleet.store.tables import (
     HostFaultRow,
     IntentRow,
     JobRow,
+    LeadershipRow,
     LeaseRow,
     LedgerSegmentRow,
     NodeFactRow,
@@ -37,6 +39,15 @@ _OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORD
 _DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOWN))
 EVENTS_MAX = 50_000
 """Older events are dropped, so that the store stays bounded however long a daemon runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who may write as the daemon, until when, and the number that proves it."""
+
+    token: int
+    holder: str
+    expires_at: datetime
 
 
 class Transaction:
@@ -307,6 +318,23 @@ class Transaction:
         rows = list(self.session.exec(query.order_by(col(EventRow.event_id).desc()).limit(limit)))
         return tuple((row.event_id or 0, _event(row)) for row in reversed(rows))
 
+    # -- leadership
+
+    def leadership(self) -> Leadership | None:
+        """The one row of it, locked until the transaction ends."""
+        row = self.session.get(LeadershipRow, 1, with_for_update=True)
+        return None if row is None else Leadership(row.token, row.holder, row.expires_at)
+
+    def put_leadership(self, leadership: Leadership) -> None:
+        self.session.merge(
+            LeadershipRow(
+                row_id=1,
+                token=leadership.token,
+                holder=leadership.holder,
+                expires_at=leadership.expires_at,
+            )
+        )
+
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         row = self.session.get(TickRow, 1)
         if row is None:
@@ -316,6 +344,8 @@ class Transaction:
         row.orders_read_at = orders_read_at or row.orders_read_at
         row.trouble = trouble
         self.session.add(row)
+        newest = self.session.exec(select(func.max(EventRow.event_id))).one() or 0
+        self.session.exec(delete(EventRow).where(col(EventRow.event_id) <= newest - EVENTS_MAX))
 
     def last_tick(self) -> TickRow | None:
         return self.session.get(TickRow, 1)

@@ -145,32 +145,45 @@ def test_a_released_leadership_is_free_at_once(store: Store):
     assert leadership.acquire(store, "b", now=NOW) is not None
 
 
+def test_old_events_are_dropped_with_a_tick(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """S15: the store stays bounded however long a daemon runs."""
+    for module in ("clorefleet.store.queries", "clorefleet.simulation.memory_store"):
+        monkeypatch.setattr(f"{module}.EVENTS_MAX", 3)
+    with store.write() as tx:
+        for number in range(5):
+            tx.add_event(Event(NOW, "tested", str(number)))
+    with store.write() as tx:
+        tx.put_tick(now=NOW, orders_read_at=None, trouble="")
+    with store.read() as tx:
+        assert [event.text for _, event in tx.events()] == ["2", "3", "4"]
+
+
 # -- files and migrations
 
 
-def test_the_file_and_its_folder_are_private(store: Store, store_url: str):
+def test_the_file_and_its_folder_are_private(file_store: Store, store_url: str):
     file = Path(store_url.removeprefix("sqlite:///"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
-def test_sqlite_syncs_every_commit_and_uses_a_write_ahead_log(store: Store):
-    with store.read() as tx:
+def test_sqlite_syncs_every_commit_and_uses_a_write_ahead_log(file_store: Store):
+    with file_store.read() as tx:
         connection = tx.session.connection()
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_code(store: Store):
-    with store.read() as tx:
+def test_the_migrations_make_exactly_the_tables_of_the_code(file_store: Store):
+    with file_store.read() as tx:
         context = MigrationContext.configure(tx.session.connection())
         differences = compare_metadata(context, SQLModel.metadata)
     assert [d for d in differences if "alembic_version" not in str(d)] == []
 
 
-def test_a_store_of_a_newer_program_is_refused_and_left_alone(store: Store, store_url: str):
+def test_a_store_of_a_newer_program_is_refused_and_left_alone(file_store: Store, store_url: str):
     """C8."""
-    store.dispose()
+    file_store.dispose()
     with sqlite3.connect(store_url.removeprefix("sqlite:///")) as raw:
         raw.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError) as caught:
@@ -178,8 +191,8 @@ def test_a_store_of_a_newer_program_is_refused_and_left_alone(store: Store, stor
     assert "9999" in caught.value.what
 
 
-def test_opening_twice_migrates_once(store: Store, store_url: str):
-    with store.write() as tx:
+def test_opening_twice_migrates_once(file_store: Store, store_url: str):
+    with file_store.write() as tx:
         tx.put_deployment(deployment())
     again = open_store(store_url)
     with again.read() as tx:

@@ -1,0 +1,276 @@
+"""The store's twin in memory: what `clorefleet.store` promises, a hundred times as fast, and forgetful.
+
+Only the simulation uses it. The tests of the store run on both, so that a difference is a failing test;
+a part of all simulated lives runs on the real SQLite store besides. Values are frozen, so that keeping
+them is keeping what was written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from clorefleet.domain.deployment import Deployment
+from clorefleet.domain.event import Event
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Intent
+from clorefleet.domain.lease import HostFault, Lease
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.order import Order
+from clorefleet.store.database import FencingToken, Store, check_fencing
+from clorefleet.store.queries import EVENTS_MAX, Leadership, Transaction
+from clorefleet.store.tables import TickRow
+
+
+@dataclass
+class Tables:
+    """Rows by key, in the order of their insertion."""
+
+    deployments: dict[DeploymentId, Deployment] = field(default_factory=dict)
+    leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    intents: dict[str, Intent] = field(default_factory=dict)
+    fencing: dict[str, int] = field(default_factory=dict)
+    """The token that each intent was last written with."""
+    segments: dict[int, LedgerSegment] = field(default_factory=dict)
+    facts: dict[LeaseId, NodeFacts] = field(default_factory=dict)
+    jobs: dict[str, tuple[LeaseId, str, str]] = field(default_factory=dict)
+    faults: dict[int, HostFault] = field(default_factory=dict)
+    foreign: dict[OrderId, tuple[datetime, Decimal | None]] = field(default_factory=dict)
+    events: dict[int, Event] = field(default_factory=dict)
+    single: dict[str, Any] = field(default_factory=dict)
+    """The tables of one row: `tick` and `leadership`."""
+
+    def copy(self) -> Tables:
+        return Tables(**{name: dict(getattr(self, name)) for name in self.__dataclass_fields__})
+
+
+class MemoryTransaction(Transaction):
+    """Overrides every question and change; a failed transaction is undone row by row."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+
+    def roll_back(self) -> None:
+        for table, key, before in reversed(self._undo):
+            if before is _ABSENT:
+                del table[key]
+            else:
+                table[key] = before
+
+    def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        self._undo.append((table, key, table.get(key, _ABSENT)))
+        table[key] = value
+
+    # -- deployments
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        return tuple(sorted(self._tables.deployments.values(), key=lambda each: each.created_at))
+
+    def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
+        return self._tables.deployments.get(deployment_id)
+
+    def put_deployment(self, deployment: Deployment) -> None:
+        self._set(self._tables.deployments, deployment.deployment_id, deployment)
+
+    # -- leases
+
+    def open_leases(self) -> tuple[Lease, ...]:
+        return _by_age(lease for lease in self._tables.leases.values() if lease.is_open)
+
+    def leases(
+        self, deployment_id: DeploymentId | None = None, *, since: datetime | None = None
+    ) -> tuple[Lease, ...]:
+        return _by_age(
+            lease
+            for lease in self._tables.leases.values()
+            if (deployment_id is None or lease.deployment_id == deployment_id)
+            and (
+                since is None
+                or lease.created_at >= since
+                or (lease.ended_at is not None and lease.ended_at >= since)
+            )
+        )
+
+    def lease(self, lease_id: LeaseId) -> Lease | None:
+        return self._tables.leases.get(lease_id)
+
+    def put_lease(self, lease: Lease) -> None:
+        self._set(self._tables.leases, lease.lease_id, lease)
+
+    # -- intents
+
+    def doubtful_intents(self) -> tuple[Intent, ...]:
+        return tuple(intent for intent in self._tables.intents.values() if intent.is_in_doubt)
+
+    def intents_of(self, lease_id: LeaseId) -> tuple[Intent, ...]:
+        mine = [intent for intent in self._tables.intents.values() if intent.lease_id == lease_id]
+        return tuple(sorted(mine, key=lambda each: each.created_at))
+
+    def put_intent(self, intent: Intent, *, fencing_token: int) -> None:
+        self._set(self._tables.intents, intent.intent_id, intent)
+        self._set(self._tables.fencing, intent.intent_id, fencing_token)
+
+    # -- ledger
+
+    def segments(self, deployment_id: DeploymentId | None = None) -> tuple[LedgerSegment, ...]:
+        mine = [
+            each
+            for each in self._tables.segments.values()
+            if deployment_id is None or each.deployment_id == deployment_id
+        ]
+        return tuple(sorted(mine, key=lambda each: each.started_at))
+
+    def open_segment(self, segment: LedgerSegment) -> None:
+        if not any(each.order_id == segment.order_id for each in self._tables.segments.values()):
+            self._set(self._tables.segments, len(self._tables.segments) + 1, segment)
+
+    def note_spend(self, order_id: OrderId, market_spend: Decimal) -> None:
+        for key, segment in self._segments_of(order_id):
+            if segment.settled_at is None and segment.market_spend != market_spend:
+                self._set(self._tables.segments, key, replace(segment, market_spend=market_spend))
+
+    def close_segments(
+        self, order_id: OrderId, *, ended_at: datetime, settled: Decimal | None, now: datetime
+    ) -> None:
+        for key, segment in self._segments_of(order_id):
+            closed = replace(segment, ended_at=segment.ended_at or max(ended_at, segment.started_at))
+            if settled is not None:
+                closed = replace(closed, market_spend=settled, settled_at=now)
+            self._set(self._tables.segments, key, closed)
+
+    def reopen_segments(self, order_id: OrderId) -> None:
+        for key, segment in self._segments_of(order_id):
+            self._set(self._tables.segments, key, replace(segment, ended_at=None, settled_at=None))
+
+    def unsettled_orders(self) -> tuple[OrderId, ...]:
+        return tuple(
+            each.order_id
+            for each in self._tables.segments.values()
+            if each.ended_at is not None and each.settled_at is None
+        )
+
+    def _segments_of(self, order_id: OrderId) -> list[tuple[int, LedgerSegment]]:
+        return [(key, each) for key, each in self._tables.segments.items() if each.order_id == order_id]
+
+    # -- nodes, jobs, hosts
+
+    def put_node_facts(
+        self,
+        lease: Lease,
+        facts: NodeFacts,
+        discrepancies: tuple[Discrepancy, ...],
+        *,
+        now: datetime,
+    ) -> None:
+        self._set(self._tables.facts, lease.lease_id, facts)
+
+    def node_facts(self, lease_id: LeaseId) -> NodeFacts | None:
+        return self._tables.facts.get(lease_id)
+
+    def job_attempts(self, lease_id: LeaseId, phase: str) -> int:
+        return sum(1 for job in self._tables.jobs.values() if job[:2] == (lease_id, phase))
+
+    def put_job(
+        self, job_id: str, lease_id: LeaseId, phase: str, attempt: int, *, now: datetime, state: str
+    ) -> None:
+        self._set(self._tables.jobs, job_id, (lease_id, str(phase), state))
+
+    def add_host_fault(self, fault: HostFault) -> None:
+        self._set(self._tables.faults, len(self._tables.faults) + 1, fault)
+
+    def faulty_servers(self, *, since: datetime) -> frozenset[ServerId]:
+        return frozenset(fault.server_id for fault in self._tables.faults.values() if fault.at >= since)
+
+    # -- foreign orders, events, ticks, leadership
+
+    def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
+        before = self._tables.foreign.get(order.order_id)
+        self._set(self._tables.foreign, order.order_id, (now, usd_per_day if before is None else before[1]))
+        return before is None
+
+    def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, Decimal | None], ...]:
+        return tuple(
+            (order_id, usd) for order_id, (seen, usd) in self._tables.foreign.items() if seen >= seen_since
+        )
+
+    def add_event(self, event: Event) -> None:
+        events = self._tables.events
+        self._set(events, next(reversed(events), 0) + 1, event)
+
+    def events(
+        self, deployment_id: DeploymentId | None = None, *, after_id: int = 0, limit: int = 200
+    ) -> tuple[tuple[int, Event], ...]:
+        found = [
+            (number, event)
+            for number, event in self._tables.events.items()
+            if number > after_id and (deployment_id is None or event.deployment_id == deployment_id)
+        ]
+        return tuple(found[-limit:])
+
+    def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
+        count, _, read_at, _ = self._tables.single.get("tick", (0, now, None, ""))
+        self._set(self._tables.single, "tick", (count + 1, now, orders_read_at or read_at, trouble))
+        events = self._tables.events
+        while len(events) > EVENTS_MAX:
+            del events[next(iter(events))]
+
+    def last_tick(self) -> TickRow | None:
+        if "tick" not in self._tables.single:
+            return None
+        count, finished_at, read_at, trouble = self._tables.single["tick"]
+        return TickRow(
+            row_id=1, count=count, finished_at=finished_at, orders_read_at=read_at, trouble=trouble
+        )
+
+    def leadership(self) -> Leadership | None:
+        found: Leadership | None = self._tables.single.get("leadership")
+        return found
+
+    def put_leadership(self, leadership: Leadership) -> None:
+        self._set(self._tables.single, "leadership", leadership)
+
+
+_ABSENT = object()
+
+
+def _by_age(leases: Iterator[Lease]) -> tuple[Lease, ...]:
+    return tuple(sorted(leases, key=lambda each: each.created_at))
+
+
+class MemoryStore(Store):
+    """A store whose rows live as long as the process. `tables` may be copied: that is its backup."""
+
+    def __init__(self, tables: Tables | None = None) -> None:
+        self.tables = Tables() if tables is None else tables
+        self._lock = threading.RLock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return True
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        with self._lock:
+            yield MemoryTransaction(self.tables)
+
+    @contextmanager
+    def write(self, token: FencingToken | None = None) -> Iterator[Transaction]:
+        with self._lock:
+            transaction = MemoryTransaction(self.tables)
+            if token is not None:
+                check_fencing(transaction, token)
+            try:
+                yield transaction
+            except BaseException:
+                transaction.roll_back()
+                raise
+
+    def dispose(self) -> None:
+        """Nothing is open."""
