@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
     from clorefleet.domain.lease import Lease
+    from clorefleet.domain.node import Credentials
     from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import PlanReport, Requirement
     from clorefleet.fleet.edges import Planner
@@ -77,11 +78,11 @@ def make_gateway(connection: Connection) -> GatewayService:
     )
 
 
-def startup_command(nonce: str) -> str:
+def startup_command(credentials: Credentials) -> str:
     """The order's start-up script."""
     from clorefleet.node.keys import startup_command as command
 
-    return command(nonce)
+    return command(credentials)
 
 
 def connect_node(connection: Connection, lease: Lease) -> NodeSession:

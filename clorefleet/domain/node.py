@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from clorefleet.domain.identity import LeaseId
+from clorefleet.domain.secret import NO_SECRET, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,10 @@ class Credentials:
 
     ssh_public_key: str
     nonce: str
+    ssh_password: Secret = NO_SECRET
+    """For a person in need; our own client never sends it. "" = none."""
+    host_private_key: Secret = NO_SECRET
+    """Put in place by the start-up script; "" = the server makes its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from clorefleet.domain.identity import OrderId, OwnerId, ServerId
 from clorefleet.domain.money import Currency, Money, Rate
+from clorefleet.domain.secret import NO_SECRET, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +85,7 @@ class RentRequest:
     ports: tuple[tuple[int, str], ...] = ((22, "tcp"),)
     env: tuple[tuple[str, str], ...] = ()
     ssh_public_key: str = ""
-    command: str = ""
+    ssh_password: Secret = NO_SECRET
+    command: Secret = NO_SECRET
+    """The start-up script. It may hold the server's host key, and is therefore never shown."""
     needs_ssh_entrypoint: bool = False

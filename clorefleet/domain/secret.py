@@ -24,3 +24,7 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a secret is never pickled")
+
+
+NO_SECRET = Secret("")
+"""Where there is none."""

@@ -19,6 +19,7 @@ from clorefleet.domain.event import Event
 from clorefleet.domain.identity import IntentId, LeaseId
 from clorefleet.domain.intent import IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.node import Credentials
 from clorefleet.domain.order import Order, RentRequest
 from clorefleet.domain.outcome import (
     AlreadyEnded,
@@ -30,6 +31,7 @@ from clorefleet.domain.outcome import (
     RentRefused,
     RentUnknown,
 )
+from clorefleet.domain.secret import Secret
 from clorefleet.domain.text import clean_line
 from clorefleet.fleet.action import (
     Action,
@@ -57,6 +59,8 @@ log = logging.getLogger("clorefleet.fleet")
 
 NONCE_VARIABLE = "CLOREFLEET_NONCE"
 NewId = Callable[[], str]
+StartupCommand = Callable[[Credentials], str]
+"""The order's start-up script for what `Nodes.prepare` made."""
 _FRESH_COUNTS = {(Phase.INSTALLING, Phase.SYNCING), (Phase.SYNCING, Phase.LAUNCHING)}
 """Steps after which attempts are counted from zero. A relaunch of an engine that died is not one."""
 
@@ -73,7 +77,7 @@ class Executor:
         nodes: Nodes,
         clock: Clock,
         new_id: NewId,
-        startup_command: Callable[[str], str],
+        startup_command: StartupCommand,
     ) -> None:
         self._snapshot = snapshot
         self._journal = journal
@@ -177,7 +181,8 @@ class Executor:
                 image=image,
                 env=((NONCE_VARIABLE, credentials.nonce),),
                 ssh_public_key=credentials.ssh_public_key,
-                command=self._startup_command(credentials.nonce),
+                ssh_password=credentials.ssh_password,
+                command=Secret(self._startup_command(credentials)),
                 needs_ssh_entrypoint=not image.startswith("cloreai/"),
             )
         )

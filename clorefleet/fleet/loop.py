@@ -13,7 +13,7 @@ from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.node import Backend
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress
 from clorefleet.fleet.edges import Market, Nodes, Planner
-from clorefleet.fleet.execute import Executor
+from clorefleet.fleet.execute import Executor, StartupCommand
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.observe import InFlight, Observer
@@ -48,7 +48,7 @@ class Fleet:
     clock: Clock
     set_routes: SetRoutes
     in_flight: InFlight
-    startup_command: Callable[[str], str]
+    startup_command: StartupCommand
     limits: FleetLimits = DEFAULT_LIMITS
     new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
 

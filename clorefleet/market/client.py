@@ -436,8 +436,10 @@ def _create_body(request: RentRequest, *, is_guarded: bool) -> bytes:
     }
     if request.ssh_public_key:
         content["ssh_key"] = request.ssh_public_key
-    if request.command:
-        content["command"] = request.command
+    if request.ssh_password.reveal():
+        content["ssh_password"] = request.ssh_password.reveal()
+    if request.command.reveal():
+        content["command"] = request.command.reveal()
     if request.needs_ssh_entrypoint:
         content["autossh_entrypoint"] = True
     if request.is_spot:

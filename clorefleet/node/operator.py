@@ -68,8 +68,7 @@ class NodeOperator:
     # -- the fleet's edge
 
     def prepare(self, lease_id: LeaseId) -> Credentials:
-        keys = make_keys(self._state_dir, lease_id)
-        return Credentials(keys.public_key, keys.nonce)
+        return make_keys(self._state_dir, lease_id).credentials
 
     def look(self, lease: Lease, order: Order) -> NodeView:
         address = order.ssh or lease.address
@@ -170,10 +169,11 @@ class NodeOperator:
             address,
             keys.private_key_file,
             pinned_host_key=lease.host_key,
+            expected_host_key=keys.host_public_key,
             allow_loopback=self._allow_loopback,
         )
         try:
-            if not lease.host_key:
+            if not session.is_trusted:
                 session.check_nonce(keys.nonce)
         except NodeError:
             session.close()

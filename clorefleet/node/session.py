@@ -1,8 +1,10 @@
 """One SSH connection to a rented server: its key pinned, everything bounded.
 
-First contact has no key to compare with: the connection is made, the nonce that the market was given
-for this order is read back, and only then may the caller pin the key; until then the session runs nothing
-else. From then on a different key ends the trust before anything is sent. No agent, no keys and no
+A server that shows the host key which the order's start-up script put there is known from its first byte.
+Where the image kept a key of its own, the nonce that the market was given for this order is read back, and
+only then may the caller pin the key; until then the session runs nothing else. From then on a different key
+ends the trust before anything is sent. Whoever sits between cannot pass the nonce on: our login is signed
+for one connection, so that it opens no other. No agent, no keys and no
 known_hosts of the user are used, nothing is forwarded, and the user's SSH configuration is not read.
 
 What the library leaves unbounded is bounded here: the wait for a command's acceptance, a peer that
@@ -104,7 +106,8 @@ class NodeSession:
 
     def __init__(self, transport: paramiko.Transport, host_key: str, *, is_trusted: bool) -> None:
         self._transport = transport
-        self._is_trusted = is_trusted
+        self.is_trusted = is_trusted
+        """The server proved that it is ours: by its key, or by the nonce."""
         self._home = ""
         self.host_key = host_key
         """`ssh-ed25519 AAAA...`, as the server proved it."""
@@ -118,10 +121,14 @@ class NodeSession:
         private_key_file: Path,
         *,
         pinned_host_key: str = "",
+        expected_host_key: str = "",
         allow_loopback: bool = False,
         timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> NodeSession:
         """Log in as root with the lease's key; the market's relay names are tried in turn.
+
+        `pinned_host_key` must be shown. `expected_host_key` is what the server was given: showing it makes
+        the session trusted, showing another leaves that to `check_nonce`.
 
         Raises:
             HostKeyChanged: the server has another key than the pinned one. Nothing was sent to it.
@@ -138,7 +145,15 @@ class NodeSession:
         trouble: NodeUnreachable | None = None
         for host in address.hosts:
             try:
-                return cls._connect_one(host, address.port, key, pinned_host_key, allow_loopback, timeout_s)
+                return cls._connect_one(
+                    host,
+                    address.port,
+                    key,
+                    pinned=pinned_host_key,
+                    expected=expected_host_key,
+                    allow_loopback=allow_loopback,
+                    timeout_s=timeout_s,
+                )
             except NodeUnreachable as error:
                 trouble = error
         raise trouble or NodeUnreachable("The market gave no address for the server.")
@@ -149,7 +164,9 @@ class NodeSession:
         host: str,
         port: int,
         key: paramiko.PKey,
+        *,
         pinned: str,
+        expected: str,
         allow_loopback: bool,
         timeout_s: float,
     ) -> NodeSession:
@@ -162,7 +179,8 @@ class NodeSession:
             host_key = _prove_host_key(transport, where, pinned)
             transport.auth_publickey(USER, key)
             transport.set_keepalive(KEEPALIVE_S)
-            return cls(transport, host_key, is_trusted=bool(pinned))
+            is_expected = bool(expected) and hmac.compare_digest(host_key, expected)
+            return cls(transport, host_key, is_trusted=bool(pinned) or is_expected)
         except NodeError:
             _close(transport)
             raise
@@ -192,7 +210,7 @@ class NodeSession:
                 "The machine that answers is not the one that the order was given to.",
                 remedy="It is given back and left out of later plans.",
             )
-        self._is_trusted = True
+        self.is_trusted = True
 
     # -- working
 
@@ -224,7 +242,7 @@ class NodeSession:
         stdin: bytes = b"",
     ) -> tuple[int, bytes, bytes]:
         """As `run`: exit status, output and errors as bytes."""
-        if not self._is_trusted:
+        if not self.is_trusted:
             raise RuntimeError("a session without a pinned key runs nothing before its nonce was checked")
         return self._run(command, timeout_s, max_output_bytes, stdin)
 

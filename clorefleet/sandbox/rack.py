@@ -8,12 +8,15 @@ the same order finds its disk and its host key, and no processes, like a host th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
+
+import asyncssh
 
 from clorefleet.sandbox import isolation
 from clorefleet.sandbox.assets import Assets, ensure_assets
@@ -32,6 +35,8 @@ from clorefleet.sandbox.truth import ServerTruth
 
 log = logging.getLogger(__name__)
 
+STARTUP_WAIT_S = 5.0
+HOST_KEY_MAX_BYTES = 16_384
 DEFAULT_LOAD_SCALE = 1 / 60
 """A simulated engine that takes 5 minutes to load takes 5 real seconds."""
 
@@ -129,9 +134,6 @@ class Rack:
         furnish(folder, furnishing, prefix=system.prefix)
         node = self._nodes[order_id] = _Node(folder, system)
         try:
-            host_key = load_or_make_host_key(folder.path / "host_key")
-            public = folder.rootfs / "etc/ssh/ssh_host_ed25519_key.pub"
-            public.write_bytes(host_key.export_public_key())
             await system.start(
                 env=node_environment(furnishing, prefix=system.prefix),
                 shm_bytes=truth.shm_bytes,
@@ -142,9 +144,14 @@ class Rack:
                 self._lines.connect(order_id, down_mbit_s=truth.down_mbit_s)
             if command:
                 node.startup = await _run_at_start(node, command)
+                # The image's SSH server starts after the order's script [assumed], but not at any price.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(node.startup.wait()), STARTUP_WAIT_S)
             if not (autossh or has_own_sshd(image)):
                 node.closed_port = _take_port(ssh_port)
                 return int(node.closed_port.getsockname()[1])
+            own_key = load_or_make_host_key(folder.path / "host_key")
+            host_key = own_key if "own_host_key" in truth.lies else _given_host_key(folder) or own_key
             server = NodeServer(system, host_key=host_key, credentials=credentials_of(ssh_key, ssh_password))
             port = await server.listen(ssh_port)
             node.server = server
@@ -185,6 +192,11 @@ def _in_host(folder: NodeFolder, told: Mapping[str, str]) -> dict[str, str]:
 
 async def _run_at_start(node: _Node, command: str) -> asyncio.subprocess.Process:
     """The order's `command`: runs beside the SSH server; what it prints goes where a container's log goes."""
+    if node.system.prefix:
+        # A node without a root of its own: the script would write the user's own SSH server's key.
+        for place in ("/etc/ssh", "/run/sshd.pid", "/var/run/sshd.pid"):
+            command = command.replace(f"={place}\n", f"={node.system.prefix}{place}\n")
+            command = command.replace(f" {place}", f" {node.system.prefix}{place}")
     launch = node.system.launch(["/bin/sh", f"{node.system.prefix}/opt/sandbox/login", command])
     with (node.folder.path / "container.log").open("ab") as output:
         return await asyncio.create_subprocess_exec(
@@ -196,6 +208,17 @@ async def _run_at_start(node: _Node, command: str) -> asyncio.subprocess.Process
             stderr=output,
             start_new_session=True,
         )
+
+
+def _given_host_key(folder: NodeFolder) -> asyncssh.SSHKey | None:
+    """What the order's start-up script put where OpenSSH looks for its host key."""
+    file = folder.rootfs / "etc/ssh/ssh_host_ed25519_key"
+    try:
+        if file.is_symlink() or file.stat().st_size > HOST_KEY_MAX_BYTES:
+            return None
+        return asyncssh.read_private_key(str(file))
+    except (OSError, asyncssh.KeyImportError):
+        return None
 
 
 def _take_port(port: int) -> socket.socket:

@@ -51,4 +51,5 @@ class ServerTruth:
     """From the order to an SSH banner, before the sandbox's time factor."""
     lies: frozenset[str] = frozenset()
     """Ways in which the offer differs from this record, for instance `gpu_missing`, `less_vram`,
-    `old_driver`, `slow_network`, `small_disk`, `never_boots`. Empty for an honest host."""
+    `old_driver`, `slow_network`, `small_disk`, `never_boots`, `own_host_key` (the image ignores the key that
+    the order's script puts in place). Empty for an honest host."""

@@ -32,6 +32,7 @@ from clorefleet.domain.outcome import (
     RentRefused,
     RentUnknown,
 )
+from clorefleet.domain.secret import Secret
 from clorefleet.fleet.edges import Market
 from clorefleet.market.client import READ_ATTEMPTS_MAX, encode
 from clorefleet.market.rent import RentProtocol
@@ -79,7 +80,8 @@ def test_a_rent_sends_all_that_was_asked_for_and_the_approved_price() -> None:
     script = Script(answer(code=0))
     client_of(script).rent(
         request_for(
-            command="#!/bin/sh\necho ok && true",
+            command=Secret("#!/bin/sh\necho ok && true"),
+            ssh_password=Secret("s3cret"),
             needs_ssh_entrypoint=True,
             approved_price=Rate.per_day("0.0000412", Currency.BITCOIN),
         )
@@ -92,12 +94,18 @@ def test_a_rent_sends_all_that_was_asked_for_and_the_approved_price() -> None:
         "ports": {"22": "tcp"},
         "env": {"NONCE": "4fa1"},
         "ssh_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample test",
+        "ssh_password": "s3cret",
         "command": "#!/bin/sh\necho ok && true",
         "autossh_entrypoint": True,
         "required_price": 4.12e-05,
     }
     assert b'"required_price":0.0000412' in script.requests[0].content
     assert script.requests[0].headers["auth"] == KEY
+
+
+def test_a_request_shows_neither_its_password_nor_its_script() -> None:
+    request = request_for(command=Secret("KEY"), ssh_password=Secret("s3cret"))
+    assert "s3cret" not in f"{request!r} {request}" and "KEY" not in f"{request!r} {request}"
 
 
 def test_a_spot_rent_sends_its_bid_and_no_guard() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import time
@@ -64,6 +65,42 @@ def test_a_changed_host_key_ends_the_trust_before_we_log_in(
 ):
     with peer(shown, say("welcome")) as address, pytest.raises(HostKeyChanged):
         connect(address, key_file, pinned=named(pinned))
+
+
+def test_a_server_that_shows_the_key_it_was_given_is_trusted_from_the_first_byte(key_file: Path):
+    with (
+        peer(RSA, say("hello\n")) as address,
+        NodeSession.connect(address, key_file, expected_host_key=named(RSA), allow_loopback=True) as session,
+    ):
+        assert session.is_trusted and session.run(["anything"]).stdout == "hello\n"
+
+
+def test_a_server_with_another_key_than_it_was_given_must_know_the_nonce(key_file: Path):
+    """The image kept its own key, or somebody stands between: nothing runs before that is known."""
+    expected = named(OTHER_RSA)
+    for shown, error in ((NONCE, None), ("f" * 32, WrongNonce), ("", NodeUnreachable)):
+        with (
+            peer(RSA, say(f"{shown}\n")) as address,
+            NodeSession.connect(
+                address, key_file, expected_host_key=expected, allow_loopback=True
+            ) as session,
+        ):
+            with pytest.raises(RuntimeError, match="nonce"):
+                session.run(["true"])
+            with contextlib.nullcontext() if error is None else pytest.raises(error):
+                session.check_nonce(NONCE)
+            assert session.is_trusted == (error is None)
+
+
+def test_a_key_that_was_pinned_counts_more_than_the_one_it_was_given(key_file: Path):
+    with peer(OTHER_RSA, say("x")) as address, pytest.raises(HostKeyChanged):
+        NodeSession.connect(
+            address,
+            key_file,
+            pinned_host_key=named(RSA),
+            expected_host_key=named(OTHER_RSA),
+            allow_loopback=True,
+        )
 
 
 def test_nothing_but_the_nonce_check_runs_before_the_trust(key_file: Path):

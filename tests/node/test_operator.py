@@ -81,7 +81,7 @@ def world(hub: tuple[str, HubFaults, Path], tmp_path: Path) -> Iterator[World]:
             image=the_plan.setup.image,
             env={"CLOREFLEET_NONCE": credentials.nonce},
             ssh_key=credentials.ssh_public_key,
-            command=startup_command(credentials.nonce),
+            command=startup_command(credentials),
             autossh=True,
         )
         world.order = make_order(ssh=SshAddress(("127.0.0.1",), port))

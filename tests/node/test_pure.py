@@ -10,6 +10,7 @@ import pytest
 from clorefleet.domain.errors import WeightsFailed
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.node import GpuFact, JobState
+from clorefleet.domain.secret import Secret
 from clorefleet.node.jobs import JobSpec, parse_report
 from clorefleet.node.keys import delete_keys, load_keys, make_keys, private_key_path, startup_command
 from clorefleet.node.probe import compare, is_same_gpu, parse_probe
@@ -208,10 +209,30 @@ def test_a_lease_id_never_leaves_its_folder(tmp_path, name: str):
         make_keys(tmp_path, LeaseId(name))
 
 
-def test_the_start_up_script_takes_only_a_nonce():
-    assert "0" * 32 in startup_command("0" * 32)
-    with pytest.raises(ValueError):
-        startup_command("$(reboot)")
+def test_all_that_an_order_is_given_is_its_own(tmp_path):
+    one, other = (make_keys(tmp_path, LeaseId(name)) for name in ("one", "other"))
+    assert one.public_key != one.host_public_key
+    for field in ("public_key", "nonce", "host_public_key", "host_private_key", "password"):
+        assert getattr(one, field) != getattr(other, field), field
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "keys").rglob("*")} == {0}
+
+
+def test_a_lease_shows_no_secret_of_its_order(tmp_path):
+    keys = make_keys(tmp_path, LeaseId("l1"))
+    shown = f"{keys!r} {keys} {keys.credentials!r} {keys.credentials}"
+    for secret in (keys.password, keys.host_private_key):
+        assert secret.reveal() not in shown and repr(secret.reveal()) not in shown
+
+
+def test_the_start_up_script_takes_only_a_nonce_and_a_host_key(tmp_path):
+    good = make_keys(tmp_path, LeaseId("l1")).credentials
+    script = startup_command(good)
+    assert good.nonce in script and good.host_private_key.reveal() in script
+    assert "&" not in script and script.isascii()
+    assert good.ssh_password.reveal() not in script
+    for bad in (replace(good, nonce="$(reboot)"), replace(good, host_private_key=Secret("KEY\nreboot\n"))):
+        with pytest.raises(ValueError):
+            startup_command(bad)
 
 
 # -- manifests

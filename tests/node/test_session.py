@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import paramiko
 import pytest
 
 from clorefleet.domain.errors import (
@@ -27,7 +28,7 @@ from clorefleet.node import jobs, probe
 from clorefleet.node.keys import make_keys
 from clorefleet.node.session import _PUT_SCRIPT, NodeSession, shell
 from clorefleet.node.tunnel import Tunnel, socket_path
-from tests.node.world import TRUTH, Server, sandbox_node
+from tests.node.world import TRUTH, Server, prove_nonce, sandbox_node
 
 
 def pinned(server: Server, before: NodeSession) -> NodeSession:
@@ -317,6 +318,47 @@ def test_a_deep_state_folder_gets_a_short_private_socket_folder(tmp_path: Path):
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     path = socket_path(deep, "abc123")
     assert len(os.fsencode(path)) <= 100 and path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_node_shows_the_host_key_that_its_order_gave_it(tmp_path: Path):
+    with sandbox_node(tmp_path) as server:
+        key = server.keys.private_key_file
+        given = server.keys.host_public_key
+        with NodeSession.connect(
+            server.address, key, expected_host_key=given, allow_loopback=True
+        ) as session:
+            assert session.is_trusted and session.host_key == given
+            assert session.run_ok(["id", "-u"]).strip() == "0"
+
+
+def test_a_node_whose_image_keeps_its_own_host_key_is_known_by_its_nonce(tmp_path: Path):
+    with sandbox_node(tmp_path, lies=frozenset({"own_host_key"})) as server:
+        key, given = server.keys.private_key_file, server.keys.host_public_key
+        with NodeSession.connect(
+            server.address, key, expected_host_key=given, allow_loopback=True
+        ) as session:
+            assert not session.is_trusted and session.host_key != given
+            prove_nonce(session, server)
+            assert session.run_ok(["id", "-u"]).strip() == "0"
+
+
+def test_our_client_never_sends_the_password_of_an_order(tmp_path: Path):
+    """It opens the server for a person, and our own login goes on without it."""
+    with sandbox_node(tmp_path) as server:
+        host, port = server.address.hosts[0], server.address.port
+        with paramiko.SSHClient() as person:
+            person.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+            person.connect(
+                host,
+                port,
+                username="root",
+                password=server.keys.password.reveal(),
+                allow_agent=False,
+                look_for_keys=False,
+            )
+        stranger = make_keys(tmp_path / "other", LeaseId("x"))
+        with pytest.raises(NodeUnreachable, match="refuses the login"):
+            NodeSession.connect(server.address, stranger.private_key_file, allow_loopback=True)
 
 
 def test_two_orders_have_different_host_keys(tmp_path: Path):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clorefleet.domain.errors import NodeUnreachable
@@ -68,7 +68,9 @@ def prove_nonce(session: NodeSession, server: Server) -> None:
 
 
 @contextmanager
-def sandbox_node(folder: Path, hub_url: str = "http://127.0.0.1:9") -> Iterator[Server]:
+def sandbox_node(
+    folder: Path, hub_url: str = "http://127.0.0.1:9", *, lies: frozenset[str] = frozenset()
+) -> Iterator[Server]:
     """A rented node of the sandbox, in its own root where the machine allows that."""
     keys = make_keys(folder / "state", LeaseId("lease1"))
     loop = asyncio.new_event_loop()
@@ -83,12 +85,12 @@ def sandbox_node(folder: Path, hub_url: str = "http://127.0.0.1:9") -> Iterator[
         port = run(
             rack.start(
                 1,
-                TRUTH,
+                replace(TRUTH, lies=lies),
                 image=IMAGE,
                 env={"CLOREFLEET_NONCE": keys.nonce},
                 ssh_key=keys.public_key,
-                ssh_password=None,
-                command=startup_command(keys.nonce),
+                ssh_password=keys.password.reveal(),
+                command=startup_command(keys.credentials),
                 autossh=False,
             )
         )
