@@ -70,8 +70,8 @@ def deploy(
     store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
-        _check_same_wish(existing, requirement, replicas)
-        _continue(store, connection, existing)
+        if not _continue(store, connection, existing, requirement, replicas, yes=yes):
+            return
     elif not _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=dry_run):
         return
     _run(store, connection, deployment_id, detach=detach)
@@ -118,8 +118,8 @@ def _check_same_wish(existing: Deployment, requirement: Requirement, replicas: i
     from clorefleet.domain.errors import BadInput
 
     old = existing.requirement
-    if old == requirement and existing.replicas == replicas:
-        return
+    if replace(old, budget=requirement.budget) == requirement and existing.replicas == replicas:
+        return  # a ceiling is moved while everything runs
     differences = [
         f"{label} {before} → {after}"
         for label, before, after in (
@@ -137,14 +137,38 @@ def _check_same_wish(existing: Deployment, requirement: Requirement, replicas: i
     )
 
 
-def _continue(store: Store, connection: Connection, existing: Deployment) -> None:
+def _continue(
+    store: Store,
+    connection: Connection,
+    existing: Deployment,
+    requirement: Requirement,
+    replicas: int,
+    *,
+    yes: bool,
+) -> bool:
+    """Keep what is there, under another ceiling where one is given; false when the user said no.
+
+    Raises:
+        BadInput: it is deployed with wishes that a running server cannot take on.
+    """
+    _check_same_wish(existing, requirement, replicas)
+    kept = existing
+    old, new = existing.requirement.budget, requirement.budget
+    if old != new:
+        question = f"Change the budget of {existing.deployment_id} from {old} to {new}?"
+        if not confirm(question, yes=yes or connection.profile.is_sandbox, what="Changing the budget"):
+            note("The budget is as it was; what runs goes on.")
+            return False
+        note(f"The budget of {existing.deployment_id} is now {new}; it was {old}.")
+        kept = replace(kept, requirement=requirement)
     note(f"{existing.deployment_id} is already deployed; nothing new is rented for it.")
     if existing.has_given_up:
         note("It had given up; it is tried again.")
+        kept = replace(kept, note="", has_given_up=False, attempts_since=connection.clock.now())
+    if kept != existing:
         with store.write() as tx:
-            tx.put_deployment(
-                replace(existing, note="", has_given_up=False, attempts_since=connection.clock.now())
-            )
+            tx.put_deployment(kept)
+    return True
 
 
 # -- a new one

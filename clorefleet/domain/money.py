@@ -8,7 +8,7 @@ therefore carries its period, and `Rate.per` converts. Rounding is left to whoev
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from enum import Enum, StrEnum
@@ -171,7 +171,7 @@ class Budget:
     """A ceiling on spending, in USD per period, never a target."""
 
     ceiling: Rate
-    period_was_stated: bool = True
+    period_was_stated: bool = field(default=True, compare=False)
     """False when the user wrote a bare number, which is read as per day, and told so."""
 
     @property

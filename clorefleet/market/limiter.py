@@ -227,7 +227,7 @@ class RequestLimiter:
             self._stamps = self._stamps.later(Stamps(next_any_s=now_s + pause_s))
             if self.slot is not None:
                 self.slot.postpone(self._stamps, now_s)
-        log.warning("rate_limited pause_s=%.1f", pause_s)
+        log.info("rate_limited pause_s=%.1f", pause_s)
 
     def note_served(self) -> None:
         """The market answered with anything but code 5."""

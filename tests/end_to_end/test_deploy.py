@@ -66,8 +66,12 @@ def test_from_budget_to_tokens_to_a_closed_ledger(home: CommandLine):
 
     again = home(*DEPLOY)
     assert again.code == 0 and "already deployed" in again.err
-    other = home("deploy", "smollm2-135m", "--budget", "20/day", "--sandbox")
-    assert other.code == 2 and "$16/day → $20/day" in other.err
+    same = home("deploy", "smollm2-135m", "--budget", "16", "--sandbox")
+    assert same.code == 0 and "budget of" not in same.err
+    raised = home("deploy", "smollm2-135m", "--budget", "20/day", "--sandbox")
+    assert raised.code == 0 and "is now $20/day; it was $16/day" in raised.err
+    other = home("deploy", "smollm2-135m", "--budget", "20/day", "--prefer", "speed", "--sandbox")
+    assert other.code == 2 and "preference cost → speed" in other.err
     orders = [order for order in market(home, "orders")["orders"] if not order.get("ended")]
     assert len(home("cost", "--sandbox", "--json").json["segments"]) == len(orders) == 1
 
