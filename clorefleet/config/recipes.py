@@ -13,6 +13,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -183,6 +184,8 @@ class _Reader:
                 return kind(value)
             except ValueError:
                 self.fail(path, f"“{value}” is none of {', '.join(str(each.value) for each in kind)}")
+        if kind is Decimal:
+            return self._amount(value, path)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if type(value) is not kind:
@@ -190,6 +193,18 @@ class _Reader:
         if isinstance(value, (int, float)) and not 0 <= value < math.inf:
             self.fail(path, "it must be finite and not negative")
         return value
+
+    def _amount(self, value: Any, path: Path_) -> Decimal:
+        """Money: written as text, so that no float touches it."""
+        if not isinstance(value, str):
+            self.fail(path, 'an amount is written as text, for instance "1.40"')
+        try:
+            amount = Decimal(value)
+        except InvalidOperation:
+            self.fail(path, f"“{value[:20]}” is not an amount")
+        if not amount.is_finite() or amount < 0:
+            self.fail(path, "it must be finite and not negative")
+        return amount
 
     def fail(self, path: Path_, why: str) -> typing.NoReturn:
         shown = ".".join(str(part) if isinstance(part, str) else f"#{part + 1}" for part in path)

@@ -6,6 +6,7 @@ Every figure carries where it comes from: `source` names it, `mark` says how muc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 
@@ -16,6 +17,14 @@ class Mark(StrEnum):
     COMPUTED = "computed"
     ASSUMED = "assumed"
     MEASURED = "measured"
+
+
+class Confidence(StrEnum):
+    """How far a figure may be leaned on: read in a primary source, derived or second-hand, guessed."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
 
 
 class Precision(StrEnum):
@@ -57,6 +66,7 @@ class Parameters:
     mtp_active: int = 0
     mark: Mark = Mark.COMPUTED
     source: str = ""
+    confidence: Confidence = Confidence.LOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,15 @@ class Architecture:
     mtp_layers: int = 0
     replicated_per_layer: int = 0
     """Weights that every tensor-parallel rank holds whole: MLA's q_a and kv_a, sparse indexer, router."""
+    kv_layers: int = 0
+    """Layers whose context memory grows with each token; 0: all. Hybrid models have fewer."""
+    kv_lora_rank: int = 0
+    qk_rope_head_dim: int = 0
+    """MLA keeps `kv_lora_rank + qk_rope_head_dim` values per layer and token."""
+    index_bytes: int = 0
+    """Per layer and token, of the sparse indexer: 128 FP8 values and a 4-byte scale."""
     source: str = ""
+    confidence: Confidence = Confidence.LOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,7 @@ class KvCache:
     mtp_extra_bytes_bf16: int = 0
     mark: Mark = Mark.COMPUTED
     source: str = ""
+    confidence: Confidence = Confidence.LOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +134,8 @@ class Checkpoint:
     bytes: int
     bytes_mark: Mark
     source: str
+    confidence: Confidence = Confidence.LOW
+    """Of `bytes`."""
     fp8_block: int = 0
     """Side of the blocks that share a scale; a tensor-parallel shard must be a multiple. 0: per channel."""
 
@@ -137,6 +158,9 @@ class EngineSupport:
     """Container image with the engine inside, or a base image with an install job."""
     layouts: tuple[WeightsLayout, ...]
     min_version: str = ""
+    min_version_mark: Mark = Mark.ASSUMED
+    transformers: str = ""
+    """What the engine needs of the `transformers` package, for instance `>=5.4.0`; "" where not known."""
     tool_call_parser: str = ""
     reasoning_parser: str = ""
     speculative: str = ""
@@ -145,12 +169,43 @@ class EngineSupport:
     min_cuda: str = ""
     """CUDA version that the image needs from the driver, for instance `13.0`."""
     source: str = ""
+    confidence: Confidence = Confidence.LOW
     variants: tuple[ImageVariant, ...] = ()
     """Tried in order where `min_cuda` is too new."""
 
     def min_cuda_of(self, image: str) -> str:
         """What `image` needs of the driver: this engine's image, or one of its variants."""
         return next((each.min_cuda for each in self.variants if each.image == image), self.min_cuda)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """An engine that people ask for and that does not run this model here, with the reason."""
+
+    engine: str
+    reason: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaName:
+    """What Ollama's library calls the model, for users who know it by that name. Never run by clorefleet."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostedPrice:
+    """What the same model costs at a hosted API, the alternative to renting. Absent where no source tells."""
+
+    provider: str
+    usd_per_million_input: Decimal
+    usd_per_million_output: Decimal
+    read_on: str
+    """Date of the source, `2026-08` or `2026-08-19`."""
+    source: str
+    confidence: Confidence = Confidence.LOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +237,11 @@ class Recipe:
     engines: tuple[EngineSupport, ...]
     sampling: Sampling
     floors: Floors
+    max_output_tokens: int = 0
+    """0 where the vendor names none."""
+    hosted_price: HostedPrice | None = None
+    ollama: OllamaName | None = None
+    unsupported: tuple[Unsupported, ...] = ()
     source_file: str = ""
 
     def checkpoint(self, key: str) -> Checkpoint:

@@ -67,7 +67,7 @@ def test_a_slip_is_told_with_file_line_and_field(tmp_path: Path, old, new, field
         ("bytes = 756_091_613_345", "bytes = 0", "checkpoints.#2.bytes"),
         ('key = "fp8"', 'key = "bf16"', "checkpoints.#2.key"),
         ('min_cuda = "13.0"', 'min_cuda = "thirteen"', "engines.#1.min_cuda"),
-        ('min_cuda = "12.9"', 'min_cuda = "latest"', "engines.#2.variants.#1.min_cuda"),
+        ('min_cuda = "12.9"', 'min_cuda = "latest"', "engines.#1.variants.#1.min_cuda"),
         ('layouts = ["gguf"]', 'layouts = ["safetensors"]', "checkpoints.#3.layout"),
         ("decode_tokens_per_s = 2.0", "decode_tokens_per_s = nan", "floors.decode_tokens_per_s"),
         ("context_tokens = 16384", "context_tokens = 999_999", "floors.context_tokens"),

@@ -55,6 +55,8 @@ def setups(recipe: Recipe, support: EngineSupport) -> list[Setup]:
         context_tokens=32_768,
         concurrency=3,
     )
+    if support.engine is EngineName.KTRANSFORMERS:
+        base = replace(base, precision=Precision.FP8)
     full = replace(base, memory_fraction=0.85, kv_dtype="fp8")
     if support.engine is EngineName.LLAMACPP:
         full = replace(base, kv_dtype="q8_0", experts_in_ram=(3, 4), layers_per_gpu=(2, 3))

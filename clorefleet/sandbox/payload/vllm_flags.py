@@ -12,11 +12,13 @@ import re
 
 VERSION = "0.33.0"
 TOOL_PARSERS = (
-    "deepseek_v3 deepseek_v31 deepseek_v32 glm45 glm47 granite hermes internlm jamba kimi_k2 llama3_json "
-    "llama4_pythonic minimax_m2 mistral openai phi4_mini_json pythonic qwen3_coder qwen3_xml step3 xlam"
+    "deepseek_v3 deepseek_v31 deepseek_v32 deepseek_v4 glm45 glm47 granite hermes internlm jamba kimi_k2 "
+    "llama3_json llama4_pythonic minimax_m2 mistral openai phi4_mini_json pythonic qwen3_coder qwen3_xml "
+    "step3 xlam"
 ).split()
 REASONING_PARSERS = (
-    "deepseek_r1 deepseek_v3 glm45 glm47 granite kimi_k2 minimax_m2 mistral openai_gptoss qwen3 step3"
+    "deepseek_r1 deepseek_v3 deepseek_v4 glm45 glm47 granite kimi_k2 minimax_m2 mistral openai_gptoss "
+    "qwen3 step3"
 ).split()
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
 _FACTORS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
