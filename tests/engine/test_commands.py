@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import clorefleet.sandbox
 from clorefleet.config.recipes import load_recipes
 from clorefleet.domain.errors import BadInput
 from clorefleet.domain.recipe import EngineName, EngineSupport, Precision, Recipe
 from clorefleet.domain.setup import Setup, Speculation
 from clorefleet.engine import engine_of
 from clorefleet.engine.base import parse_version
+from tests.engine.release import complaints, snapshot
 from tests.fleet.builders import plan
 
-PAYLOAD = Path(clorefleet.sandbox.__file__).parent / "payload"
 RECIPES = load_recipes()
 EAGLE = Speculation("EAGLE", 3, 1, 4)
 
 
-def flags_of(name: str) -> dict[str, Any]:
-    """The stand-ins' tables of the real programs' arguments."""
-    return runpy.run_path(str(PAYLOAD / f"{name}_flags.py"))
-
-
-SGLANG, VLLM, LLAMA = flags_of("sglang"), flags_of("vllm"), flags_of("llama")
-
-
 def takes(engine: EngineName, argv: tuple[str, ...]) -> None:
-    """Exits, as the real program would, unless every argument is one of its own, spelt in full."""
-    words = list(argv)
-    match engine:
-        case EngineName.SGLANG | EngineName.KTRANSFORMERS:
-            parser = SGLANG["parser"](has_kt=engine is EngineName.KTRANSFORMERS)
-            parser.allow_abbrev = False
-            parser.parse_args(words[words.index("sglang.launch_server") + 1 :])
-        case EngineName.VLLM:
-            VLLM["parse"](words[words.index("serve") + 1 :])
-        case EngineName.LLAMACPP:
-            LLAMA["parse"](words[words.index("llama-server") + 1 :])
+    assert complaints(engine, argv) == [], " ".join(argv)
 
 
 def setups(recipe: Recipe, support: EngineSupport) -> list[Setup]:
@@ -78,14 +57,32 @@ def test_a_recipes_command_is_one_that_the_engine_takes(recipe: Recipe, support:
         takes(support.engine, launch.argv)
 
 
-def test_the_parsers_do_refuse_what_no_engine_has():
-    for engine, words in {
-        EngineName.SGLANG: ("sglang.launch_server", "--model-path", "w", "--mem-fraction", "0.8"),
-        EngineName.VLLM: ("vllm", "serve", "w", "--tensor-parallel", "2", "--nonsense"),
-        EngineName.LLAMACPP: ("llama-server", "--modle", "w"),
-    }.items():
-        with pytest.raises(SystemExit):
-            takes(engine, words)
+@pytest.mark.parametrize(
+    "engine, words, why",
+    [
+        (EngineName.SGLANG, "sglang.launch_server --mem-fraction 0.8", "--mem-fraction is no option"),
+        (EngineName.SGLANG, "sglang.launch_server --tp-size two", "--tp-size wants int, not two"),
+        (EngineName.SGLANG, "sglang.launch_server --reasoning-parser glm47", "does not know glm47"),
+        (EngineName.SGLANG, "sglang.launch_server --kt-expert-placement-strategy uniform", "is no option"),
+        (EngineName.SGLANG, "sglang.launch_server --nsa-prefill-backend fa3", "is no option"),
+        (EngineName.VLLM, "vllm serve w --tensor-parallel 2", "--tensor-parallel is no option"),
+        (EngineName.VLLM, "vllm serve w --kv-cache-dtype q8_0", "does not know q8_0"),
+        (EngineName.VLLM, "vllm serve w --max-model-len", "--max-model-len has no value"),
+        (EngineName.LLAMACPP, "llama-server --modle w", "--modle is no option"),
+        (EngineName.LLAMACPP, "llama-server --no-mmap", "--no-mmap is no option"),
+        (EngineName.LLAMACPP, "llama-server --draft-max 3", "--draft-max was removed"),
+        (EngineName.LLAMACPP, "llama-server --ctx-size 32k", "--ctx-size wants int, not 32k"),
+    ],
+)  # fmt: skip
+def test_the_snapshots_refuse_what_the_releases_refuse(engine: EngineName, words: str, why: str):
+    assert why in "; ".join(complaints(engine, tuple(words.split())))
+
+
+@pytest.mark.parametrize("engine", EngineName)
+def test_a_snapshot_says_which_release_it_is_and_how_it_was_made(engine: EngineName):
+    found = snapshot(engine)
+    assert found["version"] and "tools/engine_flags.py" in found["made_by"]
+    assert sum(len(row[0]) for row in found["options"]) > 300
 
 
 KT = replace(

@@ -188,7 +188,7 @@ def test_a_real_model_is_served_by_a_real_llama_cpp(node: Node, port: int):
     node.has(SMOL, SMOL_FILE)
     engine = node.serves(
         f"llama-server -m {WEIGHTS}/{SMOL_FILE} --alias smol -c 2048 -np 2 -ngl 99 -fa on "
-        f"--jinja -ctk q8_0 -ctv q8_0 -t 2 -b 512 -ub 256 --no-mmap --metrics --host 127.0.0.1 --port {port}",
+        f"--jinja -ctk q8_0 -ctv q8_0 -t 2 -b 512 -ub 256 -lm none --metrics --host 127.0.0.1 --port {port}",
         port,
     )
     assert engine.card()["id"] == "smol"
@@ -277,7 +277,7 @@ def test_experts_in_ram_cure_it(node: Node, port: int):
 def test_more_experts_than_ram_are_killed_by_the_kernel(node: Node):
     node.has(FLASH_GGUF, FLASH_GGUF_FILE)
     result = node.fails(
-        f"llama-server -m {WEIGHTS}/{FLASH_GGUF_FILE} -c 4096 -ngl 99 --n-cpu-moe 99 --no-mmap"
+        f"llama-server -m {WEIGHTS}/{FLASH_GGUF_FILE} -c 4096 -ngl 99 --n-cpu-moe 99 --load-mode none"
     )
     assert result.status == 137
 

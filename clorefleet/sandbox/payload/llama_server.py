@@ -23,8 +23,10 @@ import scaled_weights
 import serving_speed
 import text_writer
 
-BUILD = "b11434"
+BUILD = llama_flags.VERSION
 WARM_UP_S = 12.0
+_RESIDENT = ("none", "mlock", "mmap+mlock")
+"""Load modes that need all of the CPU's part in RAM."""
 REAL_THREADS_MAX = 4
 REAL_CONTEXT_MAX = 8192
 _LOADING = json.dumps({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
@@ -157,7 +159,7 @@ def serve_simulated(model: Path, args: dict) -> int:
     except llama_memory.OutOfVram as shortage:
         return fail_out_of_vram(shortage, model)
     ram_usable = truth["ram_bytes"] * llama_memory.RAM_USABLE_SHARE
-    if placement.ram_bytes > ram_usable and ("no_mmap" in args or "mlock" in args):
+    if placement.ram_bytes > ram_usable and args.get("load_mode") in _RESIDENT:
         os.kill(os.getpid(), signal.SIGKILL)  # what the kernel's out-of-memory killer does
     engine = LlamaEngine(facts, weights, args, truth, placement)
     try:

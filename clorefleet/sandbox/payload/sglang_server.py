@@ -35,8 +35,11 @@ def main(words: list[str]) -> int:
             return 2
         words = words[2:]
     truth = node_truth.load()
-    args = sglang_flags.parser(has_kt=truth["software"] == "ktransformers").parse_args(words)
-    print(f"SIMULATED by clorefleet's sandbox: sglang {sglang_flags.VERSION}", file=sys.stderr, flush=True)
+    has_kt = truth["software"] == "ktransformers"
+    args = sglang_flags.parser(has_kt=has_kt).parse_args(words)
+    args.version = sglang_flags.version(has_kt=has_kt)
+    name = sglang_flags.release(has_kt=has_kt)
+    print(f"SIMULATED by clorefleet's sandbox: {name} {args.version}", file=sys.stderr, flush=True)
     shown = {name: value for name, value in vars(args).items() if value and not name.endswith("api_key")}
     say(f"server_args=ServerArgs({', '.join(f'{name}={value!r}' for name, value in shown.items())})")
     try:
@@ -122,6 +125,8 @@ def speculation(args, facts: dict) -> int:
     numbers = (args.speculative_num_steps, args.speculative_eagle_topk, args.speculative_num_draft_tokens)
     if args.speculative_algorithm is None:
         return 0
+    if args.speculative_algorithm not in sglang_flags.METHODS:
+        raise Fatal(f"ValueError: Unknown speculative algorithm name: {args.speculative_algorithm}")
     if args.speculative_num_steps is None:
         if any(number is not None for number in numbers):
             raise Fatal(
@@ -255,7 +260,7 @@ class SglangEngine(openai_front.Engine):
         if path in ("/server_info", "/get_server_info"):
             info = {k: v for k, v in vars(self.args).items() if k not in ("api_key", "admin_api_key")}
             info |= {
-                "version": sglang_flags.VERSION,
+                "version": self.args.version,
                 "max_total_num_tokens": self.kv_tokens,
                 "simulated": True,
             }
