@@ -154,6 +154,7 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         set_routes=gateway.set_routes,
         in_flight=gateway.in_flight,
         startup_command=startup_command,
+        usage=gateway.usage,
         limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
     service = Service(fleet, token, SANDBOX_PACE if profile.is_sandbox else REAL_PACE)

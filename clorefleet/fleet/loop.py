@@ -6,11 +6,14 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
+from clorefleet.domain.errors import StoreError
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.node import Backend
+from clorefleet.domain.usage import UsageHour
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.execute import Executor, StartupCommand
@@ -24,6 +27,16 @@ from clorefleet.store.database import FencingToken, Store
 log = logging.getLogger("clorefleet.fleet")
 
 SetRoutes = Callable[[tuple[Backend, ...]], None]
+
+
+class Usage(Protocol):
+    """What replicas were used for since the last time anybody asked."""
+
+    def take(self) -> tuple[UsageHour, ...]: ...
+
+    def put_back(self, hours: tuple[UsageHour, ...]) -> None: ...
+
+
 _QUIET = (NoteProgress, Explain)
 """Actions that are not worth a log line of their own each time."""
 
@@ -49,6 +62,7 @@ class Fleet:
     set_routes: SetRoutes
     in_flight: InFlight
     startup_command: StartupCommand
+    usage: Usage | None = None
     limits: FleetLimits = DEFAULT_LIMITS
     new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
 
@@ -81,14 +95,24 @@ class Fleet:
             startup_command=self.startup_command,
         ).perform(actions)
         leases = self._update_routes()
-        with self.store.write(token) as tx:
-            tx.put_tick(
-                now=self.clock.now(),
-                orders_read_at=None if snapshot.orders is None else snapshot.orders.read_at,
-                trouble=trouble,
-            )
+        self._note_tick(snapshot, trouble, token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases))
+
+    def _note_tick(self, snapshot: Snapshot, trouble: str, token: FencingToken) -> None:
+        used = () if self.usage is None else self.usage.take()
+        try:
+            with self.store.write(token) as tx:
+                tx.add_usage(used)
+                tx.put_tick(
+                    now=self.clock.now(),
+                    orders_read_at=None if snapshot.orders is None else snapshot.orders.read_at,
+                    trouble=trouble,
+                )
+        except StoreError:
+            if self.usage is not None:
+                self.usage.put_back(used)
+            raise
 
     def _update_routes(self) -> tuple[Lease, ...]:
         """The gateway serves exactly the replicas that the store says are serving."""

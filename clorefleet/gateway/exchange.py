@@ -79,6 +79,7 @@ class Exchange:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             was_streamed=self._is_streamed,
+            events=self._tail.events if self._is_streamed else 0,
         )
 
     async def run(self, client: httpx.AsyncClient, send: Send) -> Undelivered | Problem | None:

@@ -10,7 +10,7 @@ from clorefleet.gateway.relay import OnWanted
 from clorefleet.gateway.routing import Backend, RoutingTable
 from clorefleet.gateway.server import DRAIN_S, Gateway
 from clorefleet.gateway.token import TokenCheck
-from clorefleet.gateway.usage import OnFinished
+from clorefleet.gateway.usage import UsageMeter
 
 
 class Served(Protocol):
@@ -32,12 +32,12 @@ class GatewayService:
         token: TokenCheck,
         *,
         preferred_port: int,
-        on_finished: OnFinished | None = None,
         on_wanted: OnWanted | None = None,
     ) -> None:
+        self.usage = UsageMeter()
         self._table = RoutingTable()
         self._gateway = Gateway(
-            self._table, token, port=preferred_port, on_finished=on_finished, on_wanted=on_wanted
+            self._table, token, port=preferred_port, on_finished=self.usage.count, on_wanted=on_wanted
         )
 
     @property

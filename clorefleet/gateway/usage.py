@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from clorefleet.domain.identity import LeaseId
+from clorefleet.domain.usage import WAIT_BOUNDS_S, UsageHour, hour_of, wait_class
 
 TAIL_MAX_BYTES = 64 * 1024
 """The end of an answer that is searched for its counts: all engines write them last or nearly so."""
@@ -34,6 +38,7 @@ class RequestRecord:
             answer broke off after its head had gone out, the status that it should have had (502, 504).
         prompt_tokens, completion_tokens: as the engine says; None where it does not.
         was_streamed: the answer was an event stream.
+        events: of that stream; about one a token.
     """
 
     lease_id: str
@@ -45,10 +50,69 @@ class RequestRecord:
     prompt_tokens: int | None
     completion_tokens: int | None
     was_streamed: bool
+    events: int = 0
 
 
 OnFinished = Callable[[RequestRecord], None]
 """Called on the gateway's event loop after each request. Must not block: put the record in a queue."""
+
+
+class UsageMeter:
+    """Sums finished requests until somebody writes them down.
+
+    Thread-safe: the gateway counts on its thread, the daemon takes on its own. What was counted since the
+    last `take` is lost when the process dies: it feeds reports, and a write per request would cost more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hours: dict[tuple[LeaseId, datetime], UsageHour] = {}
+
+    def count(self, record: RequestRecord) -> None:
+        """An `OnFinished`."""
+        self._add([hour_of_request(record)])
+
+    def take(self) -> tuple[UsageHour, ...]:
+        """All that was counted since the last call, oldest first; the meter stands at zero afterwards."""
+        with self._lock:
+            taken, self._hours = self._hours, {}
+        return tuple(sorted(taken.values(), key=lambda each: (each.hour, each.lease_id)))
+
+    def put_back(self, hours: Iterable[UsageHour]) -> None:
+        """What was taken could not be written down: it counts on."""
+        self._add(hours)
+
+    def _add(self, hours: Iterable[UsageHour]) -> None:
+        with self._lock:
+            for added in hours:
+                key = (added.lease_id, added.hour)
+                before = self._hours.get(key)
+                self._hours[key] = added if before is None else before.plus(added)
+
+
+def hour_of_request(record: RequestRecord) -> UsageHour:
+    """One request as a sum of one, in the hour in which it ended."""
+    ended_at = record.started_at + timedelta(seconds=record.total_s)
+    is_answered = record.status < 400 and record.first_byte_s is not None
+    waits = [0] * (len(WAIT_BOUNDS_S) + 1)
+    if is_answered and record.first_byte_s is not None:
+        waits[wait_class(record.first_byte_s)] = 1
+    has_counts = record.completion_tokens is not None
+    return UsageHour(
+        lease_id=LeaseId(record.lease_id),
+        hour=hour_of(ended_at),
+        model=record.model,
+        last_at=ended_at,
+        requests=1,
+        failures=int(record.status >= 500),
+        uncounted=int(is_answered and not has_counts),
+        prompt_tokens=record.prompt_tokens or 0,
+        completion_tokens=record.completion_tokens or 0,
+        uncounted_events=0 if has_counts else record.events,
+        first_byte_s=(record.first_byte_s or 0.0) if is_answered else 0.0,
+        total_s=record.total_s if is_answered else 0.0,
+        waits=tuple(waits),
+    )
 
 
 class Tail:
@@ -56,8 +120,11 @@ class Tail:
 
     def __init__(self) -> None:
         self._kept = bytearray()
+        self.events = 0
+        """Ends of events so far, counted as blank lines; about one a token."""
 
     def add(self, piece: bytes) -> None:
+        self.events += piece.count(b"\n\n") + (self._kept.endswith(b"\n") and piece.startswith(b"\n"))
         self._kept += piece[-TAIL_MAX_BYTES:]
         if len(self._kept) > 2 * TAIL_MAX_BYTES:
             del self._kept[:-TAIL_MAX_BYTES]

@@ -8,7 +8,7 @@ them is keeping what was written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from clorefleet.domain.lease import HostFault, Lease
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
+from clorefleet.domain.usage import UsageHour
 from clorefleet.store.database import FencingToken, Store, check_fencing
 from clorefleet.store.queries import EVENTS_MAX, Leadership, Transaction
 from clorefleet.store.tables import TickRow
@@ -42,6 +43,7 @@ class Tables:
     jobs: dict[str, tuple[LeaseId, str, str]] = field(default_factory=dict)
     faults: dict[int, HostFault] = field(default_factory=dict)
     foreign: dict[OrderId, tuple[datetime, Decimal | None]] = field(default_factory=dict)
+    usage_hours: dict[tuple[LeaseId, datetime], UsageHour] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
     single: dict[str, Any] = field(default_factory=dict)
     """The tables of one row: `tick` and `leadership`."""
@@ -213,6 +215,23 @@ class MemoryTransaction(Transaction):
             if number > after_id and (deployment_id is None or event.deployment_id == deployment_id)
         ]
         return tuple(found[-limit:])
+
+    def add_usage(self, hours: Iterable[UsageHour]) -> None:
+        for added in hours:
+            key = (added.lease_id, added.hour)
+            before = self._tables.usage_hours.get(key)
+            self._set(self._tables.usage_hours, key, added if before is None else before.plus(added))
+
+    def usage(
+        self, *, since: datetime | None = None, lease_ids: Iterable[LeaseId] | None = None
+    ) -> tuple[UsageHour, ...]:
+        wanted = None if lease_ids is None else set(lease_ids)
+        found = [
+            each
+            for each in self._tables.usage_hours.values()
+            if (since is None or each.hour >= since) and (wanted is None or each.lease_id in wanted)
+        ]
+        return tuple(sorted(found, key=lambda each: (each.hour, each.lease_id)))
 
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         count, _, read_at, _ = self._tables.single.get("tick", (0, now, None, ""))

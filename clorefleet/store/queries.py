@@ -20,6 +20,7 @@ from clorefleet.domain.money import Currency, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Requirement
+from clorefleet.domain.usage import UsageHour
 from clorefleet.store import codec
 from clorefleet.store.tables import (
     DeploymentRow,
@@ -33,6 +34,7 @@ from clorefleet.store.tables import (
     LedgerSegmentRow,
     NodeFactRow,
     TickRow,
+    UsageRow,
 )
 
 _OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING))
@@ -335,6 +337,43 @@ class Transaction:
             )
         )
 
+    # -- usage
+
+    def add_usage(self, hours: Iterable[UsageHour]) -> None:
+        """Add to what the leases were used for."""
+        for added in hours:
+            row = self.session.get(UsageRow, (added.lease_id, added.hour))
+            total = added if row is None else _usage(row).plus(added)
+            self.session.merge(
+                UsageRow(
+                    lease_id=total.lease_id,
+                    hour=total.hour,
+                    model=total.model,
+                    last_at=total.last_at,
+                    requests=total.requests,
+                    failures=total.failures,
+                    uncounted=total.uncounted,
+                    prompt_tokens=total.prompt_tokens,
+                    completion_tokens=total.completion_tokens,
+                    uncounted_events=total.uncounted_events,
+                    first_byte_s=total.first_byte_s,
+                    total_s=total.total_s,
+                    waits=list(total.waits),
+                )
+            )
+
+    def usage(
+        self, *, since: datetime | None = None, lease_ids: Iterable[LeaseId] | None = None
+    ) -> tuple[UsageHour, ...]:
+        """By hour, oldest first; those hours that begin at `since` or later."""
+        query = select(UsageRow)
+        if since is not None:
+            query = query.where(col(UsageRow.hour) >= since)
+        if lease_ids is not None:
+            query = query.where(col(UsageRow.lease_id).in_(list(lease_ids)))
+        rows = self.session.exec(query.order_by(col(UsageRow.hour), col(UsageRow.lease_id)))
+        return tuple(_usage(row) for row in rows)
+
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         row = self.session.get(TickRow, 1)
         if row is None:
@@ -349,6 +388,24 @@ class Transaction:
 
     def last_tick(self) -> TickRow | None:
         return self.session.get(TickRow, 1)
+
+
+def _usage(row: UsageRow) -> UsageHour:
+    return UsageHour(
+        lease_id=LeaseId(row.lease_id),
+        hour=row.hour,
+        model=row.model,
+        last_at=row.last_at,
+        requests=row.requests,
+        failures=row.failures,
+        uncounted=row.uncounted,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        uncounted_events=row.uncounted_events,
+        first_byte_s=row.first_byte_s,
+        total_s=row.total_s,
+        waits=tuple(row.waits),
+    )
 
 
 def _deployment(row: DeploymentRow) -> Deployment:

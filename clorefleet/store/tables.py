@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Index, String
+from sqlalchemy import JSON, BigInteger, DateTime, Index, String
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
@@ -169,6 +169,25 @@ class ForeignOrderRow(SQLModel, table=True):
     first_seen_at: datetime = Field(sa_type=UtcDateTime)
     last_seen_at: datetime = Field(sa_type=UtcDateTime)
     usd_per_day: Decimal | None = Field(default=None, sa_type=DecimalText)
+
+
+class UsageRow(SQLModel, table=True):
+    """What a lease was used for within an hour; rows only grow by addition."""
+
+    __tablename__ = "usage"
+    lease_id: str = Field(primary_key=True)
+    hour: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    model: str
+    last_at: datetime = Field(sa_type=UtcDateTime)
+    requests: int
+    failures: int
+    uncounted: int
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    completion_tokens: int = Field(sa_type=BigInteger)
+    uncounted_events: int = Field(sa_type=BigInteger)
+    first_byte_s: float
+    total_s: float
+    waits: list[int] = Field(sa_type=JSON)
 
 
 class LeadershipRow(SQLModel, table=True):

@@ -143,8 +143,7 @@ def test_the_service_routes_what_the_fleet_names(new_engine: Callable[..., Engin
     from clorefleet.domain.node import Backend as FleetBackend
 
     engine = new_engine()
-    records: list[object] = []
-    service = GatewayService(CHECK, preferred_port=0, on_finished=records.append)
+    service = GatewayService(CHECK, preferred_port=0)
     service.start()
     try:
         service.set_routes((FleetBackend(LeaseId("l7"), "tiny", engine.path),))
@@ -154,7 +153,10 @@ def test_the_service_routes_what_the_fleet_names(new_engine: Callable[..., Engin
             headers={"Authorization": f"Bearer {TOKEN}"},
         )
         assert answer.status_code == 200
-        until(lambda: len(records) == 1 and service.in_flight("l7") == 0)
+        until(lambda: service.in_flight("l7") == 0)
+        [hour] = service.usage.take()
+        assert (hour.lease_id, hour.model, hour.requests, hour.failures) == ("l7", "tiny", 1, 0)
+        assert service.usage.take() == ()
     finally:
         service.stop(1)
 

@@ -20,6 +20,7 @@ from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Rate
+from clorefleet.domain.usage import UsageHour
 from clorefleet.store import leadership
 from clorefleet.store.database import Store, open_store
 from tests.fleet.builders import NOW, deployment, lease, minutes
@@ -202,3 +203,20 @@ def test_opening_twice_migrates_once(file_store: Store, store_url: str):
 def test_memory_is_no_store():
     with pytest.raises(StoreError):
         open_store("sqlite://")
+
+
+def test_usage_adds_up_by_lease_and_hour(store: Store):
+    def used(lease_id: str, hours: int, requests: int) -> UsageHour:
+        hour = NOW.replace(minute=0, second=0, microsecond=0) + timedelta(hours=hours)
+        return UsageHour(
+            LeaseId(lease_id), hour, "tiny", hour, requests=requests, waits=(requests, *(0,) * 9)
+        )
+
+    with store.write() as tx:
+        tx.add_usage((used("l1", 0, 1), used("l2", 0, 5)))
+    with store.write() as tx:
+        tx.add_usage((used("l1", 0, 2), used("l1", 1, 4)))
+    with store.read() as tx:
+        assert tx.usage() == (used("l1", 0, 3), used("l2", 0, 5), used("l1", 1, 4))
+        assert tx.usage(lease_ids=[LeaseId("l2")]) == (used("l2", 0, 5),)
+        assert tx.usage(since=used("l1", 1, 0).hour) == (used("l1", 1, 4),)
