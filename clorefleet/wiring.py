@@ -45,12 +45,14 @@ def make_planner(connection: Connection) -> Planner:
     from clorefleet.config.recipes import find_recipe, load_recipes
     from clorefleet.planner import plan_requirement
     from clorefleet.planner.gpus import load_gpus
+    from clorefleet.planner.shapes import ShapeMemo
 
-    recipes, gpus = load_recipes(), load_gpus()
+    recipes, gpus, memo = load_recipes(), load_gpus(), ShapeMemo()
 
     def plan(requirement: Requirement, market: MarketView) -> PlanReport:
         recipe = find_recipe(requirement.model, recipes)
-        return plan_requirement(requirement, market, recipe, gpus, all_recipes=tuple(recipes.values()))
+        others = tuple(recipes.values())
+        return plan_requirement(requirement, market, recipe, gpus, all_recipes=others, memo=memo)
 
     return plan
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from clorefleet.domain.identity import OwnerId, ServerId
 from clorefleet.domain.money import Currency, ExchangeRate, Rate
+from clorefleet.domain.order import Wallet
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +146,12 @@ class MarketView:
     rates: MarketRates
     fees: RenterFees
     read_at: datetime
+    wallets: tuple[Wallet, ...] | None = None
+    """What can be paid with; None when nobody looked."""
+
+    def balance(self, currency: Currency) -> Decimal | None:
+        """What the wallet of `currency` holds, 0 without one; None when nobody looked."""
+        if self.wallets is None:
+            return None
+        held = (each.balance for each in self.wallets if each.currency is currency)
+        return sum((balance.amount for balance in held if balance is not None), Decimal(0))

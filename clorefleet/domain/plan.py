@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from clorefleet.domain.money import Budget, Rate
+from clorefleet.domain.money import Budget, Money, Rate
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.recipe import Mark, Precision
 from clorefleet.domain.setup import Setup
@@ -36,7 +36,11 @@ class Requirement:
     """Only servers whose GPU name contains this."""
     spot: bool = False
     """Spot offers too. Off unless asked for: a spot server can be taken away at any time."""
+    spot_only: bool = False
+    """No on-demand offers. Says nothing unless `spot` is set."""
     excluded_servers: tuple[int, ...] = ()
+    load_tokens_per_day: int | None = None
+    """Output tokens that the user expects to generate; None: as many as the server can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,15 @@ class Price:
     terms: tuple[Term, ...]
     """Sum to `all_in_usd_per_day`."""
     usd_per_million_tokens: Decimal | None = None
+    """Output tokens, at the stated load or always busy."""
+    copies_for_load: int = 1
+    """Servers like this one that the stated load would keep busy; `usd_per_million_tokens` pays for all."""
+    break_even_tokens_per_day: int | None = None
+    """Output tokens a day from which this is cheaper than the recipe's hosted API; None: no API known."""
+    is_break_even_in_reach: bool = False
+    """Whether this server can generate that many."""
+    lacking: Money | None = None
+    """What the wallet of the billed currency lacks for the first hours; None: enough, or wallets unknown."""
     fee_percent: Decimal = Decimal(0)
     """The market's fee for renters, on top of `billed`."""
     creation_fee: Decimal = Decimal(0)
@@ -135,8 +148,10 @@ class Refusal:
     code: str
     """`over_budget`, `vram`, `ram`, `disk`, `cuda`, `rented`, `flagged`, `reliability`, `speed`, ..."""
     text: str
+    """Of the nearest miss."""
     count: int
     example: str = ""
+    """The nearest miss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -127,10 +128,16 @@ class Observer:
 
     def _read_offers(self) -> tuple[MarketView | None, str]:
         try:
-            return self._market.fetch_view(), ""
+            view = self._market.fetch_view()
         except MarketError as error:
             log.warning("offers_not_read why=%s", error.what)
             return None, f"The market's offers cannot be read: {error.what}"
+        try:
+            # What the wallets cannot pay is planned last: the market would refuse it.
+            return replace(view, wallets=self._market.fetch_wallets()), ""
+        except MarketError as error:
+            log.warning("wallets_not_read why=%s", error.what)
+            return view, ""
 
     def _plan(
         self, wanting: tuple[Deployment, ...], view: MarketView | None

@@ -49,6 +49,7 @@ from clorefleet.fleet.action import (
 )
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.planner.owners import prefer_other_owners
 
 _NOTHING_SEEN = NodeView()
 
@@ -499,11 +500,10 @@ def _first_allowed(
     """The best plan that is not excluded and keeps the budget, or the sentence that says why none is."""
     spent = snapshot.spent_today_usd.get(deployment.deployment_id, Decimal(0))
     first_refusal = ""
-    skipped = 0
-    for plan in plans:
-        if plan.offer.server_id in avoided:
-            skipped += 1
-            continue
+    listed = list(plans)
+    usable = [plan for plan in listed if plan.offer.server_id not in avoided]
+    skipped = len(listed) - len(usable)
+    for plan in prefer_other_owners(usable, {lease.plan.offer.owner_id for lease in held if lease.is_open}):
         refusal = budget.refusal(deployment, plan, open_leases=held, spent_today_usd=spent, now=snapshot.now)
         if refusal is None:
             return plan, ""

@@ -1,20 +1,36 @@
-"""What a plan costs, all in: USD per day, in parts that sum exactly to the total."""
+"""What a plan costs, all in: USD per day, in parts that sum exactly to the total.
+
+    server + renter's fee + (creation fee + paid start-up) / expected life + expected losses
+
+Seconds and tokens are predictions and floats; every amount of money is a Decimal made from the offer's own
+text, and each part is rounded up once, to a millionth of a dollar.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_UP, Decimal
 
-from clorefleet.domain.money import Currency, Rate
+from clorefleet.domain.money import Currency, Money, Rate
 from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.plan import Price, Speed, Term
-from clorefleet.domain.recipe import EngineName, Mark
+from clorefleet.domain.recipe import EngineName, HostedPrice, Mark
 from clorefleet.domain.setup import Setup
 from clorefleet.planner.fit import IMAGE_BYTES
 
-EXPECTED_LIFE_DAYS = Decimal(1)
-"""Over which one-time costs are spread [assumed]: a day, so that a short use is not made to look cheap."""
+CURRENCIES = (Currency.USD, Currency.CLORE, Currency.BITCOIN)
+"""Of equal prices, the first is paid in."""
+EXPECTED_LIFE_S = 86_400
+"""Over which one-time costs are spread [assumed]: a day, so that a short use is not made to look cheap. Less
+where the market ends the order sooner."""
+FIRST_HOURS = Decimal(2)
+"""A wallet with less than these cost would end the order before the model serves [assumed]."""
+SPOT_INTERRUPTIONS_PER_DAY = Decimal(1)
+"""How often another bid takes a spot server [assumed]: no figure is published. Each costs a new start."""
+INPUT_PER_OUTPUT = 3
+"""Input tokens that a hosted API bills for each output token [assumed], for the break-even load."""
 BOOT_S = 180.0
 """From the order to SSH [assumed]."""
 WARM_UP_S = {
@@ -30,27 +46,51 @@ UNKNOWN_LINE_MBIT_S = 100.0
 UNKNOWN_DISK_MB_S = 500.0
 """Where the market has not measured [assumed]."""
 _STEP = Decimal("0.000001")
+_DAY_S = 86_400
+_MILLION = 1_000_000
 
 
-def price_of(
-    offer: Offer,
-    setup: Setup,
-    speed: Speed,
-    market: MarketView,
-    *,
-    is_spot: bool,
-    currencies: tuple[Currency, ...],
-) -> Price | None:
-    """None when the offer cannot be paid in any of `currencies` at a known rate."""
-    for currency in currencies:
-        billed = offer.price_in(currency, is_spot=is_spot)
-        if billed is None or billed.amount <= 0:
-            continue
-        unit = _usd_per_unit(currency, market)
-        if unit is None:
-            continue
-        return _price(offer, setup, speed, market, billed, unit, is_spot=is_spot)
-    return None
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """One way to pay for a server: a currency, its price, and all that the market adds."""
+
+    billed: Rate
+    is_spot: bool
+    fee_percent: Decimal
+    creation_fee: Decimal
+    """In the billed currency."""
+    usd_per_unit: Decimal
+    rate_source: str
+    lacking: Money | None
+
+    @property
+    def server_usd(self) -> Decimal:
+        """A day, without fee."""
+        return self.billed.amount * self.usd_per_unit
+
+    @property
+    def running_usd(self) -> Decimal:
+        """A day, with fee."""
+        return self.server_usd * (1 + self.fee_percent / 100)
+
+    @property
+    def creation_usd(self) -> Decimal:
+        return self.creation_fee * self.usd_per_unit
+
+
+def _tariff(offer: Offer, market: MarketView, currency: Currency, *, is_spot: bool) -> Tariff | None:
+    billed = offer.price_in(currency, is_spot=is_spot)
+    if billed is None or billed.amount <= 0:
+        return None
+    unit = _usd_per_unit(currency, market)
+    if unit is None:
+        return None
+    percent = market.fees.percent(currency, is_spot=is_spot)
+    creation = market.fees.creation(currency)
+    need = billed.amount * (1 + percent / 100) * FIRST_HOURS / 24 + creation
+    balance = market.balance(currency)
+    lacking = None if balance is None or balance >= need else Money(need - balance, currency)
+    return Tariff(billed, is_spot, percent, creation, *unit, lacking)
 
 
 def _usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] | None:
@@ -60,51 +100,104 @@ def _usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str]
     return None if rate is None else (rate.usd_per_unit, rate.source)
 
 
-def _price(
+def price_of(
     offer: Offer,
     setup: Setup,
     speed: Speed,
     market: MarketView,
-    billed: Rate,
-    unit: tuple[Decimal, str],
     *,
     is_spot: bool,
+    currencies: Iterable[Currency] = CURRENCIES,
+    load_tokens_per_day: int | None = None,
+    hosted: HostedPrice | None = None,
+) -> Price | None:
+    """The cheapest way to pay that the wallets can bear; where none can, the cheapest and what is lacking.
+
+    None when the offer has no price in any of `currencies` at a known rate.
+    """
+    ways = []
+    for currency in currencies:
+        tariff = _tariff(offer, market, currency, is_spot=is_spot)
+        if tariff is not None:
+            terms = tuple(_terms(offer, setup, market, tariff))
+            ways.append((tariff, terms, sum((term.value for term in terms), Decimal(0))))
+    if not ways:
+        return None
+    tariff, terms, total = min(ways, key=lambda way: (way[0].lacking is not None, way[2]))
+    return _price(tariff, terms, total, speed, load_tokens_per_day, hosted)
+
+
+def _price(
+    tariff: Tariff,
+    terms: tuple[Term, ...],
+    total: Decimal,
+    speed: Speed,
+    load_tokens_per_day: int | None,
+    hosted: HostedPrice | None,
 ) -> Price:
-    usd_per_unit, rate_source = unit
-    percent = market.fees.percent(billed.currency, is_spot=is_spot)
-    creation = market.fees.creation(billed.currency)
-    day = billed.amount * usd_per_unit
-    running = day * (1 + percent / 100)
-    start = start_up_of(offer, setup)
-    unreliable = running * (1 - offer.reliability) if offer.reliability is not None else Decimal(0)
-    terms = (
-        _term("server", day, Mark.PUBLISHED, "the offer"),
-        _term(
-            f"renter's fee, {percent.normalize():f} %", running - day, _fees_mark(market), market.fees.source
-        ),
-        _term(
-            "creation fee, over a day",
-            creation * usd_per_unit / EXPECTED_LIFE_DAYS,
-            _fees_mark(market),
-            market.fees.source,
-        ),
-        _paid("paid download, over a day", start.download_s, running, start.download_text),
-        _paid("paid boot and load, over a day", start.load_s, running, start.load_text),
-        _term("expected loss by downtime", unreliable, Mark.ASSUMED, "the offer's reliability"),
-    )
-    total = sum((term.value for term in terms), Decimal(0))
-    per_day = Decimal(str(speed.throughput_tokens_per_s or speed.decode_tokens_per_s)) * 86_400
+    capacity = Decimal(str(speed.throughput_tokens_per_s or speed.decode_tokens_per_s)) * _DAY_S
+    load = capacity if load_tokens_per_day is None else Decimal(load_tokens_per_day)
+    copies = max(1, math.ceil(load / capacity)) if capacity else 1
+    break_even = _break_even(total, hosted)
     return Price(
-        billed=billed,
-        is_spot=is_spot,
+        billed=tariff.billed,
+        is_spot=tariff.is_spot,
         all_in_usd_per_day=Rate.per_day(total),
         terms=terms,
-        usd_per_million_tokens=(total / per_day * 1_000_000).quantize(_STEP) if per_day else None,
-        fee_percent=percent,
-        creation_fee=creation,
-        usd_per_unit=usd_per_unit,
-        rate_source=rate_source,
+        usd_per_million_tokens=(total * copies / load * _MILLION).quantize(_STEP, ROUND_UP) if load else None,
+        copies_for_load=copies,
+        break_even_tokens_per_day=break_even,
+        is_break_even_in_reach=break_even is not None and break_even <= capacity,
+        lacking=tariff.lacking,
+        fee_percent=tariff.fee_percent,
+        creation_fee=tariff.creation_fee,
+        usd_per_unit=tariff.usd_per_unit,
+        rate_source=tariff.rate_source,
     )
+
+
+def _terms(offer: Offer, setup: Setup, market: MarketView, tariff: Tariff) -> Iterable[Term]:
+    running, fees_mark, fees = tariff.running_usd, _fees_mark(market), market.fees.source
+    life_s, life_text = _life(offer)
+    start = start_up_of(offer, setup)
+    rate = f"the offer: {tariff.billed}"
+    if tariff.billed.currency is not Currency.USD:
+        rate += f" at {tariff.usd_per_unit.normalize():f} USD ({tariff.rate_source})"
+    yield _term("server", tariff.server_usd, Mark.PUBLISHED, rate)
+    yield _term(
+        f"renter's fee, {tariff.fee_percent.normalize():f} %", running - tariff.server_usd, fees_mark, fees
+    )
+    per_day = Decimal(_DAY_S) / life_s
+    yield _term(f"creation fee, {life_text}", tariff.creation_usd * per_day, fees_mark, fees)
+    paid = _paid_usd(start.download_s, running) * per_day
+    yield _term(f"paid download, {life_text}", paid, Mark.ASSUMED, start.download_text)
+    paid = _paid_usd(start.load_s, running) * per_day
+    yield _term(f"paid boot and load, {life_text}", paid, Mark.ASSUMED, start.load_text)
+    yield _term("minimum rental", Decimal(0), Mark.ASSUMED, "none: a renter may cancel at any time")
+    down = Decimal(0) if offer.reliability is None else 1 - offer.reliability
+    yield _term("expected loss by downtime", running * down, Mark.ASSUMED, f"away {down:.2%} of the time")
+    if tariff.is_spot:
+        each = _paid_usd(start.total_s, running) + tariff.creation_usd
+        often = f"{SPOT_INTERRUPTIONS_PER_DAY} a day, each a new start and creation fee"
+        yield _term("expected interruptions", each * SPOT_INTERRUPTIONS_PER_DAY, Mark.ASSUMED, often)
+
+
+def _life(offer: Offer) -> tuple[int, str]:
+    """Seconds over which an order's one-time costs are spread, and the words for it."""
+    longest = offer.max_rental_s
+    if longest is None or not 0 < longest < EXPECTED_LIFE_S:
+        return EXPECTED_LIFE_S, "over a day"
+    return longest, f"over its {longest / 3600:g} h at most"
+
+
+def _break_even(total_usd_per_day: Decimal, hosted: HostedPrice | None) -> int | None:
+    """Output tokens a day for which the hosted API would ask as much."""
+    if hosted is None:
+        return None
+    each = hosted.usd_per_million_output + INPUT_PER_OUTPUT * hosted.usd_per_million_input
+    if each <= 0:
+        return None
+    return int((total_usd_per_day / each * _MILLION).to_integral_value(ROUND_CEILING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +241,9 @@ def start_up_of(offer: Offer, setup: Setup) -> StartUp:
     )
 
 
-def _paid(name: str, seconds: float, running: Decimal, source: str) -> Term:
-    """Time that bills without serving, spread over the expected life. Whole seconds, rounded up."""
-    value = running * math.ceil(seconds) / 86_400 / EXPECTED_LIFE_DAYS
-    return _term(name, value, Mark.ASSUMED, source)
+def _paid_usd(seconds: float, running_usd: Decimal) -> Decimal:
+    """Time that bills without serving. Whole seconds, rounded up."""
+    return running_usd * math.ceil(seconds) / _DAY_S
 
 
 def _fees_mark(market: MarketView) -> Mark:

@@ -37,14 +37,23 @@ DRAFT_STEPS = 3
 """SGLang's own choice for these models (3 steps, 1 branch, 4 tokens), and that of the public recipes."""
 
 
+RanksMemo = dict[tuple[object, ...], tuple[Setup, Fit]]
+"""Setups on a number of equal GPUs, which a server with more of them shares with one that has no more."""
+
+
 def setups(
     recipe: Recipe,
     hardware: Hardware,
     *,
     context_tokens: int,
     precisions: tuple[Precision, ...] = tuple(Precision),
+    ranks_memo: RanksMemo | None = None,
 ) -> Iterator[tuple[Setup, Fit]]:
-    """What fits of each checkpoint x engine x number of GPUs; where nothing does, the nearest and why."""
+    """What fits of each checkpoint x engine x number of GPUs; where nothing does, the nearest and why.
+
+    `ranks_memo` may be kept between calls for the same recipe, context and roomy hardware; it changes nothing
+    but the time taken.
+    """
     for checkpoint in recipe.checkpoints:
         if checkpoint.precision not in precisions:
             continue
@@ -55,7 +64,7 @@ def setups(
             if support.engine is EngineName.LLAMACPP:
                 yield _llamacpp(base, recipe, checkpoint, hardware)
             else:
-                yield from _tensor_parallel(base, recipe, checkpoint, support, hardware)
+                yield from _tensor_parallel(base, recipe, checkpoint, support, hardware, ranks_memo)
 
 
 def _base(
@@ -132,7 +141,12 @@ def _last_that_fits(
 
 
 def _tensor_parallel(
-    base: Setup, recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, hardware: Hardware
+    base: Setup,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    support: EngineSupport,
+    hardware: Hardware,
+    memo: RanksMemo | None,
 ) -> Iterator[tuple[Setup, Fit]]:
     """Every number of GPUs that fits; when none does, the largest that divides, or says what does not."""
     there = len(hardware.gpus)
@@ -141,7 +155,7 @@ def _tensor_parallel(
     for ranks in range(min(there, RANKS_MAX), 0, -1):
         if why_indivisible(recipe, checkpoint, ranks):
             continue
-        setup, fit = _on_ranks(base, recipe, support, hardware, ranks)
+        setup, fit = _remembered(base, recipe, support, hardware, ranks, memo)
         if fit.fits:
             any_fits = True
             yield setup, fit
@@ -158,6 +172,23 @@ def _tensor_parallel(
         cure = f"another number of GPUs: {setup.tensor_parallel} of them lack {fit.shortfall} each"
         fit = replace(fit, binding="divisibility", shortfall=why, cure=cure)
     yield setup, fit
+
+
+def _remembered(
+    base: Setup,
+    recipe: Recipe,
+    support: EngineSupport,
+    hardware: Hardware,
+    ranks: int,
+    memo: RanksMemo | None,
+) -> tuple[Setup, Fit]:
+    """`_on_ranks`, which of a server with equal GPUs looks at one GPU and the driver alone."""
+    if memo is None or hardware.is_mixed or len(set(hardware.vram_mib)) > 1:
+        return _on_ranks(base, recipe, support, hardware, ranks)
+    key = (base.checkpoint, base.engine, ranks, hardware.gpus[0], hardware.vram_mib[0], hardware.cuda_version)
+    if key not in memo:
+        memo[key] = _on_ranks(base, recipe, support, hardware, ranks)
+    return memo[key]
 
 
 def _on_ranks(

@@ -1,0 +1,200 @@
+"""Hardware shapes, each evaluated once: the setups that fit and keep the floors, and the nearest miss.
+
+A shape is what decides about setups and is shared by thousands of servers: GPUs, their memory, and the newest
+CUDA that any image of the recipe asks for and the driver has. RAM and disk are looked at per server after
+it, RAM bandwidth only where experts are read from RAM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from clorefleet.domain.gpu import GpuModel
+from clorefleet.domain.plan import Fit, Requirement, Speed
+from clorefleet.domain.recipe import Precision, Recipe
+from clorefleet.domain.setup import Setup
+from clorefleet.planner.fit import in_room, parse_version, without_room
+from clorefleet.planner.hardware import Hardware
+from clorefleet.planner.search import RanksMemo, default_precisions, setups
+from clorefleet.planner.speed import predict
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A setup that fits a hardware shape, at its predicted speed."""
+
+    setup: Setup
+    fit: Fit
+    speed: Speed
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What `recipe` can do on a shape under the requirement's floors."""
+
+    candidates: tuple[Candidate, ...]
+    nearest_miss: Fit | None
+    """Of all setups that do not fit or are too slow; None when there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """All of a requirement that setups and speeds are held against."""
+
+    context_tokens: int
+    decode_tokens_per_s: float
+    precisions: tuple[Precision, ...]
+
+    @classmethod
+    def of(cls, requirement: Requirement, recipe: Recipe) -> Floors:
+        return cls(
+            requirement.min_context_tokens or recipe.floors.context_tokens,
+            requirement.min_decode_tokens_per_s or recipe.floors.decode_tokens_per_s,
+            requirement.precisions or default_precisions(recipe),
+        )
+
+
+class ShapeTable:
+    """Shapes of one recipe under one set of floors, evaluated when first asked for and kept."""
+
+    def __init__(self, recipe: Recipe, floors: Floors) -> None:
+        self.recipe, self.floors = recipe, floors
+        self._cuda_steps = _cuda_steps(recipe)
+        self._found: dict[Hardware, tuple[tuple[Setup, Fit], ...]] = {}
+        self._shapes: dict[Hardware, Shape] = {}
+        self._ranks: RanksMemo = {}
+        self._speeds: dict[tuple[Setup, tuple[GpuModel, ...]], Speed] = {}
+
+    def shape_of(self, hardware: Hardware) -> Shape:
+        """As for `hardware` with RAM and disk enough, and a driver of its class."""
+        key = replace(without_room(hardware), cuda_version=self.cuda_class(hardware.cuda_version))
+        if key not in self._shapes:
+            self._shapes[key] = self._evaluate(key)
+        return self._shapes[key]
+
+    def cuda_class(self, version: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The newest CUDA that some image asks for and `version` reaches; (0, 0) for one older than all."""
+        if version is None:
+            return None
+        return max((step for step in self._cuda_steps if step <= version), default=(0, 0))
+
+    def nearest_miss_on(self, hardware: Hardware) -> Fit | None:
+        """The nearest miss in the server's own words: its driver, RAM and disk as they are."""
+        found = setups(
+            self.recipe,
+            without_room(hardware),
+            context_tokens=self.floors.context_tokens,
+            precisions=self.floors.precisions,
+        )
+        shape = self._with_floors(tuple(found), hardware)
+        return nearest_miss(shape, hardware)
+
+    def _evaluate(self, hardware: Hardware) -> Shape:
+        # The search does not look at RAM bandwidth, so shapes that differ in nothing else share it.
+        key = replace(hardware, ram_bandwidth_gb_s=0.0)
+        if key not in self._found:
+            self._found[key] = tuple(
+                setups(
+                    self.recipe,
+                    key,
+                    context_tokens=self.floors.context_tokens,
+                    precisions=self.floors.precisions,
+                    ranks_memo=self._ranks,
+                )
+            )
+        return self._with_floors(self._found[key], hardware)
+
+    def _speed(self, setup: Setup, hardware: Hardware) -> Speed:
+        """Of equal GPUs and no experts in RAM, hundreds of shapes have the same."""
+        if setup.experts_in_ram or hardware.is_mixed:
+            return predict(setup, self.recipe, hardware)
+        key = (setup, hardware.gpus)
+        if key not in self._speeds:
+            self._speeds[key] = predict(setup, self.recipe, hardware)
+        return self._speeds[key]
+
+    def _with_floors(self, found: tuple[tuple[Setup, Fit], ...], hardware: Hardware) -> Shape:
+        candidates: list[Candidate] = []
+        misses: list[Fit] = []
+        for setup, fit in found:
+            if self.floors.context_tokens > self.recipe.max_context_tokens:
+                misses.append(_too_much_context(fit, self.recipe))
+                continue
+            if not fit.fits:
+                misses.append(fit)
+                continue
+            speed = self._speed(setup, hardware)
+            if speed.decode_tokens_per_s < self.floors.decode_tokens_per_s:
+                misses.append(_too_slow(fit, speed, self.floors.decode_tokens_per_s))
+                continue
+            candidates.append(Candidate(setup, fit, speed))
+        return Shape(tuple(candidates), max(misses, key=nearness, default=None))
+
+
+class ShapeMemo:
+    """Tables kept from one plan to the next, as long as their recipes are the same objects."""
+
+    TABLES_MAX = 64
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, Floors], ShapeTable] = {}
+
+    def table(self, requirement: Requirement, recipe: Recipe) -> ShapeTable:
+        key = (recipe.name, Floors.of(requirement, recipe))
+        known = self._tables.get(key)
+        if known is None or known.recipe is not recipe:
+            if len(self._tables) >= self.TABLES_MAX:
+                self._tables.clear()
+            known = self._tables[key] = ShapeTable(recipe, key[1])
+        return known
+
+
+def _cuda_steps(recipe: Recipe) -> frozenset[tuple[int, int]]:
+    asked = [
+        text
+        for support in recipe.engines
+        for text in (support.min_cuda, *(variant.min_cuda for variant in support.variants))
+    ]
+    return frozenset(parse_version(text) for text in asked if text)
+
+
+# -- one server's RAM and disk
+
+
+def in_its_room(shape: Shape, hardware: Hardware) -> list[Candidate]:
+    """The candidates that the server's own RAM and disk hold."""
+    fitting = (replace(each, fit=in_room(each.fit, hardware)) for each in shape.candidates)
+    return [each for each in fitting if each.fit.fits]
+
+
+def nearest_miss(shape: Shape, hardware: Hardware) -> Fit | None:
+    """Of what the shape lacks and what the server's RAM and disk lack."""
+    verdicts = (in_room(each.fit, hardware) for each in shape.candidates)
+    misses = [fit for fit in verdicts if not fit.fits]
+    if shape.nearest_miss is not None:
+        misses.append(shape.nearest_miss)
+    return max(misses, key=nearness, default=None)
+
+
+_ALMOST = ("speed", "context")
+_MEMORY = ("vram", "ram", "disk")
+
+
+def nearness(fit: Fit) -> tuple[int, int, str]:
+    """How near a miss was: fits but is slow, lacks memory (the less the nearer), cannot run at all."""
+    kind = 2 if fit.binding in _ALMOST else 1 if fit.binding in _MEMORY else 0
+    return kind, fit.margin_bytes, fit.binding
+
+
+def _too_slow(fit: Fit, speed: Speed, least: float) -> Fit:
+    text = f"about {speed.decode_tokens_per_s:.1f} tok/s predicted, {least:g} wanted"
+    return replace(
+        fit, fits=False, margin_bytes=0, binding="speed", shortfall=text, cure="--min-speed, or faster memory"
+    )
+
+
+def _too_much_context(fit: Fit, recipe: Recipe) -> Fit:
+    text = f"the model has {recipe.max_context_tokens:,} tokens of context at most"
+    return replace(
+        fit, fits=False, margin_bytes=0, binding="context", shortfall=text, cure="a smaller --context"
+    )
