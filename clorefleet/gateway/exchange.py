@@ -2,7 +2,8 @@
 
 Nothing of the answer's head is passed on but its status and whether it streams: the rest names the host, its
 software or its connection. The head is held until the first byte of the body, so that a replica
-which dies over a prompt still becomes a proper error. After that byte an answer can only be cut: the
+which dies over a prompt still becomes a proper error; an answer that is not streamed is held until it is
+whole, if it is not too long for that. After its first byte went out an answer can only be cut: the
 connection is closed without its end, and a stream is told why first, so that no client takes a part for
 the whole.
 """
@@ -47,6 +48,13 @@ class Undelivered:
     """The prompt cannot have arrived: another replica may have it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The replica took the prompt and broke off, and the client has seen nothing of it yet."""
+
+    problem: Problem
+
+
 class _TooLong(Exception):
     """The answer passed its bound."""
 
@@ -82,7 +90,7 @@ class Exchange:
             events=self._tail.events if self._is_streamed else 0,
         )
 
-    async def run(self, client: httpx.AsyncClient, send: Send) -> Undelivered | Problem | None:
+    async def run(self, client: httpx.AsyncClient, send: Send) -> Undelivered | Broken | Problem | None:
         """None when an answer went out, whole or cut; else nothing was sent to the client yet.
 
         Cancelling it, as happens when the client leaves, closes the connection: engines stop then.
@@ -106,6 +114,8 @@ class Exchange:
                 first = await anext(pieces, b"")
             self._first_byte_s = self._clock.monotonic_s() - self._began_s if first else None
             problem = await _why_not_passed(answer, first, pieces)
+            if problem is None and not self._prompt.is_streamed:
+                first = await self._held(first, pieces)
             if problem is None:
                 await self._pass_on(answer, first, pieces, send)
                 return None
@@ -115,12 +125,25 @@ class Exchange:
             if answer is None and delivery.cannot_have_arrived(error):
                 return Undelivered()
             problem = Problem(502, "replica_failed", "The replica broke off before it answered.")
+            self._status = problem.status
+            return Broken(problem)
         finally:
             if answer is not None:
                 await answer.aclose()
         self._status = problem.status
         log.warning("gateway_answer_refused lease=%s code=%s", self._backend.lease_id, problem.code)
         return problem
+
+    async def _held(self, first: bytes, pieces: AsyncIterator[bytes]) -> bytes:
+        """The answer, whole unless it is longer than may be held; the rest is then still in `pieces`."""
+        held = bytearray(first)
+        while len(held) <= self._limits.held_max_bytes:
+            async with asyncio.timeout(self._limits.idle_s):
+                piece = await anext(pieces, b"")
+            if not piece:
+                break
+            held += piece
+        return bytes(held)
 
     async def _pass_on(
         self, answer: httpx.Response, first: bytes, pieces: AsyncIterator[bytes], send: Send

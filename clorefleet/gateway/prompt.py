@@ -1,7 +1,7 @@
-"""The body of a request: how much of it is held, and the two things that are read from it.
+"""The body of a request: how much of it is held, and the few things that are read from it.
 
-It is parsed for its model and whether it streams; everything else is the engine's business and goes on byte
-for byte. What parsing may cost is bounded first, since one event loop serves all streams.
+It is parsed for its model, whether it streams, and how it begins; everything else is the engine's business
+and goes on byte for byte. What parsing may cost is bounded first, since one event loop serves all streams.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ CONTAINERS_MAX = 500_000
 DEPTH_MAX = 100
 """Tool schemas nest deepest, and stay below 30. Engines parse recursively."""
 MODEL_MAX_CHARS = 200
+BEGINNING_MAX_CHARS = 2_000
+"""Of a prompt, for telling which replica may have it in its cache: a system prompt and a first question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Prompt:
     model: str
     is_streamed: bool
     body: bytes
+    beginning: str = ""
+    """Equal for prompts that are likely to share a cached prefix; "" where nothing tells."""
 
 
 class BodyBudget:
@@ -83,7 +87,34 @@ def read_prompt(body: bytes) -> Prompt | Problem:
     model = document.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MODEL_MAX_CHARS or not model.isprintable():
         return Problem(400, "invalid_body", "The body must name a “model”.")
-    return Prompt(model, document.get("stream") is True, body)
+    return Prompt(model, document.get("stream") is True, body, _beginning(document))
+
+
+def _beginning(document: dict[str, Any]) -> str:
+    """The client's own cache key, or all up to the end of the first question."""
+    key = document.get("prompt_cache_key")
+    if isinstance(key, str) and key:
+        return key[:BEGINNING_MAX_CHARS]
+    prompt, messages = document.get("prompt"), document.get("messages")
+    if isinstance(prompt, str):
+        return prompt[:BEGINNING_MAX_CHARS]
+    if not isinstance(messages, list):
+        return ""
+    parts: list[str] = []
+    for message in messages:
+        if not isinstance(message, dict):
+            return ""
+        parts.extend([str(message.get("role"))[:20], *_texts(message.get("content"))])
+        if message.get("role") == "user" or sum(map(len, parts)) >= BEGINNING_MAX_CHARS:
+            break
+    return "\n".join(parts)[:BEGINNING_MAX_CHARS]
+
+
+def _texts(content: object) -> list[str]:
+    """A message's words, bounded; images and the like say nothing here."""
+    parts = [content] if isinstance(content, str) else content if isinstance(content, list) else []
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return [text[:BEGINNING_MAX_CHARS] for text in texts if isinstance(text, str)]
 
 
 def _is_deeper(document: dict[str, Any], levels: int) -> bool:

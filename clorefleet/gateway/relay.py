@@ -1,5 +1,9 @@
 """One request from its first check to its last byte: bounds, body, a replica, perhaps another, accounting.
 
+Another replica is asked only while the client has seen nothing: as often as none could be reached, and once
+more when one took the prompt and broke off. Not twice: it may be the prompt that breaks replicas, and one
+that broke two is remembered for a while and then gets a single try.
+
 All of it happens inside one call, so that whatever ends the request (its answer, its client's leaving,
 the gateway's stop) gives back what it held: its place, its bytes, its count at the replica.
 """
@@ -9,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from hashlib import blake2b
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from clorefleet.clock import Clock
-from clorefleet.gateway.exchange import RETRY_AFTER_S, Exchange, Undelivered
+from clorefleet.gateway.exchange import RETRY_AFTER_S, Broken, Exchange, Undelivered
 from clorefleet.gateway.limits import Limits
 from clorefleet.gateway.problem import TOO_MANY, Problem
 from clorefleet.gateway.prompt import BodyBudget, Prompt, read_prompt
@@ -27,6 +32,10 @@ log = logging.getLogger("clorefleet.gateway")
 
 ATTEMPTS_MAX = 3
 """Replicas that one request may find unreachable."""
+BROKEN_MAX = 2
+"""Replicas that one request may see break off."""
+SUSPECT_S = 600.0
+SUSPECTS_MAX = 1_000
 STARTING_RETRY_AFTER_S = 15
 KNOWN_MODELS_SHOWN = 20
 
@@ -54,6 +63,10 @@ class Relay:
         self._on_finished = on_finished
         self._on_wanted = on_wanted
         self._bodies = BodyBudget(each_max_bytes=limits.body_max_bytes, all_max_bytes=limits.bodies_max_bytes)
+        self._suspects: dict[bytes, float] = {}
+        """Digests of prompts that broke as many replicas as they may, and until when that counts."""
+        self._allowance = float(limits.burst)
+        self._allowed_at_s = clock.monotonic_s()
         self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,11 +74,31 @@ class Relay:
             problem = Problem(TOO_MANY, "too_many_requests", "Too many requests at once.", retry_after_s=1)
             await problem.response()(scope, receive, send)
             return
+        if not self._is_within_rate():
+            problem = Problem(
+                TOO_MANY,
+                "rate_limited",
+                f"More than {self._limits.requests_per_s:g} requests a second.",
+                retry_after_s=1,
+            )
+            await problem.response()(scope, receive, send)
+            return
         self.under_way += 1
         try:
             await self._serve(scope, receive, send)
         finally:
             self.under_way -= 1
+
+    def _is_within_rate(self) -> bool:
+        """Take one request from an allowance that fills up again with time."""
+        now_s = self._clock.monotonic_s()
+        gained = (now_s - self._allowed_at_s) * self._limits.requests_per_s
+        self._allowance = min(float(self._limits.burst), self._allowance + gained)
+        self._allowed_at_s = now_s
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def reply(problem: Problem) -> None:
@@ -97,24 +130,41 @@ class Relay:
     async def _answer(self, prompt: Prompt, path: str, send: Send) -> Problem | None:
         """None once a replica's answer, good or bad, has gone out; else why there is none."""
         tried: set[str] = set()
+        broken: list[Problem] = []
         for _ in range(ATTEMPTS_MAX):
-            backend = self._table.take(prompt.model, excluding=frozenset(tried))
+            backend = self._table.take(prompt.model, excluding=frozenset(tried), beginning=prompt.beginning)
             if backend is None:
                 break
             try:
                 outcome = await self._exchange(backend, prompt, path, send)
             finally:
                 self._table.give_back(backend.lease_id)
-            if not isinstance(outcome, Undelivered):
+            if not isinstance(outcome, Undelivered | Broken):
                 return outcome
-            log.warning("gateway_replica_unreached lease=%s", backend.lease_id)
             self._table.rest(backend.lease_id)
             tried.add(backend.lease_id)
-        return self._why_not(prompt.model, was_tried=bool(tried))
+            if isinstance(outcome, Undelivered):
+                log.warning("gateway_replica_unreached lease=%s", backend.lease_id)
+                continue
+            log.warning("gateway_replica_broke_off lease=%s", backend.lease_id)
+            broken.append(outcome.problem)
+            if len(broken) >= self._breaks_allowed(prompt):
+                self._suspect(prompt)
+                break
+        return broken[-1] if broken else self._why_not(prompt.model, was_tried=bool(tried))
+
+    def _breaks_allowed(self, prompt: Prompt) -> int:
+        until_s = self._suspects.get(_digest(prompt), 0.0)
+        return 1 if until_s > self._clock.monotonic_s() else BROKEN_MAX
+
+    def _suspect(self, prompt: Prompt) -> None:
+        self._suspects[_digest(prompt)] = self._clock.monotonic_s() + SUSPECT_S
+        while len(self._suspects) > SUSPECTS_MAX:
+            del self._suspects[next(iter(self._suspects))]
 
     async def _exchange(
         self, backend: Backend, prompt: Prompt, path: str, send: Send
-    ) -> Problem | Undelivered | None:
+    ) -> Problem | Undelivered | Broken | None:
         exchange = Exchange(backend, prompt, path, limits=self._limits, clock=self._clock)
         was_delivered = True
         try:
@@ -138,6 +188,10 @@ class Relay:
         if self._on_wanted is not None:
             asyncio.get_running_loop().call_soon(self._on_wanted, model)
         return Problem(503, "not_ready", f"{model}: {why.reason}.", retry_after_s=STARTING_RETRY_AFTER_S)
+
+
+def _digest(prompt: Prompt) -> bytes:
+    return blake2b(prompt.body, digest_size=16).digest()
 
 
 async def _while_client_stays(

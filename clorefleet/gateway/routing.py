@@ -1,8 +1,10 @@
 """Which replica takes a request. Values, counts and one lock; no network here.
 
-A backend is *ready* when it is healthy and not draining. Among the ready ones of a model the least loaded
-takes the request, the first by lease id where several are equal: an idle fleet keeps sending to the same
-replica, whose prompt cache is warm. A backend that could not be reached *rests* for a moment: it is
+A backend is *ready* when it is healthy and not draining. Prompts that begin alike prefer one of the ready
+ones, chosen by a hash of the beginning and the lease id (rendezvous hashing: when replicas come or go, only
+their own share moves): its cache has the beginning. Where that one has more under way than the least
+loaded by `AFFINITY_SLACK` or more, or nothing is known of the beginning, the least loaded takes the request,
+the first by lease id where several are equal. A backend that could not be reached *rests* for a moment: it is
 taken only when no other is there. Without that a dead replica, always the least loaded, would attract
 every request until the daemon notices.
 """
@@ -12,10 +14,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 from clorefleet.clock import Clock, SystemClock
 
+AFFINITY_SLACK = 3
+"""Requests that a warm cache is worth waiting behind. Assumed: a few decode side by side at little loss."""
 REST_S = 5.0
 """How long an unreachable backend is passed over. About one tick: then the daemon has looked at it."""
 
@@ -61,12 +66,21 @@ class NoSuchModel:
     known: tuple[str, ...]
 
 
-def least_loaded(backends: Iterable[Backend], model: str, *, resting: frozenset[str]) -> Backend | None:
-    """The ready backend of `model` with the fewest requests; a resting one only when there is no other."""
+def choose(
+    backends: Iterable[Backend], model: str, *, resting: frozenset[str], beginning: str = ""
+) -> Backend | None:
+    """The ready backend of `model` for one more request; a resting one only when there is no other."""
     ready = [backend for backend in backends if backend.model == model and backend.is_ready]
-    return min(
-        ready, key=lambda each: (each.lease_id in resting, each.in_flight, each.lease_id), default=None
-    )
+    awake = [backend for backend in ready if backend.lease_id not in resting] or ready
+    least = min(awake, key=lambda each: (each.in_flight, each.lease_id), default=None)
+    if least is None or not beginning:
+        return least
+    warm = max(awake, key=lambda each: _affinity(beginning, each.lease_id))
+    return warm if warm.in_flight < least.in_flight + AFFINITY_SLACK else least
+
+
+def _affinity(beginning: str, lease_id: str) -> bytes:
+    return blake2b(beginning.encode("utf-8", "replace"), key=lease_id.encode()[:64], digest_size=8).digest()
 
 
 class RoutingTable:
@@ -114,7 +128,9 @@ class RoutingTable:
         with self._lock:
             return tuple(dict.fromkeys(each.model for each in self._backends if each.is_ready))
 
-    def take(self, model: str, *, excluding: frozenset[str] = frozenset()) -> Backend | None:
+    def take(
+        self, model: str, *, excluding: frozenset[str] = frozenset(), beginning: str = ""
+    ) -> Backend | None:
         """The backend for one more request, counted with it; None when none is ready.
 
         Whoever takes gives back, once.
@@ -123,7 +139,7 @@ class RoutingTable:
             now_s = self._clock.monotonic_s()
             resting = frozenset(each for each, until_s in self._rests_until_s.items() if until_s > now_s)
             candidates = [each for each in self._counted() if each.lease_id not in excluding]
-            chosen = least_loaded(candidates, model, resting=resting)
+            chosen = choose(candidates, model, resting=resting, beginning=beginning)
             if chosen is not None:
                 self._in_flight[chosen.lease_id] = chosen.in_flight + 1
             return chosen

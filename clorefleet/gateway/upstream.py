@@ -1,9 +1,9 @@
 """One HTTP client per replica, and whether a failed request can have reached it.
 
-A prompt is sent again only when it is certain that no engine can work on it: a prompt that crashes its
-engine must not take the next replica with it. Certain are a connection that was never made, and one
-that the other end closed before it had taken the whole request. The tunnel does the latter whenever its SSH
-session is gone: it accepts on the socket, finds no session, and closes.
+A prompt is sent again freely only when it is certain that no engine can work on it: a prompt that crashes
+its engine must not take one replica after the other with it. Certain are a connection that was never made,
+and one that the other end closed before it had taken the whole request. The tunnel does the latter
+whenever its SSH session is gone: it accepts on the socket, finds no session, and closes.
 
 Each request has a connection of its own. On one that is used again, a request can cross the other end's close
 and be lost in doubt: llama.cpp (seen with xllamacpp 2026.10) promises `Keep-Alive: timeout=5` and

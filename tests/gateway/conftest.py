@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ def new_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         made.append(Engine(tmp_path / f"e{len(made)}.sock", **options))  # type: ignore[arg-type]
         return made[-1]
 
+    Engine.cut_before = threading.Event()
     yield make
     for engine in made:
         engine.stop()

@@ -2,7 +2,8 @@
 
 `{"do": ...}` in a prompt: `answer` (default, streams when asked), `hold` (waits for `release` after its
 first piece, or before its answer), `silent` (no byte until `release`), `cut` (breaks off after its first
-piece), `refuse` (an error with the prompt's `status` and `body`).
+piece), `cut once` (the same, for the first such prompt of a test only), `refuse` (an error with the
+prompt's `status` and `body`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def event(document: object) -> bytes:
 
 class Engine:
     """Serves until stopped; remembers what it was asked."""
+
+    cut_before = threading.Event()
+    """Some engine of this test has cut an answer."""
 
     def __init__(self, path: Path, *, pieces: int = 3, card: bytes | None = None) -> None:
         self.path = path
@@ -101,6 +105,9 @@ class Engine:
 
     async def _obey(self, prompt: dict[str, Any], send: Send) -> None:
         do = prompt.get("do", "answer")
+        if do == "cut once":
+            do = "answer" if self.cut_before.is_set() else "cut"
+            self.cut_before.set()
         if do == "silent":
             await self._released.wait()
         if do == "refuse":

@@ -15,7 +15,7 @@ import pytest
 from clorefleet.domain.errors import NodeUnreachable
 from clorefleet.gateway.exchange import quoted
 from clorefleet.gateway.limits import Limits
-from clorefleet.gateway.routing import Backend
+from clorefleet.gateway.routing import Backend, choose
 from clorefleet.node.session import NodeSession
 from clorefleet.node.tunnel import Tunnel
 from tests.gateway.conftest import TOKEN, Running
@@ -239,30 +239,72 @@ def test_the_fleets_own_tunnel_is_passed_over_when_its_session_is_gone(
     assert len(engine.bodies) == 30
 
 
-@pytest.mark.parametrize("has_other", [True, False])
-def test_a_prompt_that_a_replica_took_is_never_given_to_another(
-    run_gateway: RunGateway, new_engine: NewEngine, new_closer: NewCloser, has_other: bool
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_replica_that_dies_before_the_client_saw_anything_is_replaced_once(
+    run_gateway: RunGateway, new_engine: NewEngine, new_closer: NewCloser, is_streamed: bool
 ):
-    """It may be the prompt that crashes engines."""
+    """F14: preempted during a request."""
     engine = new_engine()
     running = run_gateway()
     died = Backend("died", "tiny", uds_path=new_closer(reads_first=True).path)
-    other = Backend("other", "tiny", uds_path=engine.path)
-    running.table.set_backends((died, other) if has_other else (died,))
-    answer = running.ask()
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_failed")
-    assert not engine.bodies
-    until(lambda: len(running.records) == 1)
-    assert (running.records[0].status, running.records[0].first_byte_s) == (502, None)
+    fleet = (died, Backend("other", "tiny", uds_path=engine.path))
+    running.table.set_backends(fleet)
+    keys = (f"k{number}" for number in range(100))
+    key = next(key for key in keys if choose(fleet, "tiny", resting=frozenset(), beginning=key) is died)
+    assert running.ask(stream=is_streamed, prompt_cache_key=key).status_code == 200
+    assert len(engine.bodies) == 1
+    until(lambda: len(running.records) == 2)
+    assert [(each.lease_id, each.status) for each in running.records] == [("died", 502), ("other", 200)]
+
+
+def test_a_prompt_that_broke_two_replicas_is_never_given_to_a_third(
+    run_gateway: RunGateway, new_engine: NewEngine, tmp_path: Path
+):
+    """It may be the prompt that crashes engines; asked again soon, it breaks one at most."""
+    closers = [Closer(tmp_path / f"c{number}.sock", reads_first=True) for number in range(3)]
+    engine = new_engine()
+    running = run_gateway()
+    try:
+        for expected in (2, 3):
+            running.table.set_backends(
+                tuple(Backend(f"a{n}", "tiny", uds_path=each.path) for n, each in enumerate(closers))
+            )
+            answer = running.ask(do="crash")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_failed")
+            assert sum(each.accepted for each in closers) == expected
+        running.table.set_backends((Backend("live", "tiny", uds_path=engine.path),))
+        assert running.ask().status_code == 200, "others are not under suspicion"
+    finally:
+        for each in closers:
+            each.stop()
+
+
+def test_an_unstreamed_answer_that_breaks_off_is_asked_for_once_more(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    """F14: nothing of it had gone out, so that the client never learns."""
+    engines = [new_engine(), new_engine()]
+    running = run_gateway(*engines)
+    answer = running.ask(do="cut once")
+    assert answer.status_code == 200 and answer.json()["usage"]
+    assert sorted(len(each.bodies) for each in engines) == [1, 1]
+    until(lambda: sorted(each.status for each in running.records) == [200, 502])
+
+
+def test_an_unstreamed_answer_that_is_too_long_to_hold_is_passed_on_all_the_same(
+    run_gateway: RunGateway, new_engine: NewEngine
+):
+    running = run_gateway(new_engine(), limits=Limits(held_max_bytes=10))
+    assert running.ask().json()["usage"]
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(
+def test_an_answer_that_breaks_off_after_its_first_byte_is_not_taken_for_a_whole_one(
     run_gateway: RunGateway, new_engine: NewEngine, is_streamed: bool
 ):
     """F14: preempted during a request."""
     engines = [new_engine(), new_engine()]
-    running = run_gateway(*engines)
+    running = run_gateway(*engines, limits=Limits(held_max_bytes=5))
     prompt = {"model": "tiny", "stream": is_streamed, "do": "cut"}
     seen = b""
     with (
@@ -277,7 +319,7 @@ def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(
     assert len(engines[0].bodies) + len(engines[1].bodies) == 1, "no second try after the first byte"
     until(lambda: len(running.records) == 1)
     assert running.records[0].status == 502
-    until(lambda: running.table.in_flight("l0") == 0)
+    until(lambda: running.table.in_flight("l0") == running.table.in_flight("l1") == 0)
 
 
 def test_a_model_not_yet_ready_and_no_such_model_are_different_answers(
@@ -456,6 +498,13 @@ def test_more_requests_at_once_than_allowed_are_told_to_wait(run_gateway: RunGat
         engine.release()
     until(lambda: running.client.get("/-/status").json()["under_way"] == 0)
     assert running.ask().status_code == 200
+
+
+def test_a_loop_of_requests_is_slowed_down(run_gateway: RunGateway, new_engine: NewEngine):
+    running = run_gateway(new_engine(), limits=Limits(requests_per_s=0.001, burst=3))
+    answers = [running.ask() for _ in range(5)]
+    assert [each.status_code for each in answers] == [200, 200, 200, 429, 429]
+    assert answers[-1].headers["retry-after"] and "requests a second" in answers[-1].text
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"model": 3}', b"[" * 5000])

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from clorefleet.gateway.routing import REST_S, Backend, NoSuchModel, RoutingTable, Starting, least_loaded
+from clorefleet.gateway.routing import (
+    AFFINITY_SLACK,
+    REST_S,
+    Backend,
+    NoSuchModel,
+    RoutingTable,
+    Starting,
+    choose,
+)
 
 
 @dataclass
@@ -47,8 +55,39 @@ def backend(lease_id: str, model: str = "m", **fields: object) -> Backend:
 def test_the_least_loaded_ready_replica_is_taken(
     backends: list[Backend], resting: tuple[str, ...], expected: str | None
 ):
-    chosen = least_loaded(backends, "m", resting=frozenset(resting))
+    chosen = choose(backends, "m", resting=frozenset(resting))
     assert (chosen.lease_id if chosen else None) == expected
+
+
+def chosen_for(beginning: str, *backends: Backend) -> str:
+    chosen = choose(backends, "m", resting=frozenset(), beginning=beginning)
+    assert chosen is not None
+    return chosen.lease_id
+
+
+def test_prompts_that_begin_alike_go_to_one_replica_and_different_ones_spread():
+    fleet = [backend(name) for name in "abcd"]
+    homes = {text: chosen_for(text, *fleet) for text in map(str, range(400))}
+    assert homes == {text: chosen_for(text, *reversed(fleet)) for text in homes}
+    shares = [list(homes.values()).count(name) for name in "abcd"]
+    assert min(shares) > 60, shares
+
+
+def test_a_replica_that_leaves_moves_only_its_own_share():
+    fleet = [backend(name) for name in "abcd"]
+    before = {text: chosen_for(text, *fleet) for text in map(str, range(200))}
+    after = {text: chosen_for(text, *fleet[:-1]) for text in before}
+    assert all(after[text] == home for text, home in before.items() if home != "d")
+
+
+def test_a_warm_cache_is_not_worth_a_long_queue():
+    home = chosen_for("hello", backend("a"), backend("b"))
+    other = "b" if home == "a" else "a"
+    short, long = (backend(home, in_flight=count) for count in (AFFINITY_SLACK - 1, AFFINITY_SLACK))
+    assert chosen_for("hello", short, backend(other)) == home
+    assert chosen_for("hello", long, backend(other)) == other
+    resting = choose([backend("a"), backend("b")], "m", resting=frozenset({home}), beginning="hello")
+    assert resting is not None and resting.lease_id == other
 
 
 def test_what_was_taken_counts_until_it_is_given_back():
