@@ -15,7 +15,7 @@ import pytest
 import clorefleet
 
 PACKAGE = Path(clorefleet.__file__).parent
-PURE_FLEET = {"action", "budget", "limits", "reconcile", "snapshot"}
+PURE_FLEET = {"action", "budget", "doubt", "limits", "reconcile", "snapshot"}
 ALLOWED: dict[str, set[str]] = {
     "domain": {"domain"},
     "planner": {"planner", "domain", "config"},

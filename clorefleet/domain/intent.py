@@ -17,13 +17,28 @@ from clorefleet.domain.money import Rate
 
 
 class Effect(StrEnum):
-    """All effects there are; a new one added here is killed at each of its boundaries by the tests."""
+    """All effects there are: what costs, stops or exposes. Each passes `Executor._through`, and each is
+    killed at each `Boundary` by `tests/fleet/test_kill_points.py`, which takes both lists from here."""
 
     RENT = "rent"
     CANCEL = "cancel"
+    SPOT_PRICE = "spot_price"
     START_JOB = "start_job"
     ROUTE = "route"
-    UNROUTE = "unroute"
+    """Requests of users begin or cease to reach a replica."""
+
+
+class Boundary(StrEnum):
+    """The places around an effect at which a process may die."""
+
+    BEFORE_INTENT = "before intent"
+    AFTER_INTENT = "after intent"
+    AFTER_EFFECT = "after effect"
+    AFTER_RECORD = "after record"
+
+
+KILL_POINTS = tuple((effect, boundary) for effect in Effect for boundary in Boundary)
+"""Every place at which dying must be harmless."""
 
 
 class IntentState(StrEnum):

@@ -1,22 +1,34 @@
-"""What was spent: one segment per lease and rate.
+"""What was spent: segments of lease x rate, side by side without gap or overlap. Pure.
 
-Two figures are kept apart on purpose. `estimate` is ours: whole minutes x rate, fee on top, creation
-fee once the order is ten minutes old (the market's documented rules; charging per minute is
-assumed). `market_spend` is the market's own counter for the order. While a lease runs, the larger of
-both is shown; once the market's list of completed orders has the order, its figure is final.
+An order has one segment per stretch of time in which neither its price nor the coin's recorded rate
+changed. All of an order's segments count the same minutes from the same origin, the order's own
+creation time, so that each minute belongs to exactly one of them, wherever a boundary falls.
+
+Two figures are kept apart on purpose. `estimate` is ours: whole minutes x rate, fee on top, creation fee with
+minute ten (the market's documented rules; the grain of a minute is assumed), rounded once to the market's
+8 decimals. `market_spend` is the market's own counter, handed out to an order's segments by `apportioned`.
+While a lease runs, the larger of both is shown; once the list of completed orders has the order, its
+figure is final. The difference between both is the `drift` that `clorefleet cost` shows.
+
+The functions below turn an order's segments into its segments after something happened. A clock that jumps
+backwards can make a segment short, never negative.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
 
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.money import Currency, Money, Rate
 
 CHARGE_GRAIN_S = 60
 CREATION_FEE_AFTER_S = 600
+_CREATION_FEE_MINUTE = CREATION_FEE_AFTER_S // CHARGE_GRAIN_S
+_QUANTUM = Decimal("0.00000001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,7 @@ class LedgerSegment:
     is_spot: bool
     fee_percent: Decimal
     creation_fee: Decimal
-    """In the billed currency."""
+    """In the billed currency. Counted by the segment that minute ten of the order falls into."""
     usd_per_unit: Decimal
     """Recorded when the segment was opened; it never changes afterwards."""
     rate_source: str
@@ -37,6 +49,8 @@ class LedgerSegment:
     ended_at: datetime | None = None
     market_spend: Decimal | None = None
     settled_at: datetime | None = None
+    order_started_at: datetime | None = None
+    """From when the order's minutes are counted; None means `started_at`."""
 
     @property
     def currency(self) -> Currency:
@@ -44,13 +58,14 @@ class LedgerSegment:
 
     def estimate(self, now: datetime) -> Money:
         """Our own count up to `now`, or to the end of the segment. Never negative, also if a clock jumps."""
-        until = self.ended_at or now
-        elapsed_s = max(0, int((until - self.started_at).total_seconds()))
-        charged_s = elapsed_s // CHARGE_GRAIN_S * CHARGE_GRAIN_S
-        rent = self.price.for_seconds(charged_s) * (1 + self.fee_percent / 100)
-        if elapsed_s >= CREATION_FEE_AFTER_S:
-            rent = rent + Money(self.creation_fee, self.currency)
-        return rent
+        origin = self.order_started_at or self.started_at
+        first = _whole_minutes(origin, self.started_at)
+        last = max(first, _whole_minutes(origin, self.ended_at or now))
+        rent = self.price.for_seconds((last - first) * CHARGE_GRAIN_S).amount
+        total = _rounded(rent) + _rounded(rent * self.fee_percent / 100)
+        if first < _CREATION_FEE_MINUTE <= last:
+            total += self.creation_fee
+        return Money(total, self.currency)
 
     def cost(self, now: datetime) -> Money:
         """The settled bill, or the larger of our estimate and the market's counter while it runs."""
@@ -65,6 +80,102 @@ class LedgerSegment:
     def cost_usd(self, now: datetime) -> Decimal:
         return self.cost(now).amount * self.usd_per_unit
 
+    @property
+    def drift(self) -> Decimal | None:
+        """What the market charged beyond our own count, in the billed currency; None until settled."""
+        if self.settled_at is None or self.market_spend is None:
+            return None
+        return self.market_spend - self.estimate(self.settled_at).amount
+
     def worst_case_usd_per_day(self) -> Decimal:
         """The running rate with fee, in USD per day."""
         return self.price.amount * (1 + self.fee_percent / 100) * self.usd_per_unit
+
+
+def _whole_minutes(origin: datetime, until: datetime) -> int:
+    return max(0, int((until - origin).total_seconds())) // CHARGE_GRAIN_S
+
+
+def _rounded(amount: Decimal) -> Decimal:
+    """To the market's last unit, half to even, as its published bills are [assumed]."""
+    return amount.quantize(_QUANTUM, ROUND_HALF_EVEN)
+
+
+Segments = tuple[LedgerSegment, ...]
+"""Those of one order, in order of time."""
+
+
+def in_order(segments: Iterable[LedgerSegment]) -> Segments:
+    return tuple(sorted(segments, key=lambda each: (each.started_at, each.ended_at is None)))
+
+
+def counted(segments: Segments, spend: Decimal) -> Segments:
+    """The market's running counter for the order."""
+    if not segments or segments[-1].settled_at is not None:
+        return segments
+    return apportioned(segments, spend)
+
+
+def closed(segments: Segments, *, ended_at: datetime, settled: Decimal | None, now: datetime) -> Segments:
+    """The count ends; `settled` is the completed order's own figure, or None until it is known."""
+    if not segments:
+        return segments
+    last = segments[-1]
+    if last.ended_at is None:
+        segments = (*segments[:-1], replace(last, ended_at=max(ended_at, last.started_at)))
+    if settled is None:
+        return segments
+    return tuple(replace(each, settled_at=now) for each in apportioned(segments, settled))
+
+
+def reopened(segments: Segments) -> Segments:
+    """The order bills after all: it is counted on as if it had never stopped."""
+    open_again = tuple(replace(each, settled_at=None) for each in segments)
+    return (*open_again[:-1], replace(open_again[-1], ended_at=None)) if open_again else open_again
+
+
+def switched(
+    segments: Segments, at: datetime, *, price: Rate, usd_per_unit: Decimal, rate_source: str
+) -> Segments:
+    """From `at` on another price, or another rate of the coin, is in force."""
+    if not segments or segments[-1].ended_at is not None:
+        return segments
+    last = segments[-1]
+    at = max(at, last.started_at)
+    following = replace(
+        last,
+        price=price,
+        usd_per_unit=usd_per_unit,
+        rate_source=rate_source,
+        started_at=at,
+        market_spend=None,
+        order_started_at=last.order_started_at or last.started_at,
+    )
+    if at == last.started_at:
+        return (*segments[:-1], following)
+    return (*segments[:-1], replace(last, ended_at=at), following)
+
+
+def apportioned(segments: Segments, spend: Decimal) -> Segments:
+    """The market's one figure for an order, handed out to its segments: the sum is `spend` to the last unit.
+
+    Earlier segments take what we counted for them, as far as it goes; the last one takes the rest.
+    """
+    left, shares = spend, []
+    for each in segments[:-1]:
+        share = min(left, each.estimate(each.ended_at or each.started_at).amount)
+        shares.append(replace(each, market_spend=share))
+        left -= share
+    return (*shares, replace(segments[-1], market_spend=left))
+
+
+def faults_of(segments: Sequence[LedgerSegment]) -> tuple[str, ...]:
+    """S7: every gap, overlap, negative interval and second open end among one order's segments."""
+    found = []
+    for each in segments:
+        if each.ended_at is not None and each.ended_at < each.started_at:
+            found.append(f"order {each.order_id}: a segment ends before it begins, at {each.ended_at}")
+    for earlier, later in pairwise(segments):
+        if earlier.ended_at != later.started_at:
+            found.append(f"order {later.order_id}: {earlier.ended_at} is followed by {later.started_at}")
+    return tuple(found)

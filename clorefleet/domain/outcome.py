@@ -55,3 +55,25 @@ class CancelUnknown:
 
 
 CancelOutcome = CancelAccepted | AlreadyEnded | CancelRefused | CancelUnknown
+
+
+@dataclass(frozen=True, slots=True)
+class SpotPriceSet:
+    """The market took the bid; the order list shows the price in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpotPriceRefused:
+    """The order keeps its price."""
+
+    error: MarketError
+
+
+@dataclass(frozen=True, slots=True)
+class SpotPriceUnknown:
+    """The order bills at the old or at the new price: the order list tells."""
+
+    reason: str
+
+
+SpotPriceOutcome = SpotPriceSet | SpotPriceRefused | SpotPriceUnknown

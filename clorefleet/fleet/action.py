@@ -7,7 +7,9 @@ from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.intent import Intent, IntentState
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan
@@ -55,6 +57,32 @@ class Cancel:
 
     lease_id: LeaseId
     order_id: OrderId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpotPrice:
+    """Changes what an order costs: another bid for a spot order, per day in its currency."""
+
+    lease_id: LeaseId
+    order_id: OrderId
+    desired: Rate
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """A reading showed how an intent in doubt came out; nothing is asked of anybody."""
+
+    intent: Intent
+    state: IntentState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRenting:
+    """The circuit breaker: nothing more is rented until the user says go on. Ending goes on."""
+
     reason: str
 
 
@@ -159,6 +187,9 @@ Action = (
     | DropRent
     | GiveBack
     | Cancel
+    | SetSpotPrice
+    | Conclude
+    | StopRenting
     | NoteAbsence
     | End
     | Reopen

@@ -1,6 +1,7 @@
-"""The ceiling on spending. Pure; called by `reconcile` and again inside the transaction of each rent intent.
+"""The ceilings on spending. Pure; called by `reconcile` and again inside the transaction of each rent intent.
 
-A budget of B per day is kept in two ways, both against us:
+There are four: per day and in total, of one deployment and of the fleet. A ceiling of B per day is kept in
+two ways, both against us:
 
 - the rates of everything that may bill at once (open leases, rents in doubt, orders not yet read as
   gone) and of the new plan never sum to more than B per day;
@@ -8,23 +9,43 @@ A budget of B per day is kept in two ways, both against us:
   the creation fees that are still to come, is at most B.
 
 So a failed host's minutes count, and a replacement waits until the old order is gone where the
-budget does not carry both.
+budget does not carry both. Where the market bills in a coin, a rent is checked at the worst admissible
+rate of that coin: the present one and `COIN_RATE_MARGIN` on top.
+
+What was within the ceilings when it was rented can pass them later: the user lowers a budget, a coin jumps, a
+total is used up. `overspending` then names the leases to give back, before the ceiling is passed.
+
+The circuit breaker (`why_stop_renting`) is a ceiling on trouble: many rents, or many failed hosts, in a short
+time mean that something is wrong that renting will not mend. Only the user ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
-from clorefleet.domain.lease import Lease
+from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.identity import DeploymentId, LeaseId
+from clorefleet.domain.lease import HostFault, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
-from clorefleet.domain.money import format_usd
+from clorefleet.domain.money import Currency, format_usd
 from clorefleet.domain.plan import Plan
+from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 
 _DAY_S = Decimal(86_400)
+COIN_RATE_MARGIN = Decimal("0.05")
+"""How far a coin may rise after a rent before anything has to be given back [assumed: a usual day's move]."""
+_FIRST_STRETCH = timedelta(hours=1)
+"""A rent that a total ceiling would end within this is not begun."""
+_SLACK = timedelta(minutes=2)
+"""The ledger counts whole minutes and shares a segment out over midnight by time; less than this is
+rounding."""
+
+UsdPerUnit = Mapping[Currency, Decimal]
+"""The present rates of coins; a missing one stands for the rate at the time of the rent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,35 @@ class BudgetRefusal:
     text: str
     is_lasting: bool
     """True when waiting does not help: the plan alone is above the ceiling."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSpending:
+    """What all deployments together hold and have spent, under the ceilings that the user set for them."""
+
+    guard: FleetGuard = field(default_factory=FleetGuard)
+    open_leases: tuple[Lease, ...] = ()
+    spent_today_usd: Decimal = Decimal(0)
+    spent_total_usd: Decimal = Decimal(0)
+    deployment_spent_total_usd: Mapping[DeploymentId, Decimal] = field(default_factory=dict)
+    """For the deployments that have a total ceiling."""
+    usd_per_unit: UsdPerUnit = field(default_factory=dict)
+
+
+_ALONE = FleetSpending()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ceiling:
+    """One scope's two ceilings, and what counts against them."""
+
+    scope: str
+    per_day_usd: Decimal | None
+    total_usd: Decimal | None
+    open_leases: tuple[Lease, ...]
+    spent_today_usd: Decimal
+    spent_total_usd: Decimal
+    usd_per_unit: UsdPerUnit
 
 
 def midnight_utc(now: datetime) -> datetime:
@@ -48,16 +98,15 @@ def spent_since(segments: Iterable[LedgerSegment], since: datetime, now: datetim
     """
     total = Decimal(0)
     for segment in segments:
-        cost = segment.cost_usd(now)
         if segment.started_at >= since:
-            total += cost
+            total += segment.cost_usd(now)
             continue
         end = segment.ended_at or now
         if end <= since:
             continue
         length_s = Decimal(max(1, int((end - segment.started_at).total_seconds())))
         inside_s = Decimal(int((end - since).total_seconds()))
-        total += cost * min(Decimal(1), inside_s / length_s)
+        total += segment.cost_usd(now) * min(Decimal(1), inside_s / length_s)
     return total
 
 
@@ -68,40 +117,160 @@ def refusal(
     open_leases: Iterable[Lease],
     spent_today_usd: Decimal,
     now: datetime,
+    fleet: FleetSpending = _ALONE,
 ) -> BudgetRefusal | None:
     """None when the plan may be rented now; `open_leases` are the deployment's that may bill."""
+    own = _own_ceiling(deployment, tuple(open_leases), spent_today_usd, fleet)
+    for ceiling in (own, _fleet_ceiling(fleet)):
+        found = _refusal_by(ceiling, plan, now)
+        if found is not None:
+            return found
+    return None
+
+
+def _own_ceiling(
+    deployment: Deployment, leases: tuple[Lease, ...], spent_today_usd: Decimal, fleet: FleetSpending
+) -> _Ceiling:
     budget = deployment.requirement.budget
-    if budget is None:
+    return _Ceiling(
+        scope=f"the budget of {budget}",
+        per_day_usd=None if budget is None else budget.per_day.amount,
+        total_usd=fleet.guard.deployment_totals_usd.get(deployment.deployment_id),
+        open_leases=leases,
+        spent_today_usd=spent_today_usd,
+        spent_total_usd=fleet.deployment_spent_total_usd.get(deployment.deployment_id, Decimal(0)),
+        usd_per_unit=fleet.usd_per_unit,
+    )
+
+
+def _fleet_ceiling(fleet: FleetSpending) -> _Ceiling:
+    budget = fleet.guard.per_day
+    return _Ceiling(
+        scope=f"the fleet's budget of {budget}",
+        per_day_usd=None if budget is None else budget.per_day.amount,
+        total_usd=fleet.guard.total_usd,
+        open_leases=fleet.open_leases,
+        spent_today_usd=fleet.spent_today_usd,
+        spent_total_usd=fleet.spent_total_usd,
+        usd_per_unit=fleet.usd_per_unit,
+    )
+
+
+def _refusal_by(ceiling: _Ceiling, plan: Plan, now: datetime) -> BudgetRefusal | None:
+    worst = _worst_factor(plan, ceiling.usd_per_unit)
+    rate_of_plan = plan.price.running_usd_per_day * worst
+    fee_of_plan = plan.price.creation_fee * plan.price.usd_per_unit * worst
+    if ceiling.total_usd is not None:
+        first_stretch = rate_of_plan * _share_of_day(_FIRST_STRETCH) + fee_of_plan
+        if ceiling.spent_total_usd + first_stretch > ceiling.total_usd:
+            return BudgetRefusal(
+                f"${format_usd(ceiling.spent_total_usd)} of the total of ${format_usd(ceiling.total_usd)} "
+                "is spent; what is left does not carry an hour of this plan",
+                is_lasting=True,
+            )
+    if ceiling.per_day_usd is None:
         return None
-    ceiling = budget.per_day.amount
-    if plan.price.first_day_usd > ceiling:
+    if rate_of_plan + fee_of_plan > ceiling.per_day_usd:
+        at_worst = "" if worst == 1 else " at the worst admissible coin rate"
         return BudgetRefusal(
-            f"the plan costs up to ${format_usd(plan.price.first_day_usd)} on its first day, "
-            f"above the budget of {budget}",
+            f"the plan costs up to ${format_usd(rate_of_plan + fee_of_plan)} on its first day{at_worst}, "
+            f"above {ceiling.scope}",
             is_lasting=True,
         )
     committed = Decimal(0)
-    fees_to_come = plan.price.creation_fee * plan.price.usd_per_unit
-    for lease in open_leases:
-        committed += running_usd_per_day(lease)
+    fees_to_come = fee_of_plan
+    for lease in ceiling.open_leases:
+        factor = _worst_factor(lease.plan, ceiling.usd_per_unit)
+        committed += running_usd_per_day(lease) * factor
         if now - (lease.ordered_at or lease.created_at) < timedelta(seconds=CREATION_FEE_AFTER_S):
-            fees_to_come += lease.plan.price.creation_fee * lease.plan.price.usd_per_unit
-    rate = committed + plan.price.running_usd_per_day
-    if rate > ceiling:
+            fees_to_come += lease.plan.price.creation_fee * lease.plan.price.usd_per_unit * factor
+    rate = committed + rate_of_plan
+    if rate > ceiling.per_day_usd:
         return BudgetRefusal(
             f"${format_usd(committed)}/day is still committed to servers that are not confirmed as ended; "
-            f"together with ${format_usd(plan.price.running_usd_per_day)}/day that passes {budget}",
+            f"together with ${format_usd(rate_of_plan)}/day that passes {ceiling.scope}",
             is_lasting=False,
         )
-    remaining_s = Decimal(int((midnight_utc(now) + timedelta(days=1) - now).total_seconds()))
-    worst_today = spent_today_usd + rate * remaining_s / _DAY_S + fees_to_come
-    if worst_today > ceiling:
+    worst_today = ceiling.spent_today_usd + rate * _share_of_day(_until_midnight(now)) + fees_to_come
+    if worst_today > ceiling.per_day_usd:
         return BudgetRefusal(
-            f"${format_usd(spent_today_usd)} was spent since midnight UTC; with this plan the day "
-            f"could reach ${format_usd(worst_today)}, above {budget}",
+            f"${format_usd(ceiling.spent_today_usd)} was spent since midnight UTC; with this plan the day "
+            f"could reach ${format_usd(worst_today)}, above {ceiling.scope}",
             is_lasting=False,
         )
     return None
+
+
+def overspending(
+    deployments: Iterable[Deployment],
+    *,
+    spent_today_usd: Mapping[DeploymentId, Decimal],
+    fleet: FleetSpending,
+    now: datetime,
+    limits: FleetLimits = DEFAULT_LIMITS,
+) -> Mapping[LeaseId, str]:
+    """Leases that must be given back so that no ceiling is passed, each with the reason for the user.
+
+    Of too high a rate, the newest go first and no more than needed; where a ceiling is used up, all go.
+    """
+    found: dict[LeaseId, str] = {}
+    for deployment in deployments:
+        mine = tuple(lease for lease in fleet.open_leases if lease.deployment_id == deployment.deployment_id)
+        spent = spent_today_usd.get(deployment.deployment_id, Decimal(0))
+        found |= _overspent(_own_ceiling(deployment, mine, spent, fleet), now, limits)
+    staying = tuple(lease for lease in fleet.open_leases if lease.lease_id not in found)
+    return found | dict(_overspent(_fleet_ceiling(_with_leases(fleet, staying)), now, limits))
+
+
+def _with_leases(fleet: FleetSpending, leases: tuple[Lease, ...]) -> FleetSpending:
+    return FleetSpending(
+        fleet.guard,
+        leases,
+        fleet.spent_today_usd,
+        fleet.spent_total_usd,
+        fleet.deployment_spent_total_usd,
+        fleet.usd_per_unit,
+    )
+
+
+def _overspent(ceiling: _Ceiling, now: datetime, limits: FleetLimits) -> Mapping[LeaseId, str]:
+    if ceiling.per_day_usd is None and ceiling.total_usd is None:
+        return {}
+    rates = {each.lease_id: _present_rate(each, ceiling.usd_per_unit) for each in ceiling.open_leases}
+    rate = sum(rates.values(), Decimal(0))
+    # A lease that is leaving bills until it is gone; it is not asked to leave again.
+    staying = [
+        each
+        for each in ceiling.open_leases
+        if each.state is LeaseState.ORDERED and each.phase is not Phase.DRAINING
+    ]
+    if ceiling.total_usd is not None:
+        ahead = ceiling.spent_total_usd + rate * _share_of_day(limits.stop_lead)
+        if ahead > ceiling.total_usd:
+            why = (
+                f"${format_usd(ceiling.spent_total_usd)} of the total of "
+                f"${format_usd(ceiling.total_usd)} is spent"
+            )
+            return {each.lease_id: why for each in staying}
+    if ceiling.per_day_usd is None:
+        return {}
+    lead = min(limits.stop_lead, _until_midnight(now))
+    ahead = ceiling.spent_today_usd + rate * (_share_of_day(lead) - _share_of_day(_SLACK))
+    if ahead > ceiling.per_day_usd:
+        why = (
+            f"${format_usd(ceiling.spent_today_usd)} was spent since midnight UTC, "
+            f"nearly all of {ceiling.scope}"
+        )
+        return {each.lease_id: why for each in staying}
+    found: dict[LeaseId, str] = {}
+    leaving = {each.lease_id for each in ceiling.open_leases} - {each.lease_id for each in staying}
+    rate -= sum((rates[lease_id] for lease_id in leaving), Decimal(0))
+    for lease in sorted(staying, key=lambda each: each.created_at, reverse=True):
+        if rate <= ceiling.per_day_usd:
+            break
+        found[lease.lease_id] = f"${format_usd(rate)}/day passes {ceiling.scope}"
+        rate -= rates[lease.lease_id]
+    return found
 
 
 def running_usd_per_day(lease: Lease) -> Decimal:
@@ -112,3 +281,79 @@ def running_usd_per_day(lease: Lease) -> Decimal:
     price = lease.plan.price
     billed = lease.price.amount * (1 + price.fee_percent / 100) * price.usd_per_unit
     return max(planned, billed)
+
+
+def _present_rate(lease: Lease, usd_per_unit: UsdPerUnit) -> Decimal:
+    """USD per day at the present rate of the coin."""
+    price = lease.plan.price
+    present = usd_per_unit.get(price.billed.currency, price.usd_per_unit)
+    return running_usd_per_day(lease) * (present / price.usd_per_unit)
+
+
+def _worst_factor(plan: Plan, usd_per_unit: UsdPerUnit) -> Decimal:
+    """By how much the plan's USD figures may grow: 1 where the market bills in USD."""
+    currency = plan.price.billed.currency
+    if currency is Currency.USD:
+        return Decimal(1)
+    risen = usd_per_unit.get(currency, plan.price.usd_per_unit) / plan.price.usd_per_unit
+    return max(Decimal(1), risen) * (1 + COIN_RATE_MARGIN)
+
+
+def _until_midnight(now: datetime) -> timedelta:
+    return midnight_utc(now) + timedelta(days=1) - now
+
+
+def _share_of_day(duration: timedelta) -> Decimal:
+    return Decimal(int(duration.total_seconds())) / _DAY_S
+
+
+# -- the circuit breaker
+
+
+def why_stop_renting(
+    leases: Iterable[Lease],
+    faults: Iterable[HostFault],
+    guard: FleetGuard,
+    now: datetime,
+    limits: FleetLimits = DEFAULT_LIMITS,
+) -> str:
+    """Why nothing more should be rented until the user has looked; "" while all is usual.
+
+    Refused rents cost nothing and do not count.
+    """
+    if guard.is_stopped:
+        return ""
+    since = max(now - limits.breaker_window, guard.resumed_at or now - limits.breaker_window)
+    rents = sum(1 for each in leases if each.created_at >= since and each.state is not LeaseState.REFUSED)
+    if rents > limits.rents_per_window:
+        return (
+            f"{rents} servers were rented within {_hours(limits.breaker_window)}, more than "
+            f"{limits.rents_per_window}: something makes them fail"
+        )
+    failed = len({each.server_id for each in faults if each.at >= since})
+    if failed > limits.failed_hosts_per_window:
+        return (
+            f"{failed} hosts failed within {_hours(limits.breaker_window)}, more than "
+            f"{limits.failed_hosts_per_window}: more rents would only cost more"
+        )
+    return ""
+
+
+def _hours(duration: timedelta) -> str:
+    hours = duration.total_seconds() / 3600
+    return f"{hours:g} hour" + ("" if hours == 1 else "s")
+
+
+# -- wallets
+
+
+def wallet_warning(reading: WalletReading, limits: FleetLimits = DEFAULT_LIMITS) -> str:
+    """What to tell the user before the market would cut the orders for lack of money; "" while it lasts."""
+    runway = reading.runway_days
+    if runway is None or runway * _DAY_S >= Decimal(int(limits.low_wallet.total_seconds())):
+        return ""
+    hours = runway * 24
+    return (
+        f"The {reading.currency} wallet holds {reading.balance} and lasts {hours:.1f} hours at the present "
+        "burn; at zero the market ends the orders and their data is lost. Add funds, or stop something."
+    )

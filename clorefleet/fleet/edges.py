@@ -1,6 +1,8 @@
-"""The edges of the fleet: what it needs of a market and of nodes. Small on purpose.
+"""The edges of the fleet: what it needs of a market, of nodes and of a gateway. Small on purpose.
 
-The real ones are `clorefleet.market.client` and `clorefleet.node.operator`; the simulation has its own.
+The real ones are `clorefleet.market.rent`, `clorefleet.node.operator` and `clorefleet.gateway.service`; the
+simulation has its own. Every method is either in `READINGS`, or an effect: then only the executor may call
+it, between the intent and the record. `tests/fleet/test_kill_points.py` holds both to be complete.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from typing import Protocol
 
 from clorefleet.domain.identity import LeaseId, OrderId
 from clorefleet.domain.lease import Lease, Phase
+from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Backend, Credentials, NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
-from clorefleet.domain.outcome import CancelOutcome, RentOutcome
+from clorefleet.domain.outcome import CancelOutcome, RentOutcome, SpotPriceOutcome
 from clorefleet.domain.plan import PlanReport, Requirement
 
 
@@ -29,6 +32,11 @@ class Market(Protocol):
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
         """Stops money. Never raises for an answer of the market."""
+        ...
+
+    def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> SpotPriceOutcome:
+        """Changes what an order costs: its bid, per day in the order's currency. Never raises for an
+        answer."""
         ...
 
 
@@ -60,3 +68,17 @@ class Nodes(Protocol):
     def forget(self, lease_id: LeaseId) -> None:
         """Close the session and delete the lease's key: its order has ended."""
         ...
+
+
+class SetRoutes(Protocol):
+    def __call__(self, backends: tuple[Backend, ...], /) -> None:
+        """Requests reach exactly these replicas from now on. Local to this process: it dies with it."""
+        ...
+
+
+READINGS: dict[type, frozenset[str]] = {
+    Market: frozenset({"fetch_view", "fetch_orders", "fetch_wallets"}),
+    Nodes: frozenset({"prepare", "look", "backend", "forget"}),
+}
+"""What may be called outside an effect: it costs, stops and exposes nothing. `prepare` and `forget` make and
+delete a lease's key on this machine; `backend` keeps a tunnel up to a replica that no route leads to yet."""

@@ -1,5 +1,8 @@
 """Act: perform the actions of a tick, each effect behind its intent. Nothing here decides.
 
+Every effect passes `Executor._through`: intent, effect, record, with a place to die between each two of
+them. The kill test takes its cases from there, so that an effect that went another way would be found.
+
 An action that cannot be performed is an event, never the end of the tick: the next one looks again.
 The exception is a lost leadership, after which this process must not write or act any more. Cancels
 differ once: they go out even when the store cannot be written, because stopping never waits.
@@ -9,17 +12,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 
 from clorefleet.clock import Clock
-from clorefleet.domain.errors import BudgetExceeded, LostLeadership, NodeError, StoreError
+from clorefleet.domain.errors import BudgetExceeded, LostLeadership, MarketUnreachable, NodeError, StoreError
 from clorefleet.domain.event import Event
-from clorefleet.domain.identity import IntentId, LeaseId
-from clorefleet.domain.intent import IntentState
+from clorefleet.domain.identity import IntentId, LeaseId, OrderId
+from clorefleet.domain.intent import Boundary, Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.node import Credentials
+from clorefleet.domain.ledger import LedgerSegment, Segments, counted, in_order, switched
+from clorefleet.domain.node import Backend, Credentials
 from clorefleet.domain.order import Order, RentRequest
 from clorefleet.domain.outcome import (
     AlreadyEnded,
@@ -28,8 +33,13 @@ from clorefleet.domain.outcome import (
     CancelRefused,
     CancelUnknown,
     Rented,
+    RentOutcome,
     RentRefused,
     RentUnknown,
+    SpotPriceOutcome,
+    SpotPriceRefused,
+    SpotPriceSet,
+    SpotPriceUnknown,
 )
 from clorefleet.domain.secret import Secret
 from clorefleet.domain.text import clean_line
@@ -38,6 +48,7 @@ from clorefleet.fleet.action import (
     Adopt,
     Advance,
     Cancel,
+    Conclude,
     DropRent,
     End,
     Explain,
@@ -48,11 +59,14 @@ from clorefleet.fleet.action import (
     Rent,
     Reopen,
     ReportForeign,
+    SetSpotPrice,
     Settle,
     StartWork,
+    StopRenting,
 )
-from clorefleet.fleet.edges import Market, Nodes
+from clorefleet.fleet.edges import Market, Nodes, SetRoutes
 from clorefleet.fleet.journal import Journal
+from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.snapshot import Snapshot
 
 log = logging.getLogger("clorefleet.fleet")
@@ -61,6 +75,24 @@ NONCE_VARIABLE = "CLOREFLEET_NONCE"
 NewId = Callable[[], str]
 StartupCommand = Callable[[Credentials], str]
 """The order's start-up script for what `Nodes.prepare` made."""
+Reached = Callable[[Effect, Boundary], None]
+"""Called at each boundary of each effect; a test dies in it."""
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def nothing_happens(effect: Effect, boundary: Boundary) -> None:
+    """The boundary of a process that lives on."""
+
+
+@dataclass(slots=True)
+class RouteTable:
+    """Where requests go now. It lives and dies with the process, and so do the routes themselves."""
+
+    backends: tuple[Backend, ...] | None = None
+    """None: nothing was stated yet."""
+
+
 _FRESH_COUNTS = {(Phase.INSTALLING, Phase.SYNCING), (Phase.SYNCING, Phase.LAUNCHING)}
 """Steps after which attempts are counted from zero. A relaunch of an engine that died is not one."""
 
@@ -78,6 +110,8 @@ class Executor:
         clock: Clock,
         new_id: NewId,
         startup_command: StartupCommand,
+        limits: FleetLimits = DEFAULT_LIMITS,
+        reached: Reached = nothing_happens,
     ) -> None:
         self._snapshot = snapshot
         self._journal = journal
@@ -86,15 +120,37 @@ class Executor:
         self._clock = clock
         self._new_id = new_id
         self._startup_command = startup_command
+        self._limits = limits
+        self._reached = reached
+        self._ledger: dict[OrderId, tuple[Segments, Segments]] = {}
         self._leases: dict[LeaseId, Lease] = {
             lease.lease_id: lease for lease in (*snapshot.closed_leases, *snapshot.leases)
         }
         self._noted: set[LeaseId] = set()
         self._events: list[Event] = []
 
+    def _through(
+        self,
+        effect: Effect,
+        *,
+        write: Callable[[], T],
+        act: Callable[[T], U],
+        record: Callable[[T, U], None],
+    ) -> tuple[T, U]:
+        """The one way of every effect."""
+        self._reached(effect, Boundary.BEFORE_INTENT)
+        written = write()
+        self._reached(effect, Boundary.AFTER_INTENT)
+        outcome = act(written)
+        self._reached(effect, Boundary.AFTER_EFFECT)
+        record(written, outcome)
+        self._reached(effect, Boundary.AFTER_RECORD)
+        return written, outcome
+
     def perform(self, actions: Iterable[Action]) -> None:
         """Cancels first, since they stop money; then the rest in the given order."""
         ordered = sorted(actions, key=lambda action: not isinstance(action, Cancel))
+        self._take_money_news()
         self._take_order_news()
         for action in ordered:
             try:
@@ -112,6 +168,12 @@ class Executor:
                 self._cancel(action, now)
             case Rent():
                 self._rent(action, now)
+            case SetSpotPrice():
+                self._set_spot_price(action, now)
+            case Conclude(intent, state, reason):
+                self._journal.conclude(intent, state, reason, now=now)
+            case StopRenting(reason):
+                self._journal.stop_renting(reason, now=now)
             case Adopt(lease_id, order, reason):
                 self._keep(self._journal.adopt(self._lease(lease_id), order, reason, now=now))
             case DropRent(lease_id, reason):
@@ -167,63 +229,155 @@ class Executor:
             image=image,
         )
         credentials = self._nodes.prepare(lease_id)
+        request = RentRequest(
+            server_id=lease.server_id,
+            is_spot=action.plan.price.is_spot,
+            approved_price=action.plan.price.billed,
+            image=image,
+            env=((NONCE_VARIABLE, credentials.nonce),),
+            ssh_public_key=credentials.ssh_public_key,
+            ssh_password=credentials.ssh_password,
+            command=Secret(self._startup_command(credentials)),
+            needs_ssh_entrypoint=not image.startswith("cloreai/"),
+        )
+        began_s = self._clock.monotonic_s()
+
+        def act(_: None) -> RentOutcome:
+            # A process that slept here has perhaps been given up by another daemon: too late to act.
+            waited = max(self._clock.now() - now, timedelta(seconds=self._clock.monotonic_s() - began_s))
+            if abs(waited) > self._limits.effect_lead:
+                return RentRefused(MarketUnreachable(f"Nothing was sent: {_PAUSED}"))
+            return self._market.rent(request)
+
         try:
-            self._journal.begin_rent(action, lease, now=now)
+            _, outcome = self._through(
+                Effect.RENT,
+                write=lambda: self._journal.begin_rent(action, lease, now=now),
+                act=act,
+                record=lambda _, outcome: self._record_rent(lease, outcome),
+            )
         except BudgetExceeded as refusal:
             self._nodes.forget(lease_id)
             self._journal.explain(action.deployment_id, refusal.what, now=now)
             return
-        outcome = self._market.rent(
-            RentRequest(
-                server_id=lease.server_id,
-                is_spot=action.plan.price.is_spot,
-                approved_price=action.plan.price.billed,
-                image=image,
-                env=((NONCE_VARIABLE, credentials.nonce),),
-                ssh_public_key=credentials.ssh_public_key,
-                ssh_password=credentials.ssh_password,
-                command=Secret(self._startup_command(credentials)),
-                needs_ssh_entrypoint=not image.startswith("cloreai/"),
-            )
-        )
+        if isinstance(outcome, RentRefused):
+            self._nodes.forget(lease_id)
+
+    def _record_rent(self, lease: Lease, outcome: RentOutcome) -> None:
         now = self._clock.now()
         match outcome:
             case Rented():
                 self._journal.finish_rent_accepted(lease, now=now)
             case RentRefused(error):
                 self._journal.finish_rent_refused(lease, error, now=now)
-                self._nodes.forget(lease_id)
             case RentUnknown(reason):
                 self._journal.finish_rent_unknown(lease, reason, now=now)
 
     def _cancel(self, action: Cancel, now: datetime) -> None:
-        lease = self._lease(action.lease_id)
+        reason = clean_line(action.reason)
+
+        def write() -> Lease:
+            lease = self._lease(action.lease_id)
+            try:
+                return self._keep(self._journal.begin_cancel(lease, action.order_id, reason, now=now))
+            except LostLeadership:
+                raise
+            except StoreError as error:
+                log.error("cancel_not_journaled order=%s why=%s", action.order_id, error.what)
+                return lease
+
+        def record(lease: Lease, outcome: CancelOutcome) -> None:
+            state, text = _cancel_words(outcome)
+            self._journal.finish_cancel(lease, state, text, now=self._clock.now())
+
+        self._through(
+            Effect.CANCEL, write=write, act=lambda _: self._market.cancel(action.order_id), record=record
+        )
+
+    def _set_spot_price(self, action: SetSpotPrice, now: datetime) -> None:
+        current = self._lease(action.lease_id).price or action.desired
+
+        def write() -> Intent:
+            lease = self._lease(action.lease_id)
+            approved, intent = self._journal.begin_spot_price(lease, action, now=now)
+            self._keep(approved)
+            return intent
+
+        def record(intent: Intent, outcome: SpotPriceOutcome) -> None:
+            state, text = _spot_price_words(outcome)
+            self._journal.finish_spot_price(intent, state, text, now=self._clock.now())
+
         try:
-            lease = self._keep(
-                self._journal.begin_cancel(lease, action.order_id, clean_line(action.reason), now=now)
+            self._through(
+                Effect.SPOT_PRICE,
+                write=write,
+                act=lambda _: self._market.set_spot_price(action.order_id, action.desired, current=current),
+                record=record,
             )
-        except LostLeadership:
-            raise
-        except StoreError as error:
-            log.error("cancel_not_journaled order=%s why=%s", action.order_id, error.what)
-        outcome = self._market.cancel(action.order_id)
-        state, text = _cancel_words(outcome)
-        self._journal.finish_cancel(lease, state, text, now=self._clock.now())
+        except BudgetExceeded as refusal:
+            lease = self._lease(action.lease_id)
+            self._events.append(
+                Event(now, "spot_price_not_set", refusal.what, lease.deployment_id, lease.lease_id)
+            )
 
     def _start_work(self, action: StartWork, now: datetime) -> None:
-        lease = self._keep(
-            self._journal.begin_job(
-                self._lease(action.lease_id), action.phase, action.attempt, action.reason, now=now
+        def write() -> Lease:
+            return self._keep(
+                self._journal.begin_job(
+                    self._lease(action.lease_id), action.phase, action.attempt, action.reason, now=now
+                )
             )
-        )
-        trouble = ""
-        try:
-            self._nodes.start_work(lease, action.phase, action.attempt)
-        except NodeError as error:
-            trouble = clean_line(error.what)
-        self._journal.finish_job_start(lease, action.phase, action.attempt, trouble, now=self._clock.now())
+
+        def act(lease: Lease) -> str:
+            try:
+                self._nodes.start_work(lease, action.phase, action.attempt)
+            except NodeError as error:
+                return clean_line(error.what)
+            return ""
+
+        def record(lease: Lease, trouble: str) -> None:
+            self._journal.finish_job_start(
+                lease, action.phase, action.attempt, trouble, now=self._clock.now()
+            )
+
+        lease, trouble = self._through(Effect.START_JOB, write=write, act=act, record=record)
         failures = lease.start_failures + 1 if trouble else 0
         self._note(replace(lease, start_failures=failures, progress=trouble))
+
+    def update_routes(self, leases: Iterable[Lease], routed: RouteTable, set_routes: SetRoutes) -> None:
+        """Requests reach exactly the replicas that the store says are serving.
+
+        Routes are stated when they change, and by each new process once.
+
+        Raises:
+            StoreError: the change could not be written down; the routes are as they were.
+        """
+        backends = tuple(
+            backend
+            for lease in leases
+            if lease.state is LeaseState.ORDERED and lease.phase is Phase.SERVING
+            for backend in [self._nodes.backend(lease)]
+            if backend is not None
+        )
+        if backends == routed.backends:
+            return
+        known = {each.lease_id: each for each in routed.backends or ()}
+        changed = {each.lease_id for each in backends if known.get(each.lease_id) != each}
+        opened = [lease for lease in leases if lease.lease_id in changed]
+        left = known.keys() - {each.lease_id for each in backends}
+
+        def record(intents: tuple[Intent, ...], _: None) -> None:
+            routed.backends = backends
+            self._journal.finish_routes(intents, now=self._clock.now())
+
+        self._through(
+            Effect.ROUTE,
+            write=lambda: self._journal.begin_routes(
+                opened, sorted(left), serial=self._new_id(), now=self._clock.now()
+            ),
+            act=lambda _: set_routes(backends),
+            record=record,
+        )
 
     # -- beliefs
 
@@ -244,18 +398,52 @@ class Executor:
         self._note(moved, (name, f"{moved.deployment_id}: {action.phase}: {action.reason}."), now)
         self._flush()
 
+    def _take_money_news(self) -> None:
+        """Coin rates and wallets, where this tick read them."""
+        snapshot = self._snapshot
+        if snapshot.rates:
+            self._journal.note_rates(snapshot.rates)
+        if snapshot.wallets is not None:
+            self._journal.note_wallets(snapshot.wallet_readings())
+
     def _take_order_news(self) -> None:
         """Address, price and the market's spend counter, from this tick's reading of the orders."""
         orders = self._snapshot.orders
         if orders is None:
             return
+        counts: dict[OrderId, list[LedgerSegment]] = {}
+        for segment in self._snapshot.segments:
+            counts.setdefault(segment.order_id, []).append(segment)
         for lease in self._snapshot.leases:
             order = None if lease.order_id is None else orders.by_id(lease.order_id)
             if order is None:
                 continue
-            news = replace(lease, address=order.ssh or lease.address, spend_seen=order.spend)
+            price = order.price if order.price.amount > 0 else lease.price
+            news = replace(lease, address=order.ssh or lease.address, spend_seen=order.spend, price=price)
             if news != lease:
                 self._note(news)
+            before = in_order(counts.get(order.order_id, ()))
+            after = self._counted(before, order)
+            if after != before:
+                self._ledger[order.order_id] = (before, after)
+
+    def _counted(self, segments: Segments, order: Order) -> Segments:
+        """The order's segments after this reading: another price or coin rate begins another segment."""
+        if not segments or segments[-1].settled_at is not None:
+            return segments
+        last = segments[-1]
+        price = order.price if order.price.amount > 0 else last.price
+        rate, source = self._snapshot.spending.usd_per_unit.get(last.currency), last.rate_source
+        is_moved = rate is not None and abs(rate / last.usd_per_unit - 1) > self._limits.coin_rate_step
+        if price.currency is last.currency and (price != last.price or is_moved):
+            segments = switched(
+                segments,
+                self._snapshot.now,
+                price=price,
+                usd_per_unit=rate if is_moved and rate is not None else last.usd_per_unit,
+                rate_source="the market's rate" if is_moved else source,
+            )
+        return counted(segments, order.spend.amount)
 
     def _lease(self, lease_id: LeaseId) -> Lease:
         return self._leases[lease_id]
@@ -276,9 +464,13 @@ class Executor:
 
     def _flush(self) -> None:
         leases = [self._leases[lease_id] for lease_id in sorted(self._noted)]
-        self._journal.record(leases, self._events, now=self._clock.now())
+        self._journal.record(leases, self._events, now=self._clock.now(), ledger=self._ledger)
         self._noted.clear()
         self._events.clear()
+        self._ledger.clear()
+
+
+_PAUSED = "the process stood still between the intent and the rent."
 
 
 def _cancel_words(outcome: CancelOutcome) -> tuple[IntentState, str]:
@@ -290,6 +482,16 @@ def _cancel_words(outcome: CancelOutcome) -> tuple[IntentState, str]:
         case CancelRefused(error):
             return IntentState.REFUSED, f"refused: {clean_line(error.what)}"
         case CancelUnknown(reason):
+            return IntentState.UNKNOWN, f"unknown: {clean_line(reason)}"
+
+
+def _spot_price_words(outcome: SpotPriceOutcome) -> tuple[IntentState, str]:
+    match outcome:
+        case SpotPriceSet():
+            return IntentState.DONE, "the market took the bid"
+        case SpotPriceRefused(error):
+            return IntentState.REFUSED, f"refused: {clean_line(error.what)}"
+        case SpotPriceUnknown(reason):
             return IntentState.UNKNOWN, f"unknown: {clean_line(reason)}"
 
 

@@ -12,15 +12,19 @@ after `begin_rent`     a lease in `intent` with an open intent: in doubt, looked
 after the request      the same; the list shows the order and it is adopted, or the grace runs out
 after `finish_rent`    a lease in `intent` with a finished intent: adopted when the list shows it
 around a cancel        a lease in `ending`: the cancel is repeated until the list shows the order gone
+around a spot price    an intent in doubt; the order list shows the price in force, which concludes it
 around a job           the job's id is the same on the next start: it runs once
+around a route         the routes died with the process; the next one states all of them anew
 =====================  ===============================================================================
+
+`clorefleet.domain.intent.KILL_POINTS` is this table as data.
 
 Nothing here talks to a market or a node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -28,16 +32,18 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import BudgetExceeded, MarketError
 from clorefleet.domain.event import Event
-from clorefleet.domain.identity import DeploymentId, IntentId, OrderId
+from clorefleet.domain.guard import WalletReading
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import HostFault, Lease, LeaseState, Phase
-from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Rate
+from clorefleet.domain.ledger import LedgerSegment, Segments, closed, reopened
+from clorefleet.domain.money import ExchangeRate, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.text import clean_line
 from clorefleet.fleet import budget
-from clorefleet.fleet.action import End, Rent
+from clorefleet.fleet.action import End, Rent, SetSpotPrice
+from clorefleet.fleet.spending import load_spending
 from clorefleet.store.database import FencingToken, Store
 from clorefleet.store.queries import Transaction
 
@@ -64,14 +70,16 @@ class Journal:
             held = [each for each in tx.open_leases() if each.deployment_id == action.deployment_id]
             if any(each.slot == lease.slot and each.state is LeaseState.INTENT for each in held):
                 raise BudgetExceeded(f"Slot {lease.slot} has a rent in doubt.")
+            spending = load_spending(tx, now)
+            if spending.fleet.guard.is_stopped:
+                raise BudgetExceeded(f"Renting is stopped: {spending.fleet.guard.stopped_because}.")
             refusal = budget.refusal(
                 deployment,
                 action.plan,
                 open_leases=held,
-                spent_today_usd=budget.spent_since(
-                    tx.segments(action.deployment_id), budget.midnight_utc(now), now
-                ),
+                spent_today_usd=spending.today_usd.get(action.deployment_id, Decimal(0)),
                 now=now,
+                fleet=spending.fleet,
             )
             if refusal is not None:
                 raise BudgetExceeded(f"Not rented: {refusal.text}.")
@@ -148,7 +156,7 @@ class Journal:
             )
             tx.put_lease(adopted)
             self._close_intent(tx, lease, lease.intent_id, IntentState.DONE, now)
-            tx.open_segment(_segment_of(adopted, order, started_at))
+            _open_count(tx, adopted, order, started_at)
             self._event(tx, lease, "order_adopted", f"Order {order.order_id}: {reason}.", now)
         return adopted
 
@@ -222,7 +230,7 @@ class Journal:
             tx.put_lease(ended)
             # The market stops charging when it takes the cancel, not when we see the list.
             stopped_at = lease.cancel_asked_at or now
-            tx.close_segments(action.order_id, ended_at=stopped_at, settled=action.settled, now=now)
+            _close_count(tx, action.order_id, ended_at=stopped_at, settled=action.settled, now=now)
             for intent in tx.intents_of(lease.lease_id):
                 if intent.is_in_doubt:
                     self._put(tx, replace(intent, state=IntentState.DONE, finished_at=now))
@@ -241,16 +249,15 @@ class Journal:
                 absent_polls=0,
             )
             tx.put_lease(reopened)
-            tx.open_segment(_segment_of(reopened, order, reopened.ordered_at or now))
-            tx.reopen_segments(order.order_id)
+            _open_count(tx, reopened, order, reopened.ordered_at or now)
             self._event(tx, lease, "order_reappeared", f"Order {order.order_id}: {reason}.", now)
         return reopened
 
     def settle(self, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:
-            tx.close_segments(order_id, ended_at=now, settled=settled, now=now)
+            _close_count(tx, order_id, ended_at=now, settled=settled, now=now)
 
-    # -- jobs, and what is merely noted
+    # -- jobs
 
     def begin_job(self, lease: Lease, phase: Phase, attempt: int, reason: str, *, now: datetime) -> Lease:
         with self._store.write(self._token) as tx:
@@ -289,16 +296,153 @@ class Journal:
             if error:
                 self._event(tx, lease, "job_start_failed", f"{phase.capitalize()}: {error}", now)
 
-    def record(self, leases: Iterable[Lease], events: Iterable[Event], *, now: datetime) -> None:
-        """Beliefs that follow a reading and cost nothing: one transaction for all of a tick's."""
-        leases, events = tuple(leases), tuple(events)
-        if not leases and not events:
+    # -- spot prices and routes
+
+    def begin_spot_price(self, lease: Lease, action: SetSpotPrice, *, now: datetime) -> tuple[Lease, Intent]:
+        """The intent to bid otherwise. A raise is approved from here on, so that it counts at its worst.
+
+        Raises:
+            BudgetExceeded: the new price would pass a ceiling; nothing was written.
+        """
+        price = lease.plan.price
+        with self._store.write(self._token) as tx:
+            approved = lease
+            if not action.desired <= price.billed:
+                self._check_raise(tx, lease, action.desired, now)
+                raised = replace(lease.plan, price=replace(price, billed=action.desired))
+                approved = replace(lease, plan=raised)
+                tx.put_lease(approved)
+            asked = sum(each.effect is Effect.SPOT_PRICE for each in tx.intents_of(lease.lease_id))
+            intent = Intent(
+                intent_id=IntentId(f"{lease.lease_id}-bid-{asked + 1}"),
+                effect=Effect.SPOT_PRICE,
+                lease_id=lease.lease_id,
+                deployment_id=lease.deployment_id,
+                state=IntentState.OPEN,
+                created_at=now,
+                worst_case_usd_per_day=Rate.per_day(budget.running_usd_per_day(approved)),
+                detail=f"{action.desired}: {action.reason}",
+            )
+            self._put(tx, intent)
+            self._event(tx, lease, "spot_price_intended", f"Bidding {action.desired}: {action.reason}.", now)
+        return approved, intent
+
+    @staticmethod
+    def _check_raise(tx: Transaction, lease: Lease, desired: Rate, now: datetime) -> None:
+        deployment = tx.deployment(lease.deployment_id)
+        if deployment is None:
+            raise BudgetExceeded("The deployment is gone.")
+        spending = load_spending(tx, now)
+        others = tuple(each for each in spending.fleet.open_leases if each.lease_id != lease.lease_id)
+        raised = replace(lease.plan, price=replace(lease.plan.price, billed=desired))
+        refusal = budget.refusal(
+            deployment,
+            raised,
+            open_leases=[each for each in others if each.deployment_id == lease.deployment_id],
+            spent_today_usd=spending.today_usd.get(lease.deployment_id, Decimal(0)),
+            now=now,
+            fleet=replace(spending.fleet, open_leases=others),
+        )
+        if refusal is not None:
+            raise BudgetExceeded(f"The bid stays: {refusal.text}.")
+
+    def finish_spot_price(self, intent: Intent, state: IntentState, text: str, *, now: datetime) -> None:
+        self.conclude(intent, state, text, now=now)
+
+    def begin_routes(
+        self, opened: Iterable[Lease], left: Iterable[LeaseId], *, serial: str, now: datetime
+    ) -> tuple[Intent, ...]:
+        """One intent for each replica that requests begin, or cease, to reach."""
+        intents = []
+        with self._store.write(self._token) as tx:
+            gone = [lease for lease in map(tx.lease, left) if lease is not None]
+            for lease, word in [*((each, "opened") for each in opened), *((each, "closed") for each in gone)]:
+                intents.append(
+                    Intent(
+                        intent_id=IntentId(f"{lease.lease_id}-route-{serial}"),
+                        effect=Effect.ROUTE,
+                        lease_id=lease.lease_id,
+                        deployment_id=lease.deployment_id,
+                        state=IntentState.OPEN,
+                        created_at=now,
+                        detail=word,
+                    )
+                )
+                self._put(tx, intents[-1])
+        return tuple(intents)
+
+    def finish_routes(self, intents: Iterable[Intent], *, now: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            for intent in intents:
+                self._put(tx, replace(intent, state=IntentState.DONE, finished_at=now))
+
+    def conclude(self, intent: Intent, state: IntentState, text: str, *, now: datetime) -> None:
+        """How an intent came out, known by its answer or by a reading."""
+        is_doubt = state in (IntentState.OPEN, IntentState.UNKNOWN)
+        concluded = replace(
+            intent,
+            state=state,
+            doubted_at=now if is_doubt else intent.doubted_at,
+            finished_at=None if is_doubt else now,
+            detail=f"{intent.detail}; {clean_line(text)}" if text else intent.detail,
+        )
+        with self._store.write(self._token) as tx:
+            self._put(tx, concluded)
+            if text:
+                name = f"{intent.effect}_{state}"
+                tx.add_event(Event(now, name, clean_line(text), intent.deployment_id, intent.lease_id))
+
+    # -- the guard
+
+    def stop_renting(self, reason: str, *, now: datetime) -> None:
+        """The circuit breaker: nothing more is rented until the user says go on."""
+        with self._store.write(self._token) as tx:
+            guard = tx.guard()
+            if guard.is_stopped:
+                return
+            tx.put_guard(replace(guard, stopped_at=now, stopped_because=reason))
+            tx.add_event(Event(now, "renting_stopped", f"Renting is stopped: {reason}."))
+
+    def note_rates(self, rates: Iterable[ExchangeRate]) -> None:
+        with self._store.write(self._token) as tx:
+            for rate in rates:
+                tx.put_coin_rate(rate)
+
+    def note_wallets(self, readings: Iterable[WalletReading]) -> None:
+        with self._store.write(self._token) as tx:
+            for reading in readings:
+                tx.put_wallet_reading(reading)
+
+    def prune(self, *, before: datetime) -> None:
+        with self._store.write(self._token) as tx:
+            tx.prune(before=before)
+
+    # -- what is merely noted
+
+    def record(
+        self,
+        leases: Iterable[Lease],
+        events: Iterable[Event],
+        *,
+        now: datetime,
+        ledger: Mapping[OrderId, tuple[Segments, Segments]] | None = None,
+    ) -> None:
+        """Beliefs that follow a reading and cost nothing: one transaction for all of a tick's.
+
+        `ledger` has the segments of orders whose count changed: as they were, and as they are now.
+        """
+        leases, events, ledger = tuple(leases), tuple(events), ledger or {}
+        if not leases and not events and not ledger:
             return
         with self._store.write(self._token) as tx:
-            for lease in leases:
-                tx.put_lease(lease)
-                if lease.order_id is not None and lease.spend_seen is not None:
-                    tx.note_spend(lease.order_id, lease.spend_seen.amount)
+            tx.note_leases(leases)
+            spends = []
+            for order_id, (before, after) in ledger.items():
+                if len(before) == len(after) == 1 and _only_spend_differs(before[0], after[0]):
+                    spends.append((order_id, after[0]))
+                else:
+                    tx.put_order_segments(order_id, after)
+            tx.note_spends(spends)
             for event in events:
                 tx.add_event(event)
 
@@ -357,6 +501,26 @@ class Journal:
     @staticmethod
     def _event(tx: Transaction, lease: Lease, name: str, text: str, now: datetime) -> None:
         tx.add_event(Event(now, name, text, lease.deployment_id, lease.lease_id))
+
+
+def _only_spend_differs(before: LedgerSegment, after: LedgerSegment) -> bool:
+    return replace(before, market_spend=after.market_spend) == after
+
+
+def _open_count(tx: Transaction, lease: Lease, order: Order, started_at: datetime) -> None:
+    """The order bills: begin to count, or count on where it was counted before."""
+    existing = tx.order_segments(order.order_id)
+    if existing:
+        tx.put_order_segments(order.order_id, reopened(existing))
+    else:
+        tx.put_order_segments(order.order_id, (_segment_of(lease, order, started_at),))
+
+
+def _close_count(
+    tx: Transaction, order_id: OrderId, *, ended_at: datetime, settled: Decimal | None, now: datetime
+) -> None:
+    segments = tx.order_segments(order_id)
+    tx.put_order_segments(order_id, closed(segments, ended_at=ended_at, settled=settled, now=now))
 
 
 def _segment_of(lease: Lease, order: Order, started_at: datetime) -> LedgerSegment:

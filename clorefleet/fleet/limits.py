@@ -61,6 +61,25 @@ class FleetLimits:
     """How long a closed lease is remembered against an order that shows up late."""
     refusal_memory: timedelta = timedelta(minutes=10)
     """How long a server that the market refused to rent is left out of plans."""
+    effect_lead: timedelta = timedelta(seconds=20)
+    """How long after its intent a rent may still be sent. Shorter than any doubt's grace and than the time
+    after which another daemon takes over: a process that was paused in between finds that it is too late."""
+    stop_lead: timedelta = timedelta(minutes=15)
+    """How long before a ceiling is reached leases are given back: draining, cancelling, reading back."""
+    breaker_window: timedelta = timedelta(hours=1)
+    rents_per_window: int = 12
+    """Rents of the whole fleet within the window before renting stops until the user says go on."""
+    failed_hosts_per_window: int = 8
+    low_wallet: timedelta = timedelta(hours=12)
+    """A wallet that lasts shorter than this at the present burn is warned about."""
+    wallet_every: timedelta = timedelta(minutes=5)
+    coin_rates_every: timedelta = timedelta(minutes=15)
+    """How old a reading may be while something bills; constant work, whatever the size of the fleet."""
+    coin_rate_step: Decimal = Decimal("0.01")
+    """A coin that moved by more than this share since a ledger segment began starts a new segment."""
+    journal_memory: timedelta = timedelta(days=30)
+    """How long finished intents and jobs are kept."""
+    prune_every: timedelta = timedelta(hours=1)
 
     def scaled(self, factor: float) -> FleetLimits:
         """For a sandbox whose clock runs `factor` times as fast while its nodes work in real time."""

@@ -11,12 +11,11 @@ from typing import Protocol
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
-from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.node import Backend
+from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.usage import UsageHour
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress
-from clorefleet.fleet.edges import Market, Nodes, Planner
-from clorefleet.fleet.execute import Executor, StartupCommand
+from clorefleet.fleet.edges import Market, Nodes, Planner, SetRoutes
+from clorefleet.fleet.execute import Executor, Reached, RouteTable, StartupCommand, nothing_happens
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.observe import InFlight, Observer
@@ -25,8 +24,6 @@ from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.store.database import FencingToken, Store
 
 log = logging.getLogger("clorefleet.fleet")
-
-SetRoutes = Callable[[tuple[Backend, ...]], None]
 
 
 class Usage(Protocol):
@@ -65,13 +62,11 @@ class Fleet:
     usage: Usage | None = None
     limits: FleetLimits = DEFAULT_LIMITS
     new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
+    routed: RouteTable = field(default_factory=RouteTable)
+    reached: Reached = nothing_happens
 
-    def tick(self, token: FencingToken) -> TickResult:
-        """
-        Raises:
-            LostLeadership: another process acts now; this one must stop.
-        """
-        observer = Observer(
+    def observer(self) -> Observer:
+        return Observer(
             store=self.store,
             market=self.market,
             nodes=self.nodes,
@@ -80,21 +75,38 @@ class Fleet:
             limits=self.limits,
             in_flight=self.in_flight,
         )
-        snapshot, trouble = observer.observe()
-        actions = reconcile(snapshot, self.limits)
-        for action in actions:
-            if not isinstance(action, _QUIET):
-                log.info("action %s", _described(action))
-        Executor(
+
+    def executor(self, snapshot: Snapshot, journal: Journal) -> Executor:
+        return Executor(
             snapshot,
-            journal=Journal(self.store, token),
+            journal=journal,
             market=self.market,
             nodes=self.nodes,
             clock=self.clock,
             new_id=self.new_id,
             startup_command=self.startup_command,
-        ).perform(actions)
-        leases = self._update_routes()
+            limits=self.limits,
+            reached=self.reached,
+        )
+
+    def tick(self, token: FencingToken) -> TickResult:
+        """
+        Raises:
+            LostLeadership: another process acts now; this one must stop.
+        """
+        snapshot, trouble = self.observer().observe()
+        actions = reconcile(snapshot, self.limits)
+        for action in actions:
+            if not isinstance(action, _QUIET):
+                log.info("action %s", _described(action))
+        journal = Journal(self.store, token)
+        executor = self.executor(snapshot, journal)
+        executor.perform(actions)
+        with self.store.read() as tx:
+            leases = tx.open_leases()
+        executor.update_routes(leases, self.routed, self.set_routes)
+        if snapshot.is_prune_due:
+            journal.prune(before=snapshot.now - self.limits.journal_memory)
         self._note_tick(snapshot, trouble, token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases))
@@ -113,17 +125,6 @@ class Fleet:
             if self.usage is not None:
                 self.usage.put_back(used)
             raise
-
-    def _update_routes(self) -> tuple[Lease, ...]:
-        """The gateway serves exactly the replicas that the store says are serving."""
-        with self.store.read() as tx:
-            leases = tx.open_leases()
-        serving = [
-            lease for lease in leases if lease.state is LeaseState.ORDERED and lease.phase is Phase.SERVING
-        ]
-        backends = [self.nodes.backend(lease) for lease in serving]
-        self.set_routes(tuple(backend for backend in backends if backend is not None))
-        return leases
 
 
 def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:

@@ -11,23 +11,25 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import MarketError, OutOfFunds, WrongApiKey
+from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
-from clorefleet.domain.order import OrderList
+from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
-from clorefleet.fleet import budget
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.fleet.reconcile import empty_slots
 from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.fleet.spending import load_ledger_totals, load_spending
 from clorefleet.store.database import Store
 
 log = logging.getLogger("clorefleet.fleet")
@@ -76,14 +78,30 @@ class Observer:
             leases = tx.open_leases()
             remembered = tx.leases(since=now - self._limits.closed_memory)
             intents = tx.doubtful_intents()
-            segments = tx.segments()
+            spending = load_spending(tx, now, open_leases=leases)
+            host_faults = tx.host_faults(since=now - self._limits.breaker_window)
+            wallets_before = tx.wallet_readings()
+            rates_before = tx.coin_rates()
+            last_tick = tx.last_tick()
+            last_tick_at = None if last_tick is None else last_tick.finished_at
             faulty = tx.faulty_servers(since=now - self._limits.host_fault_memory)
             unsettled = tx.unsettled_orders()
         closed = tuple(lease for lease in remembered if not lease.is_open)
         orders, trouble = self._read_orders(leases, with_completed=bool(unsettled))
         wanting = _wanting(deployments, leases)
-        view, offers_trouble = self._read_offers() if wanting and orders is not None else (None, "")
-        midnight = budget.midnight_utc(now)
+        needs_rates = self._needs_rates(leases, rates_before, now)
+        reads_offers = orders is not None and bool(wanting or needs_rates)
+        view, offers_trouble = self._read_offers() if reads_offers else (None, "")
+        rates = () if view is None else tuple(view.rates.rates)
+        wallets = (
+            view.wallets
+            if view is not None and view.wallets
+            else self._read_wallets(leases, wallets_before, now)
+        )
+        ledger_totals: Mapping[Currency, Decimal] = {}
+        if wallets is not None:
+            with self._store.read() as tx:
+                ledger_totals = load_ledger_totals(tx, now)
         snapshot = Snapshot(
             now=now,
             deployments=deployments,
@@ -94,7 +112,7 @@ class Observer:
             nodes=self._look_at_nodes(leases, orders),
             plans=self._plan(wanting, view),
             offers_trouble=offers_trouble,
-            segments=segments,
+            segments=spending.segments,
             closed_leases=closed,
             faulty_servers=faulty,
             refused_servers={
@@ -102,17 +120,14 @@ class Observer:
             },
             pauses=_pauses(deployments, closed, now, self._limits),
             unsettled=unsettled,
-            spent_today_usd={
-                d.deployment_id: sum(
-                    (
-                        budget.spent_since([segment], midnight, now)
-                        for segment in segments
-                        if segment.deployment_id == d.deployment_id
-                    ),
-                    Decimal(0),
-                )
-                for d in deployments
-            },
+            spent_today_usd=spending.today_usd,
+            spending=spending.fleet,
+            host_faults=host_faults,
+            rates=rates,
+            wallets=wallets,
+            wallets_before=wallets_before,
+            ledger_totals=ledger_totals,
+            is_prune_due=_begins_another(self._limits.prune_every, last_tick_at, now),
         )
         return snapshot, trouble or offers_trouble
 
@@ -138,6 +153,25 @@ class Observer:
         except MarketError as error:
             log.warning("wallets_not_read why=%s", error.what)
             return view, ""
+
+    def _needs_rates(self, leases: tuple[Lease, ...], known: tuple[ExchangeRate, ...], now: datetime) -> bool:
+        """Something bills in a coin whose rate was not read for a while."""
+        fresh = {rate.currency for rate in known if now - rate.as_of < self._limits.coin_rates_every}
+        billed = {lease.plan.price.billed.currency for lease in leases}
+        return bool(billed - fresh - {Currency.USD})
+
+    def _read_wallets(
+        self, leases: tuple[Lease, ...], before: tuple[WalletReading, ...], now: datetime
+    ) -> tuple[Wallet, ...] | None:
+        """Seldom, and only while something may bill: a forecast needs no more."""
+        is_fresh = any(abs(now - each.read_at) < self._limits.wallet_every for each in before)
+        if is_fresh or not leases:
+            return None
+        try:
+            return self._market.fetch_wallets()
+        except MarketError as error:
+            log.warning("wallets_not_read why=%s", error.what)
+            return None
 
     def _plan(
         self, wanting: tuple[Deployment, ...], view: MarketView | None
@@ -169,6 +203,13 @@ class Observer:
             ):
                 views[lease.lease_id] = view
         return views
+
+
+def _begins_another(period: timedelta, last: datetime | None, now: datetime) -> bool:
+    """True for the first tick in each stretch of `period` length."""
+    return last is not None and int(last.timestamp() / period.total_seconds()) != int(
+        now.timestamp() / period.total_seconds()
+    )
 
 
 def _wanting(deployments: tuple[Deployment, ...], leases: tuple[Lease, ...]) -> tuple[Deployment, ...]:

@@ -46,22 +46,44 @@ from clorefleet.fleet.action import (
     ReportForeign,
     Settle,
     StartWork,
+    StopRenting,
 )
+from clorefleet.fleet.doubt import conclusions
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.planner.owners import prefer_other_owners
 
 _NOTHING_SEEN = NodeView()
+_LEAVING = (GiveBack, Cancel, End)
 
 
 def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple[Action, ...]:
     """The actions that bring the fleet nearer to what is wanted, in the order to perform them."""
-    actions: list[Action] = []
+    actions: list[Action] = list(conclusions(snapshot))
+    over = budget.overspending(
+        snapshot.deployments,
+        spent_today_usd=snapshot.spent_today_usd,
+        fleet=snapshot.spending,
+        now=snapshot.now,
+        limits=limits,
+    )
     for lease in snapshot.leases:
-        actions.extend(_decide_lease(snapshot, lease, limits))
+        decided = tuple(_decide_lease(snapshot, lease, limits))
+        if lease.lease_id in over and not any(isinstance(each, _LEAVING) for each in decided):
+            decided = (GiveBack(lease.lease_id, over[lease.lease_id]),)
+        actions.extend(decided)
     if snapshot.orders is not None:
         actions.extend(_unexplained(snapshot, snapshot.orders, limits))
         actions.extend(_settlements(snapshot, snapshot.orders))
+    trouble = budget.why_stop_renting(
+        (*snapshot.leases, *snapshot.closed_leases),
+        snapshot.host_faults,
+        snapshot.spending.guard,
+        snapshot.now,
+        limits,
+    )
+    if trouble:
+        return (*actions, StopRenting(trouble))
     for deployment in snapshot.deployments:
         actions.extend(_fill_slots(snapshot, deployment))
     return tuple(actions)
@@ -439,6 +461,14 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         if deployment.note:
             yield Explain(deployment.deployment_id, "")
         return
+    guard = snapshot.spending.guard
+    if guard.is_stopped:
+        yield Explain(
+            deployment.deployment_id,
+            f"Renting is stopped: {guard.stopped_because}. Look at `clorefleet logs "
+            f"{deployment.deployment_id}`; `clorefleet budget --resume` goes on.",
+        )
+        return
     if snapshot.orders is None:
         yield Explain(deployment.deployment_id, "The market's order list cannot be read: renting waits.")
         return
@@ -504,7 +534,14 @@ def _first_allowed(
     usable = [plan for plan in listed if plan.offer.server_id not in avoided]
     skipped = len(listed) - len(usable)
     for plan in prefer_other_owners(usable, {lease.plan.offer.owner_id for lease in held if lease.is_open}):
-        refusal = budget.refusal(deployment, plan, open_leases=held, spent_today_usd=spent, now=snapshot.now)
+        refusal = budget.refusal(
+            deployment,
+            plan,
+            open_leases=held,
+            spent_today_usd=spent,
+            now=snapshot.now,
+            fleet=snapshot.spending,
+        )
         if refusal is None:
             return plan, ""
         first_refusal = first_refusal or refusal.text

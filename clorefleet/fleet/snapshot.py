@@ -8,13 +8,17 @@ from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
+from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
-from clorefleet.domain.lease import Lease
+from clorefleet.domain.lease import HostFault, Lease
 from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView
-from clorefleet.domain.order import OrderList
+from clorefleet.domain.offer import DOCUMENTED_FEES
+from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
+from clorefleet.fleet.budget import FleetSpending, midnight_utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,46 @@ class Snapshot:
     """Orders that ended and whose final bill is not known yet."""
     spent_today_usd: Mapping[DeploymentId, Decimal] = field(default_factory=dict)
     """Since midnight UTC, by our ledger."""
+    spending: FleetSpending = field(default_factory=FleetSpending)
+    """Of all deployments together, with the ceilings that stand over them."""
+    host_faults: tuple[HostFault, ...] = ()
+    """Within the circuit breaker's window."""
+    rates: tuple[ExchangeRate, ...] = ()
+    """Of coins, where they were read in this tick."""
+    wallets: tuple[Wallet, ...] | None = None
+    """None where they were not due or not readable in this tick."""
+    wallets_before: tuple[WalletReading, ...] = ()
+    ledger_totals: Mapping[Currency, Decimal] = field(default_factory=dict)
+    """All that the ledger counts by currency; only where `wallets` were read."""
+
+    is_prune_due: bool = False
+
+    def wallet_readings(self) -> tuple[WalletReading, ...]:
+        """What this tick read of the wallets, beside the first reading of the day."""
+        if self.wallets is None:
+            return ()
+        fees = {each.order_id: each.fee_percent for each in self.segments}
+        burn: dict[Currency, Decimal] = {}
+        for order in () if self.orders is None else self.orders.live():
+            fee = fees.get(order.order_id, DOCUMENTED_FEES.percent(order.currency, is_spot=order.is_spot))
+            daily = order.price.amount * (1 + fee / 100)
+            burn[order.currency] = burn.get(order.currency, Decimal(0)) + daily
+        before = {each.currency: each for each in self.wallets_before}
+        midnight = midnight_utc(self.now)
+        readings = []
+        for wallet in self.wallets:
+            if wallet.balance is None:
+                continue
+            ledger = self.ledger_totals.get(wallet.currency, Decimal(0))
+            first = before.get(wallet.currency)
+            if first is None or first.day_read_at < midnight:
+                day = (wallet.balance.amount, self.now, ledger)
+            else:
+                day = (first.day_balance, first.day_read_at, first.day_ledger)
+            readings.append(
+                WalletReading(wallet.balance, self.now, ledger, burn.get(wallet.currency, Decimal(0)), *day)
+            )
+        return tuple(readings)
 
     def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
         return next((d for d in self.deployments if d.deployment_id == deployment_id), None)

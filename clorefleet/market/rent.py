@@ -33,12 +33,22 @@ from decimal import Decimal
 from typing import Protocol
 
 from clorefleet.clock import Clock
-from clorefleet.domain.errors import MarketError
+from clorefleet.domain.errors import MarketError, OutcomeUnknown
 from clorefleet.domain.identity import OrderId
 from clorefleet.domain.money import Period, Rate
 from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
-from clorefleet.domain.outcome import CancelOutcome, Rented, RentOutcome, RentRefused, RentUnknown
+from clorefleet.domain.outcome import (
+    CancelOutcome,
+    Rented,
+    RentOutcome,
+    RentRefused,
+    RentUnknown,
+    SpotPriceOutcome,
+    SpotPriceRefused,
+    SpotPriceSet,
+    SpotPriceUnknown,
+)
 
 READ_BACK_WINDOW_S = 8.0
 READ_BACK_PAUSE_S = 2.0
@@ -107,6 +117,8 @@ class GuardedRenting(Protocol):
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome: ...
 
+    def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> None: ...
+
 
 class RentProtocol:
     """A market whose `rent` follows the protocol above. All else is the market's own."""
@@ -129,6 +141,16 @@ class RentProtocol:
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
         return self._market.cancel(order_id, issue=issue)
+
+    def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> SpotPriceOutcome:
+        """The client raises; the fleet wants every answer as an outcome."""
+        try:
+            self._market.set_spot_price(order_id, desired, current=current)
+        except OutcomeUnknown as error:
+            return SpotPriceUnknown(error.what)
+        except MarketError as error:
+            return SpotPriceRefused(error)
+        return SpotPriceSet()
 
     def rent(self, request: RentRequest) -> RentOutcome:
         """Costs money. At most two `create_order` calls, the second only where the first made nothing."""

@@ -10,17 +10,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
+from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import HostFault, Lease
-from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.ledger import LedgerSegment, Segments
+from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.usage import UsageHour
@@ -38,15 +40,18 @@ class Tables:
     intents: dict[str, Intent] = field(default_factory=dict)
     fencing: dict[str, int] = field(default_factory=dict)
     """The token that each intent was last written with."""
-    segments: dict[int, LedgerSegment] = field(default_factory=dict)
+    segments: dict[OrderId, Segments] = field(default_factory=dict)
     facts: dict[LeaseId, NodeFacts] = field(default_factory=dict)
-    jobs: dict[str, tuple[LeaseId, str, str]] = field(default_factory=dict)
+    jobs: dict[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=dict)
     faults: dict[int, HostFault] = field(default_factory=dict)
     foreign: dict[OrderId, tuple[datetime, Decimal | None]] = field(default_factory=dict)
+    consents: dict[OrderId, datetime] = field(default_factory=dict)
+    rates: dict[Currency, ExchangeRate] = field(default_factory=dict)
+    wallets: dict[Currency, WalletReading] = field(default_factory=dict)
     usage_hours: dict[tuple[LeaseId, datetime], UsageHour] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
     single: dict[str, Any] = field(default_factory=dict)
-    """The tables of one row: `tick` and `leadership`."""
+    """The tables of one row: `tick`, `leadership` and `guard`."""
 
     def copy(self) -> Tables:
         return Tables(**{name: dict(getattr(self, name)) for name in self.__dataclass_fields__})
@@ -62,9 +67,12 @@ class MemoryTransaction(Transaction):
     def roll_back(self) -> None:
         for table, key, before in reversed(self._undo):
             if before is _ABSENT:
-                del table[key]
+                table.pop(key, None)
             else:
                 table[key] = before
+
+    def _drop(self, table: dict[Any, Any], key: Any) -> None:
+        self._undo.append((table, key, table.pop(key)))
 
     def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         self._undo.append((table, key, table.get(key, _ABSENT)))
@@ -106,6 +114,11 @@ class MemoryTransaction(Transaction):
     def put_lease(self, lease: Lease) -> None:
         self._set(self._tables.leases, lease.lease_id, lease)
 
+    def note_leases(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            if lease.lease_id in self._tables.leases:
+                self.put_lease(lease)
+
     # -- intents
 
     def doubtful_intents(self) -> tuple[Intent, ...]:
@@ -121,45 +134,59 @@ class MemoryTransaction(Transaction):
 
     # -- ledger
 
-    def segments(self, deployment_id: DeploymentId | None = None) -> tuple[LedgerSegment, ...]:
+    def segments(
+        self, deployment_id: DeploymentId | None = None, *, since: datetime | None = None
+    ) -> tuple[LedgerSegment, ...]:
         mine = [
             each
-            for each in self._tables.segments.values()
+            for segments in self._tables.segments.values()
+            if since is None or any(each.ended_at is None or each.ended_at >= since for each in segments)
+            for each in segments
             if deployment_id is None or each.deployment_id == deployment_id
         ]
         return tuple(sorted(mine, key=lambda each: each.started_at))
 
-    def open_segment(self, segment: LedgerSegment) -> None:
-        if not any(each.order_id == segment.order_id for each in self._tables.segments.values()):
-            self._set(self._tables.segments, len(self._tables.segments) + 1, segment)
+    def order_segments(self, order_id: OrderId) -> Segments:
+        return self._tables.segments.get(order_id, ())
 
-    def note_spend(self, order_id: OrderId, market_spend: Decimal) -> None:
-        for key, segment in self._segments_of(order_id):
-            if segment.settled_at is None and segment.market_spend != market_spend:
-                self._set(self._tables.segments, key, replace(segment, market_spend=market_spend))
+    def put_order_segments(self, order_id: OrderId, segments: Segments) -> None:
+        if segments:
+            self._set(self._tables.segments, order_id, segments)
 
-    def close_segments(
-        self, order_id: OrderId, *, ended_at: datetime, settled: Decimal | None, now: datetime
-    ) -> None:
-        for key, segment in self._segments_of(order_id):
-            closed = replace(segment, ended_at=segment.ended_at or max(ended_at, segment.started_at))
-            if settled is not None:
-                closed = replace(closed, market_spend=settled, settled_at=now)
-            self._set(self._tables.segments, key, closed)
-
-    def reopen_segments(self, order_id: OrderId) -> None:
-        for key, segment in self._segments_of(order_id):
-            self._set(self._tables.segments, key, replace(segment, ended_at=None, settled_at=None))
+    def note_spends(self, spends: Iterable[tuple[OrderId, LedgerSegment]]) -> None:
+        for order_id, last in spends:
+            segments = self._tables.segments.get(order_id, ())
+            if segments and segments[-1].settled_at is None:
+                self.put_order_segments(order_id, (*segments[:-1], last))
 
     def unsettled_orders(self) -> tuple[OrderId, ...]:
         return tuple(
-            each.order_id
-            for each in self._tables.segments.values()
-            if each.ended_at is not None and each.settled_at is None
+            order_id
+            for order_id, segments in sorted(self._tables.segments.items())
+            if all(each.ended_at is not None for each in segments)
+            and any(each.settled_at is None for each in segments)
         )
 
-    def _segments_of(self, order_id: OrderId) -> list[tuple[int, LedgerSegment]]:
-        return [(key, each) for key, each in self._tables.segments.items() if each.order_id == order_id]
+    # -- ceilings, wallets, coins
+
+    def guard(self) -> FleetGuard:
+        found: FleetGuard = self._tables.single.get("guard", FleetGuard())
+        return found
+
+    def put_guard(self, guard: FleetGuard) -> None:
+        self._set(self._tables.single, "guard", guard)
+
+    def wallet_readings(self) -> tuple[WalletReading, ...]:
+        return tuple(reading for _, reading in sorted(self._tables.wallets.items()))
+
+    def put_wallet_reading(self, reading: WalletReading) -> None:
+        self._set(self._tables.wallets, reading.currency, reading)
+
+    def coin_rates(self) -> tuple[ExchangeRate, ...]:
+        return tuple(rate for _, rate in sorted(self._tables.rates.items()))
+
+    def put_coin_rate(self, rate: ExchangeRate) -> None:
+        self._set(self._tables.rates, rate.currency, rate)
 
     # -- nodes, jobs, hosts
 
@@ -182,10 +209,14 @@ class MemoryTransaction(Transaction):
     def put_job(
         self, job_id: str, lease_id: LeaseId, phase: str, attempt: int, *, now: datetime, state: str
     ) -> None:
-        self._set(self._tables.jobs, job_id, (lease_id, str(phase), state))
+        self._set(self._tables.jobs, job_id, (lease_id, str(phase), state, now))
 
     def add_host_fault(self, fault: HostFault) -> None:
         self._set(self._tables.faults, len(self._tables.faults) + 1, fault)
+
+    def host_faults(self, *, since: datetime) -> tuple[HostFault, ...]:
+        faults = [fault for fault in self._tables.faults.values() if fault.at >= since]
+        return tuple(sorted(faults, key=lambda each: each.at))
 
     def faulty_servers(self, *, since: datetime) -> frozenset[ServerId]:
         return frozenset(fault.server_id for fault in self._tables.faults.values() if fault.at >= since)
@@ -196,6 +227,14 @@ class MemoryTransaction(Transaction):
         before = self._tables.foreign.get(order.order_id)
         self._set(self._tables.foreign, order.order_id, (now, usd_per_day if before is None else before[1]))
         return before is None
+
+    def note_consent(self, order_id: OrderId, *, now: datetime) -> None:
+        self._set(self._tables.consents, order_id, now)
+        if order_id not in self._tables.foreign:
+            self._set(self._tables.foreign, order_id, (now, None))
+
+    def consented_orders(self) -> frozenset[OrderId]:
+        return frozenset(self._tables.consents)
 
     def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, Decimal | None], ...]:
         return tuple(
@@ -247,6 +286,15 @@ class MemoryTransaction(Transaction):
         return TickRow(
             row_id=1, count=count, finished_at=finished_at, orders_read_at=read_at, trouble=trouble
         )
+
+    def prune(self, *, before: datetime) -> None:
+        tables = self._tables
+        for intent in [i for i in tables.intents.values() if i.finished_at and i.finished_at < before]:
+            self._drop(tables.intents, intent.intent_id)
+        for job_id in [job_id for job_id, job in tables.jobs.items() if job[3] < before]:
+            self._drop(tables.jobs, job_id)
+        for order_id in [order_id for order_id, (seen, _) in tables.foreign.items() if seen < before]:
+            self._drop(tables.foreign, order_id)
 
     def leadership(self) -> Leadership | None:
         found: Leadership | None = self._tables.single.get("leadership")

@@ -22,9 +22,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return _adapters[kind]
 
 
-def encode(value: object) -> Any:
-    """A JSON-able tree of a domain value."""
-    return _adapter(type(value)).dump_python(value, mode="json")
+def encode(value: object, *, without: frozenset[str] = frozenset()) -> Any:
+    """A JSON-able tree of a domain value; `without` names fields of it to leave out."""
+    return _adapter(type(value)).dump_python(value, mode="json", exclude=set(without) or None)
 
 
 def decode(kind: type[T], document: Any) -> T:

@@ -6,25 +6,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import delete, func, or_
+from sqlalchemy import bindparam, delete, func, or_, update
 from sqlmodel import Session, col, select
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.event import Event
+from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import HostFault, Lease, LeaseState
-from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Currency, Rate
+from clorefleet.domain.ledger import LedgerSegment, Segments, in_order
+from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Requirement
 from clorefleet.domain.usage import UsageHour
 from clorefleet.store import codec
 from clorefleet.store.tables import (
+    CoinRateRow,
     DeploymentRow,
     EventRow,
+    FleetGuardRow,
     ForeignOrderRow,
     HostFaultRow,
     IntentRow,
@@ -35,10 +39,13 @@ from clorefleet.store.tables import (
     NodeFactRow,
     TickRow,
     UsageRow,
+    WalletReadingRow,
 )
 
 _OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING))
 _DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOWN))
+_CLOSED = tuple(state.value for state in IntentState if state.value not in _DOUBTFUL)
+_PLAN_APART = frozenset({"plan"})
 EVENTS_MAX = 50_000
 """Older events are dropped, so that the store stays bounded however long a daemon runs."""
 
@@ -50,6 +57,8 @@ class Leadership:
     token: int
     holder: str
     expires_at: datetime
+    beat: int = 0
+    """Grows with each renewal."""
 
 
 class Transaction:
@@ -104,30 +113,30 @@ class Transaction:
 
     def _leases(self, query: object) -> tuple[Lease, ...]:
         rows = self.session.exec(query)  # type: ignore[call-overload]
-        return tuple(codec.decode(Lease, row.document) for row in rows)
+        return tuple(_lease(row) for row in rows)
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
-        row = self.session.get(LeaseRow, lease_id)
-        return None if row is None else codec.decode(Lease, row.document)
+        row = self.session.get(LeaseRow, lease_id, populate_existing=True)
+        return None if row is None else _lease(row)
 
     def put_lease(self, lease: Lease) -> None:
         self.session.merge(
             LeaseRow(
                 lease_id=lease.lease_id,
-                deployment_id=lease.deployment_id,
-                slot=lease.slot,
                 intent_id=lease.intent_id,
-                state=lease.state,
-                phase=lease.phase,
                 server_id=lease.server_id,
-                order_id=lease.order_id,
                 created_at=lease.created_at,
-                phase_since=lease.phase_since,
-                ended_at=lease.ended_at,
-                reason=lease.reason,
-                document=codec.encode(lease),
+                plan=codec.encode(lease.plan),
+                **_beliefs(lease),
             )
         )
+        self.session.flush()
+
+    def note_leases(self, leases: Iterable[Lease]) -> None:
+        """What is believed of leases that are stored already, all at once. Their plans stay as they are."""
+        rows = [{"lease_id": lease.lease_id, **_beliefs(lease)} for lease in leases]
+        if rows:
+            self.session.execute(update(LeaseRow), rows)
 
     # -- intents
 
@@ -159,73 +168,125 @@ class Transaction:
 
     # -- ledger
 
-    def segments(self, deployment_id: DeploymentId | None = None) -> tuple[LedgerSegment, ...]:
+    def segments(
+        self, deployment_id: DeploymentId | None = None, *, since: datetime | None = None
+    ) -> tuple[LedgerSegment, ...]:
+        """In order of time; `since` leaves out the orders that ended before it, and keeps others whole."""
         query = select(LedgerSegmentRow)
         if deployment_id is not None:
             query = query.where(col(LedgerSegmentRow.deployment_id) == deployment_id)
-        rows = self.session.exec(query.order_by(col(LedgerSegmentRow.started_at)))
+        if since is not None:
+            ended_at = col(LedgerSegmentRow.ended_at)
+            lately = select(LedgerSegmentRow.order_id).where(or_(ended_at.is_(None), ended_at >= since))
+            query = query.where(col(LedgerSegmentRow.order_id).in_(lately))
+        rows = self.session.exec(
+            query.order_by(col(LedgerSegmentRow.started_at), col(LedgerSegmentRow.segment_id))
+        )
         return tuple(_segment(row) for row in rows)
 
-    def open_segment(self, segment: LedgerSegment) -> None:
-        """Begin to count. A second call for the same order changes nothing."""
-        existing = self.session.exec(
-            select(LedgerSegmentRow).where(col(LedgerSegmentRow.order_id) == segment.order_id)
-        ).first()
-        if existing is not None:
-            return
-        self.session.add(
-            LedgerSegmentRow(
-                lease_id=segment.lease_id,
-                deployment_id=segment.deployment_id,
-                order_id=segment.order_id,
-                currency=segment.currency,
-                is_spot=segment.is_spot,
-                price_per_day=segment.price.amount,
-                fee_percent=segment.fee_percent,
-                creation_fee=segment.creation_fee,
-                usd_per_unit=segment.usd_per_unit,
-                rate_source=segment.rate_source,
-                started_at=segment.started_at,
-                ended_at=segment.ended_at,
-                market_spend=segment.market_spend,
-                settled_at=segment.settled_at,
+    def order_segments(self, order_id: OrderId) -> Segments:
+        """All segments of one order, in order of time."""
+        return in_order(map(_segment, self._segment_rows(order_id)))
+
+    def put_order_segments(self, order_id: OrderId, segments: Segments) -> None:
+        """`segments` are from now on all segments of the order; they begin at their places and never
+        vanish."""
+        rows = list(self._segment_rows(order_id))
+        for row, segment in zip(rows, segments, strict=False):
+            for name, value in _segment_columns(segment).items():
+                setattr(row, name, value)
+            self.session.add(row)
+        for segment in segments[len(rows) :]:
+            self.session.add(LedgerSegmentRow(**_segment_columns(segment)))
+        self.session.flush()
+
+    def note_spends(self, spends: Iterable[tuple[OrderId, LedgerSegment]]) -> None:
+        """The market's counter of many orders that run, each on the order's last segment."""
+        rows = [
+            {"the_order": order_id, "the_start": last.started_at, "spend": last.market_spend}
+            for order_id, last in spends
+        ]
+        if rows:
+            table = LedgerSegmentRow.__table__  # type: ignore[attr-defined]
+            self.session.connection().execute(
+                update(table)
+                .where(
+                    table.c.order_id == bindparam("the_order"),
+                    table.c.started_at == bindparam("the_start"),
+                    table.c.settled_at.is_(None),
+                )
+                .values(market_spend=bindparam("spend")),
+                rows,
             )
-        )
-
-    def note_spend(self, order_id: OrderId, market_spend: Decimal) -> None:
-        """The market's counter for an order that runs."""
-        for row in self._segment_rows(order_id):
-            if row.settled_at is None:
-                row.market_spend = market_spend
-                self.session.add(row)
-
-    def close_segments(
-        self, order_id: OrderId, *, ended_at: datetime, settled: Decimal | None, now: datetime
-    ) -> None:
-        """End the count; `settled` is the completed order's own figure, or None until it is known."""
-        for row in self._segment_rows(order_id):
-            row.ended_at = row.ended_at or max(ended_at, row.started_at)
-            if settled is not None:
-                row.market_spend = settled
-                row.settled_at = now
-            self.session.add(row)
-
-    def reopen_segments(self, order_id: OrderId) -> None:
-        """The order bills after all: count on as if it had never stopped."""
-        for row in self._segment_rows(order_id):
-            row.ended_at = None
-            row.settled_at = None
-            self.session.add(row)
 
     def unsettled_orders(self) -> tuple[OrderId, ...]:
-        query = select(LedgerSegmentRow).where(
-            col(LedgerSegmentRow.ended_at).is_not(None), col(LedgerSegmentRow.settled_at).is_(None)
+        """Those that ended and whose final bill is not known."""
+        table = LedgerSegmentRow
+        running = select(table.order_id).where(col(table.ended_at).is_(None))
+        query = (
+            select(table.order_id)
+            .where(col(table.settled_at).is_(None), col(table.order_id).not_in(running))
+            .distinct()
+            .order_by(col(table.order_id))
         )
-        return tuple(OrderId(row.order_id) for row in self.session.exec(query))
+        return tuple(OrderId(order_id) for order_id in self.session.exec(query))
 
     def _segment_rows(self, order_id: OrderId) -> Iterable[LedgerSegmentRow]:
         query = select(LedgerSegmentRow).where(col(LedgerSegmentRow.order_id) == order_id)
-        return self.session.exec(query).all()
+        return self.session.exec(
+            query.order_by(col(LedgerSegmentRow.started_at), col(LedgerSegmentRow.segment_id))
+        ).all()
+
+    # -- ceilings, wallets, coins
+
+    def guard(self) -> FleetGuard:
+        row = self.session.get(FleetGuardRow, 1)
+        return FleetGuard() if row is None else codec.decode(FleetGuard, row.document)
+
+    def put_guard(self, guard: FleetGuard) -> None:
+        self.session.merge(FleetGuardRow(row_id=1, document=codec.encode(guard)))
+
+    def wallet_readings(self) -> tuple[WalletReading, ...]:
+        rows = self.session.exec(select(WalletReadingRow).order_by(col(WalletReadingRow.currency)))
+        return tuple(
+            WalletReading(
+                balance=Money(row.balance, Currency(row.currency)),
+                read_at=row.read_at,
+                ledger=row.ledger,
+                burn_per_day=row.burn_per_day,
+                day_balance=row.day_balance,
+                day_read_at=row.day_read_at,
+                day_ledger=row.day_ledger,
+            )
+            for row in rows
+        )
+
+    def put_wallet_reading(self, reading: WalletReading) -> None:
+        self.session.merge(
+            WalletReadingRow(
+                currency=reading.currency,
+                read_at=reading.read_at,
+                balance=reading.balance.amount,
+                ledger=reading.ledger,
+                burn_per_day=reading.burn_per_day,
+                day_read_at=reading.day_read_at,
+                day_balance=reading.day_balance,
+                day_ledger=reading.day_ledger,
+            )
+        )
+
+    def coin_rates(self) -> tuple[ExchangeRate, ...]:
+        rows = self.session.exec(select(CoinRateRow).order_by(col(CoinRateRow.currency)))
+        return tuple(
+            ExchangeRate(Currency(row.currency), row.usd_per_unit, row.as_of, row.source) for row in rows
+        )
+
+    def put_coin_rate(self, rate: ExchangeRate) -> None:
+        self.session.merge(
+            CoinRateRow(
+                currency=rate.currency, usd_per_unit=rate.usd_per_unit, as_of=rate.as_of, source=rate.source
+            )
+        )
 
     # -- nodes, jobs, hosts
 
@@ -273,6 +334,13 @@ class Transaction:
             HostFaultRow(server_id=fault.server_id, at=fault.at, reason=fault.reason, cost_usd=fault.cost_usd)
         )
 
+    def host_faults(self, *, since: datetime) -> tuple[HostFault, ...]:
+        query = select(HostFaultRow).where(col(HostFaultRow.at) >= since)
+        return tuple(
+            HostFault(ServerId(row.server_id), row.at, row.reason, row.cost_usd)
+            for row in self.session.exec(query.order_by(col(HostFaultRow.at)))
+        )
+
     def faulty_servers(self, *, since: datetime) -> frozenset[ServerId]:
         query = select(HostFaultRow.server_id).where(col(HostFaultRow.at) >= since)
         return frozenset(ServerId(server_id) for server_id in self.session.exec(query))
@@ -294,6 +362,18 @@ class Transaction:
         row.last_seen_at = now
         self.session.add(row)
         return is_new
+
+    def note_consent(self, order_id: OrderId, *, now: datetime) -> None:
+        """The user said, of this very order, that it may be ended though it is not ours."""
+        row = self.session.get(ForeignOrderRow, order_id)
+        if row is None:
+            row = ForeignOrderRow(order_id=order_id, server_id=0, first_seen_at=now, last_seen_at=now)
+        row.consented_at = now
+        self.session.add(row)
+
+    def consented_orders(self) -> frozenset[OrderId]:
+        query = select(ForeignOrderRow.order_id).where(col(ForeignOrderRow.consented_at).is_not(None))
+        return frozenset(OrderId(order_id) for order_id in self.session.exec(query))
 
     def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, Decimal | None], ...]:
         query = select(ForeignOrderRow).where(col(ForeignOrderRow.last_seen_at) >= seen_since)
@@ -325,7 +405,7 @@ class Transaction:
     def leadership(self) -> Leadership | None:
         """The one row of it, locked until the transaction ends."""
         row = self.session.get(LeadershipRow, 1, with_for_update=True)
-        return None if row is None else Leadership(row.token, row.holder, row.expires_at)
+        return None if row is None else Leadership(row.token, row.holder, row.expires_at, row.beat)
 
     def put_leadership(self, leadership: Leadership) -> None:
         self.session.merge(
@@ -334,6 +414,7 @@ class Transaction:
                 token=leadership.token,
                 holder=leadership.holder,
                 expires_at=leadership.expires_at,
+                beat=leadership.beat,
             )
         )
 
@@ -389,6 +470,17 @@ class Transaction:
     def last_tick(self) -> TickRow | None:
         return self.session.get(TickRow, 1)
 
+    def prune(self, *, before: datetime) -> None:
+        """Forget what no decision needs any more: finished intents, jobs and foreign orders from before
+        `before`. Leases and ledger stay: they are the account of the money."""
+        intent, job = IntentRow, JobRow
+        for statement in (
+            delete(intent).where(col(intent.state).in_(_CLOSED), col(intent.finished_at) < before),
+            delete(job).where(col(job.started_at) < before),
+            delete(ForeignOrderRow).where(col(ForeignOrderRow.last_seen_at) < before),
+        ):
+            self.session.execute(statement)
+
 
 def _usage(row: UsageRow) -> UsageHour:
     return UsageHour(
@@ -438,6 +530,25 @@ def _intent(row: IntentRow) -> Intent:
     )
 
 
+def _lease(row: LeaseRow) -> Lease:
+    return codec.decode(Lease, {**row.document, "plan": row.plan})
+
+
+def _beliefs(lease: Lease) -> dict[str, Any]:
+    """The columns of a lease that change after its intent."""
+    return {
+        "deployment_id": lease.deployment_id,
+        "slot": lease.slot,
+        "state": lease.state,
+        "phase": lease.phase,
+        "order_id": lease.order_id,
+        "phase_since": lease.phase_since,
+        "ended_at": lease.ended_at,
+        "reason": lease.reason,
+        "document": codec.encode(lease, without=_PLAN_APART),
+    }
+
+
 def _segment(row: LedgerSegmentRow) -> LedgerSegment:
     return LedgerSegment(
         lease_id=LeaseId(row.lease_id),
@@ -453,7 +564,28 @@ def _segment(row: LedgerSegmentRow) -> LedgerSegment:
         ended_at=row.ended_at,
         market_spend=row.market_spend,
         settled_at=row.settled_at,
+        order_started_at=row.order_started_at,
     )
+
+
+def _segment_columns(segment: LedgerSegment) -> dict[str, Any]:
+    return {
+        "lease_id": segment.lease_id,
+        "deployment_id": segment.deployment_id,
+        "order_id": segment.order_id,
+        "currency": segment.currency,
+        "is_spot": segment.is_spot,
+        "price_per_day": segment.price.amount,
+        "fee_percent": segment.fee_percent,
+        "creation_fee": segment.creation_fee,
+        "usd_per_unit": segment.usd_per_unit,
+        "rate_source": segment.rate_source,
+        "started_at": segment.started_at,
+        "ended_at": segment.ended_at,
+        "market_spend": segment.market_spend,
+        "settled_at": segment.settled_at,
+        "order_started_at": segment.order_started_at,
+    }
 
 
 def _event(row: EventRow) -> Event:

@@ -78,7 +78,9 @@ class LeaseRow(SQLModel, table=True):
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     reason: str = ""
     document: dict[str, Any] = Field(sa_type=JSON)
-    """The whole `Lease`; the columns above are copies to query by."""
+    """The whole `Lease` but its plan; the columns above are copies to query by."""
+    plan: dict[str, Any] = Field(sa_type=JSON)
+    """Apart, because it is long, changes almost never, and a tick writes many leases."""
 
 
 class IntentRow(SQLModel, table=True):
@@ -101,7 +103,7 @@ class LedgerSegmentRow(SQLModel, table=True):
     """One lease at one rate. Open while `ended_at` is null."""
 
     __tablename__ = "ledger_segment"
-    __table_args__ = (Index("ix_ledger_lease", "lease_id"),)
+    __table_args__ = (Index("ix_ledger_lease", "lease_id"), Index("ix_ledger_order", "order_id"))
     segment_id: int | None = Field(default=None, primary_key=True)
     lease_id: str
     deployment_id: str
@@ -118,6 +120,7 @@ class LedgerSegmentRow(SQLModel, table=True):
     market_spend: Decimal | None = Field(default=None, sa_type=DecimalText)
     """The market's own counter, last seen; final once `settled_at` is set."""
     settled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    order_started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class NodeFactRow(SQLModel, table=True):
@@ -169,6 +172,43 @@ class ForeignOrderRow(SQLModel, table=True):
     first_seen_at: datetime = Field(sa_type=UtcDateTime)
     last_seen_at: datetime = Field(sa_type=UtcDateTime)
     usd_per_day: Decimal | None = Field(default=None, sa_type=DecimalText)
+    consented_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """When the user said, of this very order, that it may be ended."""
+
+
+class CoinRateRow(SQLModel, table=True):
+    """What a coin was last worth, and who said so."""
+
+    __tablename__ = "coin_rate"
+    currency: str = Field(primary_key=True)
+    usd_per_unit: Decimal = Field(sa_type=DecimalText)
+    as_of: datetime = Field(sa_type=UtcDateTime)
+    source: str
+
+
+class WalletReadingRow(SQLModel, table=True):
+    """The last reading of a wallet, and the first one of its day (UTC), each with the ledger's own total
+    then."""
+
+    __tablename__ = "wallet_reading"
+    currency: str = Field(primary_key=True)
+    read_at: datetime = Field(sa_type=UtcDateTime)
+    balance: Decimal = Field(sa_type=DecimalText)
+    ledger: Decimal = Field(sa_type=DecimalText)
+    burn_per_day: Decimal = Field(sa_type=DecimalText)
+    """What all live orders of the account took a day in this currency, with fee."""
+    day_read_at: datetime = Field(sa_type=UtcDateTime)
+    day_balance: Decimal = Field(sa_type=DecimalText)
+    day_ledger: Decimal = Field(sa_type=DecimalText)
+
+
+class FleetGuardRow(SQLModel, table=True):
+    """One row: the ceilings over all deployments, and whether renting is stopped until the user says go
+    on."""
+
+    __tablename__ = "fleet_guard"
+    row_id: int = Field(default=1, primary_key=True)
+    document: dict[str, Any] = Field(sa_type=JSON)
 
 
 class UsageRow(SQLModel, table=True):
@@ -198,6 +238,8 @@ class LeadershipRow(SQLModel, table=True):
     token: int
     holder: str
     expires_at: datetime = Field(sa_type=UtcDateTime)
+    beat: int = 0
+    """Grows with each renewal: who stands by sees by it that the leader lives, whatever either clock says."""
 
 
 class TickRow(SQLModel, table=True):

@@ -14,16 +14,6 @@ from clorefleet.domain.order import RentRequest
 from tests.fleet.builders import IMAGE, plan
 from tests.fleet.world import World
 
-KILL_POINTS = [
-    "rent: before intent",
-    "rent: after intent",
-    "rent: after effect",
-    "job: after intent",
-    "job: after effect",
-    "cancel: after intent",
-    "cancel: after effect",
-]
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -66,32 +56,6 @@ def test_a_fleet_that_has_what_it_wants_does_nothing(world: World):
     before = world.market.rent_calls
     world.tick(20)
     assert world.market.rent_calls == before == 1
-
-
-@pytest.mark.parametrize("boundary", KILL_POINTS)
-def test_killed_at_any_boundary_the_next_process_ends_up_the_same(world: World, boundary: str):
-    """C1, S2, S6."""
-    world.hazards.kill_at = {boundary}
-    serve(world)
-    assert_serving_once(world)
-    assert len(world.market.orders) == 1, "a second server was rented"
-    assert set(world.nodes.started.values()) <= {1, 2}
-    stop(world)
-    assert_all_ended(world)
-    assert world.hazards.kill_at == set(), "the boundary was never reached"
-
-
-@pytest.mark.parametrize("boundary", KILL_POINTS)
-def test_killed_twice_during_recovery_as_well(world: World, boundary: str):
-    """C2: the second death comes at the same boundary of the next process."""
-    world.hazards.kill_at = {boundary}
-    world.wish()
-    world.tick(3)
-    world.hazards.kill_at = {boundary}
-    world.tick(40)
-    assert_serving_once(world)
-    stop(world)
-    assert_all_ended(world)
 
 
 @pytest.mark.parametrize("lag_s", [0, 20, 50])

@@ -1,22 +1,25 @@
 """A market and nodes in memory, on a clock that only moves when told, to run real ticks against.
 
 The market keeps the awkward habits that matter for money: answers without an id, orders that show up
-late, answers that are lost after the effect. `kill_at` raises in the middle of an effect, as if the
-process had been killed there; everything in memory of the fleet is then thrown away.
+late, answers that are lost after the effect. `kill_at` raises at a boundary of an effect, as if the
+process had been killed there; everything in memory of the fleet is then thrown away. Every edge is watched:
+what is not a reading may only be called inside an effect.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from clorefleet.domain.errors import MarketUnreachable, NodeError, OfferGone
+from clorefleet.domain.errors import MarketUnreachable, NodeError, OfferGone, Refused
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Lease, Phase
-from clorefleet.domain.money import Money
+from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, SshAddress, Wallet
@@ -29,8 +32,15 @@ from clorefleet.domain.outcome import (
     RentOutcome,
     RentRefused,
     RentUnknown,
+    SpotPriceOutcome,
+    SpotPriceRefused,
+    SpotPriceSet,
+    SpotPriceUnknown,
 )
 from clorefleet.domain.plan import Plan, PlanReport, Requirement
+from clorefleet.fleet.action import Action
+from clorefleet.fleet.edges import READINGS, Market, Nodes
+from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.loop import Fleet
 from clorefleet.store import leadership
 from clorefleet.store.database import Store, open_store
@@ -67,17 +77,30 @@ class Hazards:
     cancel_lies: int = 0
     list_fails: int = 0
     list_lag: timedelta = timedelta(0)
-    kill_at: set[str] = field(default_factory=set)
+    bid_lost_after: int = 0
+    kill_at: set[tuple[Effect, Boundary]] = field(default_factory=set)
 
     def strikes(self, name: str) -> bool:
         left = getattr(self, name)
         setattr(self, name, max(0, left - 1))
         return left > 0
 
-    def maybe_die(self, boundary: str) -> None:
-        if boundary in self.kill_at:
-            self.kill_at.discard(boundary)
-            raise Killed(boundary)
+    def reached(self, effect: Effect, boundary: Boundary) -> None:
+        if (effect, boundary) in self.kill_at:
+            self.kill_at.discard((effect, boundary))
+            raise Killed(effect, boundary)
+
+
+class WatchedEdge:
+    """An edge whose effects may only happen between an intent and its record."""
+
+    def __init__(self, edge: object, kind: type, within: Callable[[], Effect | None]) -> None:
+        self._edge, self._readings, self._within = edge, READINGS[kind], within
+
+    def __getattr__(self, name: str) -> object:
+        if name not in self._readings:
+            assert self._within() is not None, f"{name} was called outside an effect"
+        return getattr(self._edge, name)
 
 
 @dataclass
@@ -114,7 +137,6 @@ class MemoryMarket:
 
     def rent(self, request: RentRequest) -> RentOutcome:
         self.rent_calls += 1
-        self.hazards.maybe_die("rent: after intent")
         if self.hazards.strikes("rent_lost_before"):
             return RentUnknown("timed out")
         if self.hazards.strikes("rent_refused"):
@@ -132,18 +154,16 @@ class MemoryMarket:
             created_at=self.clock.now(),
             max_rental_s=None,
             image=request.image,
-            is_spot=False,
+            is_spot=request.is_spot,
             is_expired=False,
             is_online=True,
             ssh=SshAddress(("127.0.0.1",), 22),
             container_state=2,
         )
         self.visible_from[order_id] = self.clock.now() + self.hazards.list_lag
-        self.hazards.maybe_die("rent: after effect")
         return RentUnknown("cut") if self.hazards.strikes("rent_lost_after") else Rented()
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
-        self.hazards.maybe_die("cancel: after intent")
         order = self.orders[order_id]
         if self.hazards.strikes("cancel_lost"):
             return CancelUnknown("timed out")
@@ -151,8 +171,14 @@ class MemoryMarket:
             return AlreadyEnded()
         if not self.hazards.strikes("cancel_lies"):
             self.orders[order_id] = replace(self._billed(order), is_expired=True)
-        self.hazards.maybe_die("cancel: after effect")
         return CancelAccepted()
+
+    def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> SpotPriceOutcome:
+        order = self.orders[order_id]
+        if order.is_expired:
+            return SpotPriceRefused(Refused("gone", reason="gone"))
+        self.orders[order_id] = replace(order, price=desired)
+        return SpotPriceUnknown("cut") if self.hazards.strikes("bid_lost_after") else SpotPriceSet()
 
     @property
     def live(self) -> list[Order]:
@@ -167,7 +193,6 @@ class MemoryNodes:
     forgotten: set[LeaseId] = field(default_factory=set)
 
     def prepare(self, lease_id: LeaseId) -> Credentials:
-        self.hazards.maybe_die("rent: before intent")
         return Credentials("ssh-ed25519 AAAA", "nonce")
 
     def look(self, lease: Lease, order: Order) -> NodeView:
@@ -196,12 +221,10 @@ class MemoryNodes:
         return FACTS
 
     def start_work(self, lease: Lease, phase: Phase, attempt: int) -> None:
-        self.hazards.maybe_die("job: after intent")
         key = f"{lease.lease_id}-{phase}-{attempt}"
         if lease.lease_id in self.forgotten:
             raise NodeError("gone")
         self.started[key] = self.started.get(key, 0) + 1
-        self.hazards.maybe_die("job: after effect")
 
     def backend(self, lease: Lease) -> Backend | None:
         return Backend(lease.lease_id, lease.plan.setup.model, Path("/nowhere"))
@@ -226,23 +249,40 @@ class World:
 
     def start(self) -> None:
         """A new process: everything but the store is forgotten."""
+        self.routes = ()  # they lived in the process
         self.token = leadership.acquire(self.store, f"p{next(self._ids)}", now=self.clock.now(), force=True)
+        self.within: Effect | None = None
         self.fleet = Fleet(
             store=self.store,
-            market=self.market,
-            nodes=self.nodes,
+            market=WatchedEdge(self.market, Market, lambda: self.within),
+            nodes=WatchedEdge(self.nodes, Nodes, lambda: self.within),
             planner=self._plan,
             clock=self.clock,
             set_routes=self._set_routes,
             in_flight=lambda lease_id: 0,
             startup_command=lambda nonce: "#!/bin/sh\n",
             new_id=lambda: f"l{next(self._ids)}",
+            reached=self._reached,
         )
+
+    def _reached(self, effect: Effect, boundary: Boundary) -> None:
+        self.within = effect if boundary is Boundary.AFTER_INTENT else None
+        self.hazards.reached(effect, boundary)
+
+    def act(self, *actions: Action) -> None:
+        """Perform actions that no decision makes yet, in a tick of their own."""
+        fleet = self.fleet
+        snapshot, _ = fleet.observer().observe()
+        try:
+            fleet.executor(snapshot, Journal(self.store, self.token)).perform(actions)
+        except Killed:
+            self.start()
 
     def _plan(self, requirement: Requirement, view: MarketView) -> PlanReport:
         return PlanReport(requirement, self.plans, (), (), len(self.plans))
 
     def _set_routes(self, backends: tuple[Backend, ...]) -> None:
+        assert self.within is Effect.ROUTE
         self.routes = backends
 
     def tick(self, count: int = 1, *, every_s: float = 10) -> None:

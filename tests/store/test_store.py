@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,7 @@ from clorefleet.domain.errors import LostLeadership, StoreError
 from clorefleet.domain.event import Event
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.lease import LeaseState, Phase
-from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.ledger import LedgerSegment, closed
 from clorefleet.domain.money import Rate
 from clorefleet.domain.usage import UsageHour
 from clorefleet.store import leadership
@@ -68,8 +69,8 @@ def test_money_is_kept_to_the_last_digit(store: Store):
         started_at=NOW,
     )
     with store.write() as tx:
-        tx.open_segment(segment)
-        tx.open_segment(segment)  # adopting twice counts once
+        tx.put_order_segments(OrderId(3), (segment,))
+        tx.put_order_segments(OrderId(3), (segment,))  # a second writing changes nothing
     with store.read() as tx:
         assert tx.segments() == (segment,)
 
@@ -80,16 +81,17 @@ def test_a_settled_bill_is_final(store: Store):
         Decimal(1), "test", NOW,
     )  # fmt: skip
     with store.write() as tx:
-        tx.open_segment(segment)
-        tx.close_segments(OrderId(3), ended_at=NOW + minutes(5), settled=None, now=NOW)
+        ended = closed((segment,), ended_at=NOW + minutes(5), settled=None, now=NOW)
+        tx.put_order_segments(OrderId(3), ended)
         assert tx.unsettled_orders() == (3,)
-        tx.close_segments(OrderId(3), ended_at=NOW + minutes(9), settled=Decimal("0.42"), now=NOW)
-        tx.note_spend(OrderId(3), Decimal("9.99"))
+        ended = closed(ended, ended_at=NOW + minutes(9), settled=Decimal("0.42"), now=NOW)
+        tx.put_order_segments(OrderId(3), ended)
+        tx.note_spends([(OrderId(3), replace(ended[0], market_spend=Decimal("9.99")))])
     with store.read() as tx:
-        [closed] = tx.segments()
+        [kept] = tx.segments()
         assert tx.unsettled_orders() == ()
-    assert closed.ended_at == NOW + minutes(5)
-    assert closed.cost_usd(NOW) == Decimal("0.42")
+    assert kept.ended_at == NOW + minutes(5)
+    assert kept.cost_usd(NOW) == Decimal("0.42")
 
 
 def test_events_come_in_order_and_after_a_mark(store: Store):

@@ -1,0 +1,73 @@
+"""What is committed and spent, as the store says: for the snapshot, and again inside a rent's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from clorefleet.domain.identity import DeploymentId
+from clorefleet.domain.lease import Lease
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Currency
+from clorefleet.fleet.budget import FleetSpending, midnight_utc, spent_since
+from clorefleet.store.queries import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    fleet: FleetSpending
+    today_usd: Mapping[DeploymentId, Decimal]
+    """Since midnight UTC, of each deployment."""
+    segments: tuple[LedgerSegment, ...]
+    """Of all orders that run, or ran today; whole orders."""
+
+
+def load_spending(
+    tx: Transaction, now: datetime, *, open_leases: tuple[Lease, ...] | None = None
+) -> Spending:
+    """Reads what ran today, and all of the ledger only where a total ceiling needs it."""
+    midnight = midnight_utc(now)
+    guard = tx.guard()
+    segments = tx.segments(since=midnight)
+    today = _by_deployment(segments, midnight, now)
+    totals: dict[DeploymentId, Decimal] = {}
+    for deployment_id in guard.deployment_totals_usd:
+        totals[deployment_id] = _cost_usd(tx.segments(deployment_id), now)
+    total = Decimal(0)
+    if guard.total_usd is not None:
+        since = guard.total_since
+        counted = tx.segments() if since is None else tx.segments(since=since)
+        total = _cost_usd(counted, now) if since is None else spent_since(counted, since, now)
+    fleet = FleetSpending(
+        guard=guard,
+        open_leases=tx.open_leases() if open_leases is None else open_leases,
+        spent_today_usd=sum(today.values(), Decimal(0)),
+        spent_total_usd=total,
+        deployment_spent_total_usd=totals,
+        usd_per_unit={rate.currency: rate.usd_per_unit for rate in tx.coin_rates()},
+    )
+    return Spending(fleet, today, segments)
+
+
+def load_ledger_totals(tx: Transaction, now: datetime) -> Mapping[Currency, Decimal]:
+    """All that the ledger counts, by billed currency."""
+    totals: dict[Currency, Decimal] = {}
+    for segment in tx.segments():
+        totals[segment.currency] = totals.get(segment.currency, Decimal(0)) + segment.cost(now).amount
+    return totals
+
+
+def _by_deployment(
+    segments: Iterable[LedgerSegment], since: datetime, now: datetime
+) -> Mapping[DeploymentId, Decimal]:
+    spent: dict[DeploymentId, Decimal] = {}
+    for segment in segments:
+        cost = spent_since([segment], since, now)
+        spent[segment.deployment_id] = spent.get(segment.deployment_id, Decimal(0)) + cost
+    return spent
+
+
+def _cost_usd(segments: Iterable[LedgerSegment], now: datetime) -> Decimal:
+    return sum((segment.cost_usd(now) for segment in segments), Decimal(0))
