@@ -72,6 +72,8 @@ class Fit:
     """`vram`, `ram`, `disk`, `cuda`, `driver`, `compute_capability`, `divisibility`, `layout`, ..."""
     shortfall: str = ""
     cure: str = ""
+    visible_bytes: int = 0
+    """GPU memory that nvidia-smi shows where the least is to spare; 0 where it was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)

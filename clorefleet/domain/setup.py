@@ -42,6 +42,12 @@ class Setup:
     """Requests served at once at that context."""
     kv_dtype: str
     """`bf16`, `fp8` or `q8_0`."""
+    pipeline_parallel: int = 1
+    """Runs of layers, each on `tensor_parallel` GPUs of its own, one after the other."""
+    expert_parallel: int = 1
+    """Above 1: whole experts are dealt out to that many GPUs, instead of a slice of each."""
+    gpu_experts: int = 0
+    """KTransformers: experts of each layer that lie on the GPUs too; the others are computed by the CPU."""
     experts_in_ram: tuple[int, ...] = ()
     """Layers (from 0) whose experts stay in RAM."""
     layers_per_gpu: tuple[int, ...] = ()
@@ -49,3 +55,7 @@ class Setup:
     memory_fraction: float | None = None
     """SGLang's static share, or vLLM's utilisation."""
     speculation: Speculation | None = None
+
+    @property
+    def gpus_needed(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel

@@ -14,8 +14,8 @@ from clorefleet.engine.sglang import SgLang, check_python_package
 
 _METHODS = {Precision.FP8: "FP8", Precision.BF16: "BF16"}
 """CPU kernels that read the published weights as they are; the others want converted ones."""
-GPU_EXPERTS = 1
-"""Experts per layer that also lie on the GPUs: as few as can be, since no setup says how many fit [assumed]."""
+GPU_EXPERTS_MIN = 1
+"""Experts per layer that also lie on the GPUs: as few as can be, where a setup does not say how many fit."""
 _CHUNK_TOKENS = 16_384
 _ENV = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "SGLANG_ENABLE_JIT_DEEPGEMM": "0"}
 # $1 GPUs, then the command: a core for each GPU's process, the others compute; one pool per NUMA node.
@@ -50,7 +50,7 @@ class KTransformers:
         arguments = [
             "--kt-weight-path", weights,
             "--kt-method", method,
-            "--kt-num-gpu-experts", str(GPU_EXPERTS),
+            "--kt-num-gpu-experts", str(max(GPU_EXPERTS_MIN, setup.gpu_experts)),
             "--trust-remote-code",
             "--attention-backend", "flashinfer",
             "--disable-shared-experts-fusion",

@@ -61,6 +61,8 @@ class SgLang:
             "--context-length", str(setup.context_tokens),
             "--enable-metrics",
         ]  # fmt: skip
+        if setup.expert_parallel > 1:
+            arguments += ["--ep-size", str(setup.expert_parallel)]
         if setup.memory_fraction is not None:
             arguments += ["--mem-fraction-static", f"{setup.memory_fraction:g}"]
         if setup.kv_dtype == "fp8":

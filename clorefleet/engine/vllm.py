@@ -50,6 +50,10 @@ class Vllm:
             "--max-model-len", str(setup.context_tokens),
             "--max-num-seqs", str(max(1, setup.concurrency)),
         ]  # fmt: skip
+        if setup.pipeline_parallel > 1:
+            arguments += ["--pipeline-parallel-size", str(setup.pipeline_parallel)]
+        if setup.expert_parallel > 1:
+            arguments += ["--enable-expert-parallel"]
         if setup.memory_fraction is not None:
             arguments += ["--gpu-memory-utilization", f"{setup.memory_fraction:g}"]
         if setup.kv_dtype == "fp8":

@@ -2,8 +2,11 @@
 
 A setup is the largest sensible one: the longest context in steps, then more requests at once. Where a GGUF
 does not fit on the GPUs, as few layers' experts as needed stay in RAM, with the least context asked for,
-since context and experts compete for the same memory. SGLang and vLLM are tried on every number of GPUs
-that divides the model: eight slow links can be slower than one GPU, and 20 heads go on four GPUs of eight.
+since context and experts compete for the same memory; KTransformers likewise keeps as many of each
+layer's experts on the GPUs as fit. SGLang and vLLM are tried on every number of GPUs that divides the
+model: eight slow links can be slower than one GPU, and 20 heads go on four GPUs of eight. Where a number
+divides the heads and not the experts' width, whole experts are dealt out; where it divides nothing, vLLM
+is tried in pipeline stages.
 """
 
 from __future__ import annotations
@@ -14,18 +17,18 @@ from dataclasses import replace
 from clorefleet.domain.plan import Fit
 from clorefleet.domain.recipe import Checkpoint, EngineName, EngineSupport, Precision, Recipe
 from clorefleet.domain.setup import Setup, Speculation
-from clorefleet.planner.fit import (
-    VLLM_UTILISATION,
-    check_fit,
-    choose_experts_in_ram,
-    kv_bytes,
-    parse_version,
-    sglang_reserve,
-    split_layers,
-    tokens_that_fit,
-    why_indivisible,
-)
+from clorefleet.planner.fit import check_fit
 from clorefleet.planner.hardware import MIB, Hardware
+from clorefleet.planner.software import parse_version, why_indivisible
+from clorefleet.planner.split_fit import choose_experts_in_ram, split_layers
+from clorefleet.planner.tensor_fit import (
+    KT_MEMORY_FRACTION,
+    VLLM_UTILISATION,
+    gpu_experts_that_fit,
+    sglang_reserve,
+    tokens_that_fit,
+)
+from clorefleet.planner.weights import kv_bytes
 
 CONTEXT_STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 """More than 65,536 tokens only where they are asked for: they cost memory that speed needs."""
@@ -33,6 +36,10 @@ CONCURRENCY_MAX = 32
 LLAMACPP_SLOTS_MAX = 4
 """Its slots share one context and one queue of work: more of them make each slower [assumed]."""
 RANKS_MAX = 16
+KT_PRECISIONS = (Precision.FP8, Precision.BF16)
+"""What KTransformers' CPU kernels read as it is published; the others want converted weights."""
+KT_REQUESTS_MAX = 4
+"""Its tutorial's `--max-running-requests`: the CPU computes experts for all of them."""
 DRAFT_STEPS = 3
 """SGLang's own choice for these models (3 steps, 1 branch, 4 tokens), and that of the public recipes."""
 
@@ -58,11 +65,14 @@ def setups(
         if checkpoint.precision not in precisions:
             continue
         for support in recipe.engines:
-            if checkpoint.layout not in support.layouts or support.engine is EngineName.KTRANSFORMERS:
+            if checkpoint.layout not in support.layouts:
                 continue
             base = _base(recipe, checkpoint, support, hardware, context_tokens)
             if support.engine is EngineName.LLAMACPP:
                 yield _llamacpp(base, recipe, checkpoint, hardware)
+            elif support.engine is EngineName.KTRANSFORMERS:
+                if checkpoint.precision in KT_PRECISIONS:
+                    yield _ktransformers(base, recipe, checkpoint, hardware)
             else:
                 yield from _tensor_parallel(base, recipe, checkpoint, support, hardware, ranks_memo)
 
@@ -152,23 +162,23 @@ def _tensor_parallel(
     there = len(hardware.gpus)
     nearest: tuple[Setup, Fit] | None = None
     any_fits = False
-    for ranks in range(min(there, RANKS_MAX), 0, -1):
-        if why_indivisible(recipe, checkpoint, ranks):
-            continue
-        setup, fit = _remembered(base, recipe, support, hardware, ranks, memo)
+    for tensor, stages, experts in _parallelisms(recipe, checkpoint, support, there):
+        cut = replace(base, tensor_parallel=tensor, pipeline_parallel=stages, expert_parallel=experts)
+        setup, fit = _remembered(cut, recipe, support, hardware, memo)
         if fit.fits:
             any_fits = True
             yield setup, fit
             continue
-        nearest = nearest or (setup, fit)
-        if fit.binding != "ram":
+        if nearest is None or setup.pipeline_parallel == 1 < nearest[0].pipeline_parallel:
+            nearest = (setup, fit)
+        if fit.binding != "ram" and setup.pipeline_parallel == 1:
             # Fewer GPUs need fewer processes and less RAM. They cure nothing else: each holds more weights.
             break
     if any_fits or nearest is None:
         return
     setup, fit = nearest
     why = why_indivisible(recipe, checkpoint, there)
-    if fit.binding == "vram" and why:
+    if fit.binding == "vram" and why and setup.gpus_needed < there:
         cure = f"another number of GPUs: {setup.tensor_parallel} of them lack {fit.shortfall} each"
         fit = replace(fit, binding="divisibility", shortfall=why, cure=cure)
     yield setup, fit
@@ -179,27 +189,42 @@ def _remembered(
     recipe: Recipe,
     support: EngineSupport,
     hardware: Hardware,
-    ranks: int,
     memo: RanksMemo | None,
 ) -> tuple[Setup, Fit]:
     """`_on_ranks`, which of a server with equal GPUs looks at one GPU and the driver alone."""
     if memo is None or hardware.is_mixed or len(set(hardware.vram_mib)) > 1:
-        return _on_ranks(base, recipe, support, hardware, ranks)
-    key = (base.checkpoint, base.engine, ranks, hardware.gpus[0], hardware.vram_mib[0], hardware.cuda_version)
+        return _on_ranks(base, recipe, support, hardware)
+    cut = (base.tensor_parallel, base.pipeline_parallel, base.expert_parallel)
+    key = (base.checkpoint, base.engine, cut, hardware.gpus[0], hardware.vram_mib[0], hardware.cuda_version)
     if key not in memo:
-        memo[key] = _on_ranks(base, recipe, support, hardware, ranks)
+        memo[key] = _on_ranks(base, recipe, support, hardware)
     return memo[key]
 
 
-def _on_ranks(
-    base: Setup, recipe: Recipe, support: EngineSupport, hardware: Hardware, ranks: int
-) -> tuple[Setup, Fit]:
-    """The largest setup on `ranks` GPUs. Context is in FP8 by default or where it is needed."""
+def _parallelisms(
+    recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, there: int
+) -> Iterator[tuple[int, int, int]]:
+    """Tensor, pipeline and expert parallelism on up to `there` equal GPUs, most GPUs first."""
+    for ranks in range(min(there, RANKS_MAX), 0, -1):
+        if not why_indivisible(recipe, checkpoint, ranks):
+            yield ranks, 1, 1
+        elif ranks > 1 and not why_indivisible(recipe, checkpoint, ranks, expert_parallel=ranks):
+            yield ranks, 1, ranks
+        elif ranks == there and support.engine is EngineName.VLLM:
+            # Stages of the largest number that divides: six GPUs become three stages of two.
+            for tensor in range(ranks // 2, 0, -1):
+                if ranks % tensor == 0 and not why_indivisible(recipe, checkpoint, tensor):
+                    yield tensor, ranks // tensor, 1
+                    break
+
+
+def _on_ranks(base: Setup, recipe: Recipe, support: EngineSupport, hardware: Hardware) -> tuple[Setup, Fit]:
+    """The largest setup on so many GPUs. Context is in FP8 by default or where it is needed."""
     setup = replace(
         base,
-        tensor_parallel=ranks,
-        memory_fraction=_memory_fraction(recipe, support, hardware, ranks),
-        speculation=_speculation(support),
+        memory_fraction=_memory_fraction(recipe, support, hardware, base.gpus_needed),
+        # Drafting across pipeline stages is not something that the engines do.
+        speculation=_speculation(support) if base.pipeline_parallel == 1 else None,
         kv_dtype=_kv_dtype(recipe, hardware),
     )
     tokens = tokens_that_fit(setup, recipe, hardware)
@@ -209,7 +234,7 @@ def _on_ranks(
             setup, tokens = halved, tokens_that_fit(halved, recipe, hardware)
     steps = [each for each in CONTEXT_STEPS if each <= min(tokens, recipe.max_context_tokens)]
     setup = replace(setup, context_tokens=max([setup.context_tokens, *steps]))
-    # The state that some models hold for each request is left out of `tokens`: counted down to fit with it.
+    # The state that some models hold for each request is counted once in `tokens`, so count down to fit.
     requests = _power_of_two_up_to(min(CONCURRENCY_MAX, tokens // setup.context_tokens))
     fit = check_fit(replace(setup, concurrency=requests), recipe, hardware)
     while not fit.fits and requests > 1:
@@ -218,11 +243,31 @@ def _on_ranks(
     return replace(setup, concurrency=requests), fit
 
 
+# -- KTransformers
+
+
+def _ktransformers(
+    base: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware
+) -> tuple[Setup, Fit]:
+    """On the largest number of GPUs that divides, with the experts on them that fit beside the context."""
+    there = min(len(hardware.gpus), RANKS_MAX)
+    ranks = next(each for each in range(there, 0, -1) if not why_indivisible(recipe, checkpoint, each))
+    setup = replace(base, tensor_parallel=ranks, memory_fraction=KT_MEMORY_FRACTION)
+    for requests in (KT_REQUESTS_MAX, 2, 1):
+        setup = replace(setup, concurrency=requests, gpu_experts=0)
+        experts = gpu_experts_that_fit(setup, recipe, hardware)
+        if experts:
+            break
+    # It wants at least one expert of each layer on the GPUs.
+    setup = replace(setup, gpu_experts=max(1, experts))
+    return setup, check_fit(setup, recipe, hardware)
+
+
 def _memory_fraction(recipe: Recipe, support: EngineSupport, hardware: Hardware, ranks: int) -> float:
     if support.engine is not EngineName.SGLANG:
         return VLLM_UTILISATION
     visible = min(hardware.vram_mib) * MIB
-    fraction = 1 - sglang_reserve(recipe, ranks, visible) / visible
+    fraction = 1 - sglang_reserve(recipe, ranks, visible).total_bytes / visible
     # Rounded down: a little less static memory never breaks a start.
     return int(max(0.05, fraction) * 1000) / 1000
 

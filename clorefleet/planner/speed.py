@@ -17,8 +17,13 @@ from decimal import Decimal
 from clorefleet.domain.plan import Speed, Term
 from clorefleet.domain.recipe import EngineName, Mark, Recipe
 from clorefleet.domain.setup import Setup
-from clorefleet.planner.fit import NON_EXPERT_BITS, expert_layers, kv_bytes_per_token_and_rank, weights_of
 from clorefleet.planner.hardware import Hardware
+from clorefleet.planner.weights import (
+    NON_EXPERT_BITS,
+    expert_layers,
+    kv_bytes_per_token_and_rank,
+    weights_of,
+)
 
 GPU_EFFICIENCY = 0.7
 """Share of memory bandwidth that matrix-vector products reach: 0.65 to 0.75 [assumed]."""

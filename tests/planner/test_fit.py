@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clorefleet.domain.node import GpuFact, NodeFacts
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.recipe import EngineName, Precision
-from clorefleet.planner.fit import check_fit, sglang_reserve, tokens_that_fit, why_indivisible
+from clorefleet.planner.fit import check_fit
 from clorefleet.planner.hardware import (
     MIB,
     hardware_of_facts,
@@ -20,6 +20,8 @@ from clorefleet.planner.hardware import (
     ram_bandwidth_gb_s,
 )
 from clorefleet.planner.search import setups
+from clorefleet.planner.software import why_indivisible
+from clorefleet.planner.tensor_fit import sglang_reserve, tokens_that_fit
 from tests.planner.machines import GPUS, RECIPES, hardware, machine
 
 GLM = RECIPES["glm-5.1"]
@@ -118,7 +120,7 @@ def test_layers_above_the_mean_size_still_fit(count, gpu):
 def test_sglang_reserves_16_gib_on_an_h200_with_tp8():
     """Serving facts 2.3: 16384 MiB, fraction 0.886."""
     visible = 143_771 * MIB
-    assert sglang_reserve(GLM, 8, visible) == 16_384 * MIB
+    assert sglang_reserve(GLM, 8, visible).total_bytes == 16_384 * MIB
     setup, _ = verdict(machine("H200", 8, 141), "fp8")
     assert setup.memory_fraction == 0.886
     assert setup.speculation is not None and setup.speculation.num_draft_tokens == 4

@@ -1,0 +1,142 @@
+"""Memory of llama.cpp: each GPU holds a run of layers, and experts that no GPU has room for stay in RAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import accumulate, pairwise
+
+from clorefleet.domain.plan import Term
+from clorefleet.domain.recipe import Checkpoint, Mark, Recipe
+from clorefleet.domain.setup import Setup
+from clorefleet.planner.hardware import GIB, MIB, Hardware
+from clorefleet.planner.weights import Weights, expert_layers, kv_bytes, mtp_layers, weights_of
+
+CONTEXT_BYTES = int(0.6 * GIB)
+"""CUDA context per process and GPU: 0.4 to 0.6 GiB [assumed]."""
+COMPUTE_BYTES = int(1.4 * GIB)
+"""Compute buffer of a large model at micro-batch 512: with the context about 2 GiB per GPU [assumed]."""
+LARGE_MODEL_BYTES = 20 * 10**9
+"""Smaller models need a share of the compute buffer by their size [assumed]."""
+UNEVEN_LAYERS = 0.04
+"""Quantisation mixes give some layers more bits than others, and only the mean is published [assumed]."""
+RAM_SPARE = 1.10
+RAM_BASE_BYTES = 6 * GIB
+"""CPU-side weights and a tenth, and the system's own [assumed]."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSplit:
+    """Which GPU holds which layers. llama.cpp gives each GPU a run of layers, in order."""
+
+    counts: tuple[int, ...]
+    """Per GPU; the output head is one more layer of the last."""
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        ends = list(accumulate(self.counts))
+        return tuple(range(end - count, end) for end, count in zip(ends, self.counts, strict=True))
+
+
+def split_layers(recipe: Recipe, hardware: Hardware) -> LayerSplit:
+    """Runs of layers in proportion to the GPUs' memory."""
+    total = recipe.architecture.num_layers + 1
+    memory = sum(hardware.vram_mib)
+    ends = [round(total * part / memory) for part in accumulate(hardware.vram_mib)]
+    return LayerSplit(tuple(end - begin for begin, end in pairwise([0, *ends])))
+
+
+def choose_experts_in_ram(
+    recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware, *, kv_total_bytes: int
+) -> tuple[int, ...]:
+    """The layers whose experts no GPU has room for.
+
+    Each GPU keeps the experts of as many of its own layers as fit. Leaving the *first* layers' experts in
+    RAM instead (`--n-cpu-moe`) would put all the others on the last GPU.
+    """
+    weights = weights_of(recipe, checkpoint)
+    split, with_experts = split_layers(recipe, hardware), expert_layers(recipe)
+    in_ram: list[int] = []
+    for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
+        mine = [layer for layer in run if layer in with_experts]
+        plain = _plain_bytes(recipe, weights, len(run)) * (1 + UNEVEN_LAYERS) + split_reserve(checkpoint)
+        plain += _share(recipe, kv_total_bytes, len(run))
+        layer = weights.expert_layer * (1 + UNEVEN_LAYERS)
+        room = max(0, int((mib * MIB - plain) // layer)) if layer else 0
+        in_ram.extend(mine[: max(0, len(mine) - room)])
+    # A build that knows the MTP layer loads it after the others, onto the last GPU unless told not to.
+    return (*in_ram, *mtp_layers(recipe))
+
+
+def _plain_bytes(recipe: Recipe, weights: Weights, layers: int) -> float:
+    """A run of layers without experts: their share of all other weights.
+
+    The drafting layer's experts are among those. They are told to stay in RAM, and not every build obeys or
+    even loads them: room for them is kept on both sides.
+    """
+    drafting = weights.expert_layer * recipe.architecture.mtp_layers
+    return _share(recipe, weights.elsewhere + drafting, layers)
+
+
+def _share(recipe: Recipe, total_bytes: int, layers: int) -> float:
+    return total_bytes * layers / (recipe.architecture.num_layers + 1)
+
+
+def split_memory(
+    setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware
+) -> tuple[tuple[Term, ...], tuple[Term, ...], int]:
+    """Memory of the GPU with the least to spare, RAM, and what that GPU has."""
+    weights = weights_of(recipe, checkpoint)
+    kv = kv_bytes(recipe, setup.context_tokens, setup.concurrency, kv_dtype=setup.kv_dtype)
+    reserve = split_reserve(checkpoint)
+    in_ram, with_experts = set(setup.experts_in_ram), expert_layers(recipe)
+    # Of one GPU that holds everything the total is known, however uneven the layers are.
+    uneven = UNEVEN_LAYERS if in_ram or len(hardware.gpus) > 1 else 0.0
+    split = LayerSplit(setup.layers_per_gpu) if setup.layers_per_gpu else split_layers(recipe, hardware)
+    needs = []
+    for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
+        experts = sum(1 for layer in run if layer in with_experts and layer not in in_ram)
+        held = _plain_bytes(recipe, weights, len(run)) + experts * weights.expert_layer
+        need = held * (1 + uneven) + _share(recipe, kv, len(run)) + reserve
+        needs.append((mib * MIB - need, mib, len(run), experts))
+    _, mib, layers, experts = min(needs)
+    plain, routed = _plain_bytes(recipe, weights, layers), experts * weights.expert_layer
+    gpu = [_term(f"{layers} layers' weights", plain, checkpoint.bytes_mark, checkpoint.source)]
+    if weights.expert_layer:
+        text = f"experts of {experts} layers"
+        gpu.append(_term(text, routed, Mark.COMPUTED, "checkpoint's bytes per layer"))
+    if uneven:
+        spare = (plain + routed) * uneven
+        gpu.append(_term("uneven layers", spare, Mark.ASSUMED, f"{uneven:.0%}: only the mean is published"))
+    gpu += [
+        _term(
+            f"share of a context of {setup.context_tokens:,} x {setup.concurrency}",
+            _share(recipe, kv, layers),
+            recipe.kv_cache.mark,
+            recipe.kv_cache.source,
+        ),
+        _term("CUDA context and compute buffer", reserve, Mark.ASSUMED, "about 2 GiB for a large model"),
+    ]
+    return tuple(gpu), _ram(weights, in_ram, recipe), mib * MIB
+
+
+def _ram(weights: Weights, in_ram: set[int], recipe: Recipe) -> tuple[Term, ...]:
+    if not in_ram:
+        return (_term("system", min(RAM_BASE_BYTES, GIB + weights.total), Mark.ASSUMED, "system"),)
+    layers = len(in_ram)
+    experts = weights.expert_layer * layers
+    return (
+        _term(f"experts of {layers} layers", experts, Mark.COMPUTED, "checkpoint's bytes per layer"),
+        _term("a tenth to spare", experts * (RAM_SPARE - 1), Mark.ASSUMED, "RAM >= weights + 10 %"),
+        _term("system", RAM_BASE_BYTES, Mark.ASSUMED, "system and page tables"),
+    )
+
+
+def split_reserve(checkpoint: Checkpoint) -> int:
+    """Bytes per GPU that are neither weights nor context."""
+    share = min(1.0, checkpoint.bytes / LARGE_MODEL_BYTES)
+    return CONTEXT_BYTES + int(COMPUTE_BYTES * share)
+
+
+def _term(name: str, value: float, mark: Mark, source: str) -> Term:
+    return Term(name, Decimal(int(value)), "bytes", mark, source)
