@@ -217,6 +217,8 @@ def _programs(software: Software, *, hidden: str, has_root: bool) -> dict[str, s
         return _script(hidden, f'exec {python} -E -s {hidden}/payload/{module}.py "$@"')
 
     site = f"{hidden}/payload/{'vllm' if software is Software.VLLM else 'sglang'}_site"
+    if software is Software.KTRANSFORMERS:
+        site += f":{hidden}/payload/kt_site"
     node_python = shlex.quote(os.path.realpath(sys.executable))
     if software in _HUB_CLIENT_IN:
         ordinary = _script(
