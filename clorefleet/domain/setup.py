@@ -57,5 +57,10 @@ class Setup:
     speculation: Speculation | None = None
 
     @property
+    def reads_ram(self) -> bool:
+        """Experts are read from RAM for each token, so that its bandwidth decides about the speed."""
+        return bool(self.experts_in_ram) or self.engine is EngineName.KTRANSFORMERS
+
+    @property
     def gpus_needed(self) -> int:
         return self.tensor_parallel * self.pipeline_parallel

@@ -13,9 +13,10 @@ from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.plan import Fit, Requirement, Speed
 from clorefleet.domain.recipe import Precision, Recipe
 from clorefleet.domain.setup import Setup
-from clorefleet.planner.fit import in_room, parse_version, without_room
+from clorefleet.planner.fit import in_room, without_room
 from clorefleet.planner.hardware import Hardware
 from clorefleet.planner.search import RanksMemo, default_precisions, setups
+from clorefleet.planner.software import parse_version
 from clorefleet.planner.speed import predict
 
 
@@ -106,7 +107,7 @@ class ShapeTable:
 
     def _speed(self, setup: Setup, hardware: Hardware) -> Speed:
         """Of equal GPUs and no experts in RAM, hundreds of shapes have the same."""
-        if setup.experts_in_ram or hardware.is_mixed:
+        if setup.reads_ram or hardware.is_mixed:
             return predict(setup, self.recipe, hardware)
         key = (setup, hardware.gpus)
         if key not in self._speeds:
