@@ -15,7 +15,18 @@ import pytest
 import clorefleet
 
 PACKAGE = Path(clorefleet.__file__).parent
-PURE_FLEET = {"action", "budget", "doubt", "limits", "reconcile", "snapshot"}
+PURE_FLEET = {
+    "action",
+    "budget",
+    "doubt",
+    "limits",
+    "reconcile",
+    "schedule",
+    "slots",
+    "snapshot",
+    "start_up",
+    "wanted",
+}
 ALLOWED: dict[str, set[str]] = {
     "domain": {"domain"},
     "planner": {"planner", "domain", "config"},

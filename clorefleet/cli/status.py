@@ -50,7 +50,13 @@ def read_status(profile: Profile) -> FleetStatus:
     from clorefleet.store.database import open_store
 
     with open_store(store_url(profile)).read() as tx:
-        return fleet_status(tx.deployments(), tx.open_leases(), tx.segments(), now=clock_of(profile).now())
+        return fleet_status(
+            tx.deployments(),
+            tx.open_leases(),
+            tx.segments(),
+            now=clock_of(profile).now(),
+            wanted=tx.wanted(),
+        )
 
 
 def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
@@ -93,6 +99,10 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
         )
         for each in shown:
             _show_notes(each.note, each.replicas, each.deployment_id)
+            if each.wanted_reason and each.wanted_replicas != len(each.replicas) and each.state != "stopped":
+                note(
+                    f"  {each.deployment_id}: {each.wanted_replicas} replica(s) wanted: {each.wanted_reason}"
+                )
     if info is None:
         billing = any(each.replicas for each in found.deployments)
         if billing:

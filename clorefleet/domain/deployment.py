@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.plan import Requirement
+from clorefleet.domain.schedule import Bounds, Schedule
 
 
 class Desired(StrEnum):
@@ -15,13 +17,49 @@ class Desired(StrEnum):
     STOPPED = "stopped"
 
 
+class Origin(StrEnum):
+    """Who wrote the wish down, and so who may change it."""
+
+    COMMAND = "command"
+    """`clorefleet deploy`: a fleet file never touches it without being told."""
+    FILE = "file"
+    """`clorefleet apply` of a fleet file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePolicy:
+    """How load moves the number of replicas between the deployment's bounds."""
+
+    target: Decimal = Decimal("0.7")
+    """Share of a replica's measured capacity that is used at most, on average."""
+    time_to_first_token_max: timedelta | None = None
+    """More replicas where the first token comes later than this."""
+    up_after: timedelta = timedelta(minutes=1)
+    """How long more must have been needed before more are started."""
+    down_after: timedelta = timedelta(minutes=10)
+    """How long fewer must have sufficed before one is given back."""
+    forecast: bool = False
+    """Start ahead of a load that came at this time in earlier weeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdlePolicy:
+    """When replicas that nobody uses are given back."""
+
+    after: timedelta
+    """No request and no token for this long."""
+    floor: int = 0
+    """Replicas that stay all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A model, its constraints, a ceiling on spending, and how many replicas to keep."""
+    """A model, its constraints, a ceiling on spending, and how many replicas to keep when."""
 
     deployment_id: DeploymentId
     requirement: Requirement
     replicas: int
+    """Kept when neither schedule nor load says otherwise; the least that load may scale down to."""
     desired: Desired
     created_at: datetime
     attempts_max: int = 5
@@ -32,6 +70,19 @@ class Deployment:
     """Why it does not run, where it does not."""
     has_given_up: bool = False
     """Nothing more is tried until the user says so."""
+    replicas_max: int | None = None
+    """The most that load may scale up to; None means `replicas`."""
+    schedule: Schedule | None = None
+    scale: ScalePolicy | None = None
+    idle: IdlePolicy | None = None
+    origin: Origin = Origin.COMMAND
+    start_up_estimate: timedelta | None = None
+    """From rent to serving, by the plan that was shown when this was approved; None where none was."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """Where no window of the schedule says otherwise."""
+        return Bounds(self.replicas, max(self.replicas, self.replicas_max or 0))
 
     @property
     def model(self) -> str:

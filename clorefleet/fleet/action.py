@@ -13,6 +13,7 @@ from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan
+from clorefleet.domain.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,14 @@ class Explain:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteWanted:
+    """Another number of replicas is wanted, or for another reason: written down for the user."""
+
+    deployment_id: DeploymentId
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
 class ReportForeign:
     """An order on the account that no lease explains: reported, never touched."""
 
@@ -199,5 +208,6 @@ Action = (
     | NoteProgress
     | NoteHealth
     | Explain
+    | NoteWanted
     | ReportForeign
 )

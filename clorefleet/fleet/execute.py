@@ -56,6 +56,7 @@ from clorefleet.fleet.action import (
     NoteAbsence,
     NoteHealth,
     NoteProgress,
+    NoteWanted,
     Rent,
     Reopen,
     ReportForeign,
@@ -192,6 +193,8 @@ class Executor:
                 self._keep(self._journal.reopen(self._lease(lease_id), order, reason, now=now))
             case Settle(order_id, settled):
                 self._journal.settle(order_id, settled, now=now)
+            case NoteWanted(deployment_id, wanted):
+                self._journal.note_wanted(deployment_id, wanted, now=now)
             case Advance():
                 self._advance(action, now)
             case StartWork():
@@ -394,6 +397,8 @@ class Executor:
         )
         if action.facts is not None:
             self._journal.record_facts(lease, action.facts, action.discrepancies, now=now)
+        if action.phase is Phase.SERVING and lease.measured_tokens_per_s is None:
+            self._journal.record_start_up(lease, now=now)
         name = "replica_serving" if action.phase is Phase.SERVING else "phase_entered"
         self._note(moved, (name, f"{moved.deployment_id}: {action.phase}: {action.reason}."), now)
         self._flush()

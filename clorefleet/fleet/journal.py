@@ -41,6 +41,7 @@ from clorefleet.domain.money import ExchangeRate, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.text import clean_line
+from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet import budget
 from clorefleet.fleet.action import End, Rent, SetSpotPrice
 from clorefleet.fleet.spending import load_spending
@@ -463,6 +464,20 @@ class Journal:
             tx.put_deployment(replace(deployment, note=text, has_given_up=is_final))
             if text:
                 tx.add_event(Event(now, "deployment_waits", text, deployment_id))
+
+    def note_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
+        """What is wanted and why; an event where the number changed."""
+        with self._store.write(self._token) as tx:
+            before = tx.wanted().get(deployment_id)
+            tx.put_wanted(deployment_id, wanted, now=now)
+            if before is None or before.replicas != wanted.replicas:
+                text = f"{deployment_id}: {wanted.replicas} replica(s) wanted: {wanted.reason}."
+                tx.add_event(Event(now, "replicas_wanted", text, deployment_id))
+
+    def record_start_up(self, lease: Lease, *, now: datetime) -> None:
+        """A replica serves for the first time: how long that took is what later leads are made of."""
+        with self._store.write(self._token) as tx:
+            tx.put_start_up(lease, now - lease.created_at, now=now)
 
     def report_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> None:
         with self._store.write(self._token) as tx:

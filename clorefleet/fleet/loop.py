@@ -19,7 +19,8 @@ from clorefleet.fleet.execute import Executor, Reached, RouteTable, StartupComma
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.observe import InFlight, Observer
-from clorefleet.fleet.reconcile import empty_slots, reconcile
+from clorefleet.fleet.reconcile import reconcile
+from clorefleet.fleet.slots import empty_slots
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.store.database import FencingToken, Store
 
@@ -133,7 +134,10 @@ def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:
     return bool(snapshot.unsettled) or any(
         d.desired is Desired.RUNNING
         and not d.note
-        and empty_slots(d, [lease for lease in leases if lease.deployment_id == d.deployment_id])
+        and empty_slots(
+            [lease for lease in leases if lease.deployment_id == d.deployment_id],
+            snapshot.wanted_of(d).replicas,
+        )
         for d in snapshot.deployments
     )
 

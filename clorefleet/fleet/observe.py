@@ -25,11 +25,14 @@ from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
+from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.limits import FleetLimits
-from clorefleet.fleet.reconcile import empty_slots
+from clorefleet.fleet.slots import empty_slots, held
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.fleet.spending import load_ledger_totals, load_spending
+from clorefleet.fleet.start_up import MEASURED_MAX, start_up_of
+from clorefleet.fleet.wanted import wanted
 from clorefleet.store.database import Store
 
 log = logging.getLogger("clorefleet.fleet")
@@ -86,9 +89,18 @@ class Observer:
             last_tick_at = None if last_tick is None else last_tick.finished_at
             faulty = tx.faulty_servers(since=now - self._limits.host_fault_memory)
             unsettled = tx.unsettled_orders()
+            wanted_before = tx.wanted()
+            start_ups = {
+                d.deployment_id: tx.start_ups(d.deployment_id, limit=MEASURED_MAX)
+                for d in deployments
+                if d.schedule is not None
+            }
         closed = tuple(lease for lease in remembered if not lease.is_open)
         orders, trouble = self._read_orders(leases, with_completed=bool(unsettled))
-        wanting = _wanting(deployments, leases)
+        wanted_now = {
+            d.deployment_id: _wanted(d, leases, start_ups.get(d.deployment_id, ()), now) for d in deployments
+        }
+        wanting = _wanting(deployments, leases, wanted_now)
         needs_rates = self._needs_rates(leases, rates_before, now)
         reads_offers = orders is not None and bool(wanting or needs_rates)
         view, offers_trouble = self._read_offers() if reads_offers else (None, "")
@@ -120,6 +132,8 @@ class Observer:
             },
             pauses=_pauses(deployments, closed, now, self._limits),
             unsettled=unsettled,
+            wanted=wanted_now,
+            wanted_before=wanted_before,
             spent_today_usd=spending.today_usd,
             spending=spending.fleet,
             host_faults=host_faults,
@@ -212,13 +226,25 @@ def _begins_another(period: timedelta, last: datetime | None, now: datetime) -> 
     )
 
 
-def _wanting(deployments: tuple[Deployment, ...], leases: tuple[Lease, ...]) -> tuple[Deployment, ...]:
+def _wanted(
+    deployment: Deployment, leases: tuple[Lease, ...], start_ups: tuple[timedelta, ...], now: datetime
+) -> Wanted:
+    mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
+    return wanted(deployment, now, held=len(held(mine)), start_up=start_up_of(deployment, start_ups, mine))
+
+
+def _wanting(
+    deployments: tuple[Deployment, ...], leases: tuple[Lease, ...], wanted: Mapping[DeploymentId, Wanted]
+) -> tuple[Deployment, ...]:
     """Deployments that lack a server: only for these are offers read and plans made."""
     return tuple(
         d
         for d in deployments
         if d.desired is Desired.RUNNING
-        and empty_slots(d, [lease for lease in leases if lease.deployment_id == d.deployment_id])
+        and empty_slots(
+            [lease for lease in leases if lease.deployment_id == d.deployment_id],
+            wanted[d.deployment_id].replicas,
+        )
     )
 
 

@@ -41,6 +41,7 @@ from clorefleet.fleet.action import (
     NoteAbsence,
     NoteHealth,
     NoteProgress,
+    NoteWanted,
     Rent,
     Reopen,
     ReportForeign,
@@ -50,6 +51,7 @@ from clorefleet.fleet.action import (
 )
 from clorefleet.fleet.doubt import conclusions
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
+from clorefleet.fleet.slots import empty_slots, surplus
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.planner.owners import prefer_other_owners
 
@@ -75,6 +77,9 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     if snapshot.orders is not None:
         actions.extend(_unexplained(snapshot, snapshot.orders, limits))
         actions.extend(_settlements(snapshot, snapshot.orders))
+    for deployment_id, wanted in snapshot.wanted.items():
+        if snapshot.wanted_before.get(deployment_id) != wanted:
+            actions.append(NoteWanted(deployment_id, wanted))
     trouble = budget.why_stop_renting(
         (*snapshot.leases, *snapshot.closed_leases),
         snapshot.host_faults,
@@ -208,8 +213,9 @@ def _why_unwanted(snapshot: Snapshot, lease: Lease) -> str:
         return "its deployment is gone"
     if deployment.desired is Desired.STOPPED:
         return "you asked to stop"
-    if lease.slot >= deployment.replicas:
-        return f"the deployment wants {deployment.replicas} replica(s)"
+    wanted = snapshot.wanted_of(deployment)
+    if lease in surplus(snapshot.leases_of(deployment.deployment_id), wanted.replicas):
+        return f"{wanted.replicas} replica(s) are wanted: {wanted.reason}"
     return ""
 
 
@@ -455,8 +461,8 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
     """Rent for empty slots, one plan each, never without a fresh reading of orders and offers."""
     if deployment.desired is not Desired.RUNNING:
         return
-    mine = [lease for lease in snapshot.leases if lease.deployment_id == deployment.deployment_id]
-    empty = empty_slots(deployment, mine)
+    mine = snapshot.leases_of(deployment.deployment_id)
+    empty = empty_slots(mine, snapshot.wanted_of(deployment).replicas)
     if not empty:
         if deployment.note:
             yield Explain(deployment.deployment_id, "")
@@ -507,16 +513,6 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         yield Rent(deployment.deployment_id, slot, plan, f"slot {slot} has no server")
         # One rent per deployment and tick: the next one sees this one's outcome and cost.
         return
-
-
-def empty_slots(deployment: Deployment, leases: Iterable[Lease]) -> list[int]:
-    """Slots without a lease that serves or may come to serve."""
-    filled = {
-        lease.slot
-        for lease in leases
-        if lease.is_open and lease.state is not LeaseState.ENDING and lease.phase is not Phase.DRAINING
-    }
-    return [slot for slot in range(deployment.replicas) if slot not in filled]
 
 
 def _first_allowed(

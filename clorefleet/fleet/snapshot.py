@@ -18,7 +18,9 @@ from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import DOCUMENTED_FEES
 from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
+from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.budget import FleetSpending, midnight_utc
+from clorefleet.fleet.wanted import wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class Snapshot:
     """Orders that ended and whose final bill is not known yet."""
     spent_today_usd: Mapping[DeploymentId, Decimal] = field(default_factory=dict)
     """Since midnight UTC, by our ledger."""
+    wanted: Mapping[DeploymentId, Wanted] = field(default_factory=dict)
+    """By schedule, load and use; a deployment that is missing here wants what it says itself."""
+    wanted_before: Mapping[DeploymentId, Wanted] = field(default_factory=dict)
+    """As last written down."""
     spending: FleetSpending = field(default_factory=FleetSpending)
     """Of all deployments together, with the ceilings that stand over them."""
     host_faults: tuple[HostFault, ...] = ()
@@ -93,3 +99,9 @@ class Snapshot:
 
     def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
         return next((d for d in self.deployments if d.deployment_id == deployment_id), None)
+
+    def wanted_of(self, deployment: Deployment) -> Wanted:
+        return self.wanted.get(deployment.deployment_id) or wanted(deployment, self.now)
+
+    def leases_of(self, deployment_id: DeploymentId) -> tuple[Lease, ...]:
+        return tuple(lease for lease in self.leases if lease.deployment_id == deployment_id)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,11 @@ class DeploymentStatus:
     model: str
     desired: Desired
     state: str
-    """`serving`, `starting`, `waiting`, `gave up`, `stopping` or `stopped`."""
+    """`serving`, `starting`, `waiting`, `resting` (none wanted), `gave up`, `stopping` or `stopped`."""
     replicas: tuple[ReplicaStatus, ...]
     wanted_replicas: int
+    wanted_reason: str
+    """Why as many; as the last tick found it."""
     budget: str
     usd_per_day: Decimal
     spent_usd: Decimal
@@ -67,9 +72,13 @@ def fleet_status(
     segments: Iterable[LedgerSegment],
     *,
     now: datetime,
+    wanted: Mapping[DeploymentId, Wanted] = MappingProxyType({}),
 ) -> FleetStatus:
+    """`wanted` is what the last tick found; without it a deployment wants what it says itself."""
     leases, ledger = tuple(open_leases), tuple(segments)
-    rows = tuple(_deployment(each, leases, ledger, now) for each in deployments)
+    rows = tuple(
+        _deployment(each, leases, ledger, now, wanted.get(each.deployment_id)) for each in deployments
+    )
     return FleetStatus(
         at=now,
         deployments=rows,
@@ -83,6 +92,7 @@ def _deployment(
     leases: tuple[Lease, ...],
     ledger: tuple[LedgerSegment, ...],
     now: datetime,
+    wanted: Wanted | None,
 ) -> DeploymentStatus:
     mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
     segments = [each for each in ledger if each.deployment_id == deployment.deployment_id]
@@ -92,9 +102,10 @@ def _deployment(
         deployment_id=deployment.deployment_id,
         model=deployment.model,
         desired=deployment.desired,
-        state=_state(deployment, mine),
+        state=_state(deployment, mine, wanted),
         replicas=replicas,
-        wanted_replicas=deployment.replicas,
+        wanted_replicas=deployment.replicas if wanted is None else wanted.replicas,
+        wanted_reason="" if wanted is None else wanted.reason,
         budget=str(budget) if budget else "",
         usd_per_day=sum((each.usd_per_day for each in replicas), Decimal(0)),
         spent_usd=sum((each.cost_usd(now) for each in segments), Decimal(0)),
@@ -102,11 +113,13 @@ def _deployment(
     )
 
 
-def _state(deployment: Deployment, leases: list[Lease]) -> str:
+def _state(deployment: Deployment, leases: list[Lease], wanted: Wanted | None) -> str:
     if deployment.desired is Desired.STOPPED:
         return "stopping" if leases else "stopped"
     if any(lease.phase is Phase.SERVING for lease in leases):
         return "serving"
+    if wanted is not None and wanted.replicas == 0:
+        return "stopping" if leases else "resting"
     if leases:
         return "starting"
     if deployment.has_given_up:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +26,7 @@ from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.usage import UsageHour
+from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import FencingToken, Store, check_fencing
 from clorefleet.store.queries import EVENTS_MAX, Leadership, Transaction
 from clorefleet.store.tables import TickRow
@@ -50,6 +51,8 @@ class Tables:
     wallets: dict[Currency, WalletReading] = field(default_factory=dict)
     usage_hours: dict[tuple[LeaseId, datetime], UsageHour] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
+    wanted: dict[DeploymentId, Wanted] = field(default_factory=dict)
+    start_ups: dict[LeaseId, tuple[DeploymentId, datetime, timedelta]] = field(default_factory=dict)
     single: dict[str, Any] = field(default_factory=dict)
     """The tables of one row: `tick`, `leadership` and `guard`."""
 
@@ -88,6 +91,19 @@ class MemoryTransaction(Transaction):
 
     def put_deployment(self, deployment: Deployment) -> None:
         self._set(self._tables.deployments, deployment.deployment_id, deployment)
+
+    def wanted(self) -> dict[DeploymentId, Wanted]:
+        return dict(self._tables.wanted)
+
+    def put_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
+        self._set(self._tables.wanted, deployment_id, wanted)
+
+    def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
+        mine = [(at, took) for name, at, took in self._tables.start_ups.values() if name == deployment_id]
+        return tuple(took for _, took in sorted(mine, reverse=True)[:limit])
+
+    def put_start_up(self, lease: Lease, took: timedelta, *, now: datetime) -> None:
+        self._set(self._tables.start_ups, lease.lease_id, (lease.deployment_id, now, took))
 
     # -- leases
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, or_, update
 from sqlmodel import Session, col, select
 
-from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
@@ -21,8 +21,8 @@ from clorefleet.domain.ledger import LedgerSegment, Segments, in_order
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
-from clorefleet.domain.plan import Requirement
 from clorefleet.domain.usage import UsageHour
+from clorefleet.domain.wanted import Wanted
 from clorefleet.store import codec
 from clorefleet.store.tables import (
     CoinRateRow,
@@ -37,15 +37,19 @@ from clorefleet.store.tables import (
     LeaseRow,
     LedgerSegmentRow,
     NodeFactRow,
+    StartUpRow,
     TickRow,
     UsageRow,
     WalletReadingRow,
+    WantedRow,
 )
 
 _OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING))
 _DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOWN))
 _CLOSED = tuple(state.value for state in IntentState if state.value not in _DOUBTFUL)
 _PLAN_APART = frozenset({"plan"})
+_POLICY = frozenset({"replicas_max", "schedule", "scale", "idle", "origin", "start_up_estimate"})
+"""The fields of a deployment that are stored together, without columns of their own."""
 EVENTS_MAX = 50_000
 """Older events are dropped, so that the store stays bounded however long a daemon runs."""
 
@@ -91,6 +95,40 @@ class Transaction:
                 note=deployment.note,
                 has_given_up=deployment.has_given_up,
                 requirement=codec.encode(deployment.requirement),
+                policy={name: value for name, value in codec.encode(deployment).items() if name in _POLICY},
+            )
+        )
+
+    def wanted(self) -> dict[DeploymentId, Wanted]:
+        """What was last found to be wanted of each deployment."""
+        rows = self.session.exec(select(WantedRow))
+        return {DeploymentId(row.deployment_id): Wanted(row.replicas, row.reason, row.until) for row in rows}
+
+    def put_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
+        self.session.merge(
+            WantedRow(
+                deployment_id=deployment_id,
+                replicas=wanted.replicas,
+                reason=wanted.reason,
+                until=wanted.until,
+                noted_at=now,
+            )
+        )
+
+    def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
+        """How long the latest starts took from rent to serving, newest first."""
+        query = select(StartUpRow.took_s).where(col(StartUpRow.deployment_id) == deployment_id)
+        query = query.order_by(col(StartUpRow.served_at).desc()).limit(limit)
+        return tuple(timedelta(seconds=took_s) for took_s in self.session.exec(query))
+
+    def put_start_up(self, lease: Lease, took: timedelta, *, now: datetime) -> None:
+        self.session.merge(
+            StartUpRow(
+                lease_id=lease.lease_id,
+                deployment_id=lease.deployment_id,
+                server_id=lease.server_id,
+                served_at=now,
+                took_s=max(0, int(took.total_seconds())),
             )
         )
 
@@ -501,17 +539,8 @@ def _usage(row: UsageRow) -> UsageHour:
 
 
 def _deployment(row: DeploymentRow) -> Deployment:
-    return Deployment(
-        deployment_id=DeploymentId(row.deployment_id),
-        requirement=codec.decode(Requirement, row.requirement),
-        replicas=row.replicas,
-        desired=Desired(row.desired),
-        created_at=row.created_at,
-        attempts_max=row.attempts_max,
-        attempts_since=row.attempts_since,
-        note=row.note,
-        has_given_up=row.has_given_up,
-    )
+    columns = row.model_dump(exclude={"model", "policy"})
+    return codec.decode(Deployment, columns | (row.policy or {}))
 
 
 def _intent(row: IntentRow) -> Intent:

@@ -60,6 +60,30 @@ class DeploymentRow(SQLModel, table=True):
     note: str = ""
     has_given_up: bool = False
     requirement: dict[str, Any] = Field(sa_type=JSON)
+    policy: dict[str, Any] | None = Field(default=None, sa_type=JSON)
+    """Schedule, scaling, idle rule, origin: the fields of `Deployment` that have no column of their own."""
+
+
+class WantedRow(SQLModel, table=True):
+    """How many replicas of a deployment were last found to be wanted, and why."""
+
+    __tablename__ = "wanted"
+    deployment_id: str = Field(primary_key=True)
+    replicas: int
+    reason: str
+    until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    noted_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class StartUpRow(SQLModel, table=True):
+    """How long a replica took from rent to serving."""
+
+    __tablename__ = "start_up"
+    lease_id: str = Field(primary_key=True)
+    deployment_id: str = Field(index=True)
+    server_id: int
+    served_at: datetime = Field(sa_type=UtcDateTime)
+    took_s: int
 
 
 class LeaseRow(SQLModel, table=True):

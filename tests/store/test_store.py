@@ -6,7 +6,7 @@ import sqlite3
 import stat
 import threading
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,13 +15,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlmodel import SQLModel
 
+from clorefleet.domain.deployment import IdlePolicy, Origin, ScalePolicy
 from clorefleet.domain.errors import LostLeadership, StoreError
 from clorefleet.domain.event import Event
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, closed
 from clorefleet.domain.money import Rate
+from clorefleet.domain.schedule import Bounds, DateException, Schedule, Window, daily_at, parse_cron
 from clorefleet.domain.usage import UsageHour
+from clorefleet.domain.wanted import Wanted
 from clorefleet.store import leadership
 from clorefleet.store.database import Store, open_store
 from tests.fleet.builders import NOW, deployment, lease, minutes
@@ -35,6 +38,47 @@ def test_a_deployment_and_its_lease_come_back_as_they_went_in(store: Store):
     with store.read() as tx:
         assert tx.deployments() == (wish,)
         assert tx.open_leases() == (held,)
+
+
+def test_a_deployments_schedule_and_policies_come_back_as_they_went_in(store: Store):
+    wish = deployment(
+        replicas_max=4,
+        schedule=Schedule(
+            "Europe/Berlin",
+            (
+                Window("day", parse_cron("0 8 * * mon-fri"), Bounds(2, 4), length=timedelta(hours=10)),
+                Window("eve", daily_at(18 * 60), Bounds(1, 1), until_minute=24 * 60, priority=2),
+            ),
+            (DateException("xmas", date(2026, 12, 24), date(2026, 12, 26), Bounds(0, 0)),),
+            lead=timedelta(minutes=20),
+        ),
+        scale=ScalePolicy(time_to_first_token_max=timedelta(seconds=4)),
+        idle=IdlePolicy(timedelta(minutes=30)),
+        origin=Origin.FILE,
+        start_up_estimate=timedelta(minutes=12),
+    )
+    with store.write() as tx:
+        tx.put_deployment(wish)
+    with store.read() as tx:
+        assert tx.deployments() == (wish,)
+
+
+def test_the_latest_starts_are_remembered_newest_first(store: Store):
+    with store.write() as tx:
+        for number in range(3):
+            made = lease(lease_id=LeaseId(f"l{number}"))
+            tx.put_start_up(made, minutes(number), now=NOW + minutes(number))
+    with store.read() as tx:
+        assert tx.start_ups(DeploymentId("tiny"), limit=2) == (minutes(2), minutes(1))
+
+
+def test_what_is_wanted_is_remembered_with_its_reason(store: Store):
+    two = Wanted(2, "window “day”", NOW)
+    with store.write() as tx:
+        tx.put_wanted(DeploymentId("tiny"), Wanted(1, "you asked for 1"), now=NOW)
+        tx.put_wanted(DeploymentId("tiny"), two, now=NOW)
+    with store.read() as tx:
+        assert tx.wanted() == {"tiny": two}
 
 
 def test_ended_leases_are_not_open_but_remembered(store: Store):

@@ -1,0 +1,41 @@
+"""Which leases fill the wanted replicas, which are surplus, and which slots are empty. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
+
+
+def is_held(lease: Lease) -> bool:
+    """True for a lease that serves or may come to serve."""
+    return lease.is_open and lease.state is not LeaseState.ENDING and lease.phase is not Phase.DRAINING
+
+
+def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
+    """In the order in which they are kept: the farthest along first, then the lowest slot.
+
+    So that fewer replicas never means giving back the one that serves and keeping one that still starts.
+    """
+    return tuple(
+        sorted(
+            (lease for lease in leases if is_held(lease)),
+            key=lambda lease: (
+                -PHASE_ORDER.index(lease.phase),
+                lease.unhealthy_since is not None,
+                lease.slot,
+            ),
+        )
+    )
+
+
+def surplus(leases: Iterable[Lease], wanted: int) -> tuple[Lease, ...]:
+    """Of one deployment's leases, those beyond the wanted number."""
+    return held(leases)[wanted:]
+
+
+def empty_slots(leases: Iterable[Lease], wanted: int) -> list[int]:
+    """Of one deployment, the lowest free slots that bring what is held up to the wanted number."""
+    filled = {lease.slot for lease in leases if is_held(lease)}
+    free = (slot for slot in range(wanted + len(filled)) if slot not in filled)
+    return [slot for slot, _ in zip(free, range(wanted - len(filled)), strict=False)]
