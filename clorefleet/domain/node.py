@@ -10,13 +10,49 @@ from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.secret import NO_SECRET, Secret
 
 
+class GpuTrouble(StrEnum):
+    """Why `nvidia-smi` does not tell of a GPU. Its own words for each are in `node.probe`."""
+
+    NOT_FOUND = "not_found"
+    DRIVER_MISMATCH = "driver_mismatch"
+    NO_DRIVER = "no_driver"
+    NO_DEVICES = "no_devices"
+    GPU_LOST = "gpu_lost"
+    NVML = "nvml"
+    """The management library fails otherwise, usual in containers that lost access to their devices."""
+    TIMED_OUT = "timed_out"
+    UNREADABLE = "unreadable"
+
+
 @dataclass(frozen=True, slots=True)
 class GpuFact:
     name: str
     vram_mib: int
     compute_capability: str
     pcie_generation: int | None = None
+    """The most that GPU and slot can do: at rest a link slows itself down."""
     pcie_width: int | None = None
+    used_mib: int | None = None
+    """VRAM that somebody held before we came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was timed on the node itself. None where it was skipped; `skipped` says why."""
+
+    memory_gb_s: float | None = None
+    """All cores copying at once; bytes read and written both count."""
+    disk_write_mb_s: float | None = None
+    disk_read_mb_s: float | None = None
+    """Past the page cache where the system lets us."""
+    download_mbit_s: float | None = None
+    """From the hub that the weights will come from, several streams."""
+    gpu_tflops: tuple[float, ...] = ()
+    """Dense 16-bit matrix products, per GPU."""
+    skipped: tuple[str, ...] = ()
+    """For instance `gpu: no torch`."""
+    is_simulated: bool = False
+    """The node itself says that these figures are its sandbox's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +69,16 @@ class NodeFacts:
     shm_bytes: int | None
     python_version: str
     """"" when the node has no Python 3."""
+    gpu_trouble: GpuTrouble | None = None
+    """Something is wrong with a GPU, though others may be well."""
+    has_nvlink: bool | None = None
+    """Each pair of GPUs is linked; None with one GPU."""
+    memory_channels: int | None = None
+    """Filled slots, where the node lets them be read; containers rarely do."""
+    cpu_limit: float | None = None
+    """Cores' worth of time that the container may use; None = no limit was seen."""
+    pids_limit: int | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +86,7 @@ class Discrepancy:
     """Where a node is not what its offer said."""
 
     code: str
-    """`gpu_count`, `gpu_model`, `vram`, `cuda`, `ram`, `disk`, `cores`, `no_gpu`."""
+    """One of `node.attest.CODES`."""
     offered: str
     found: str
     is_fatal: bool

@@ -12,16 +12,17 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from clorefleet.config.places import make_private_dir, write_private_file
-from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable, WrongNonce
+from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable, WeightsFailed, WrongNonce
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, SshAddress
 from clorefleet.domain.recipe import EngineSupport, Recipe
 from clorefleet.domain.text import clean_line
-from clorefleet.node import bootstrap, jobs, probe, weights
+from clorefleet.node import attest, bootstrap, jobs, probe, weights
 from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.session import ForbiddenAddress, NodeSession
@@ -92,10 +93,7 @@ class NodeOperator:
             case Phase.WAITING:
                 return NodeView(host_key=session.host_key)
             case Phase.PROBING:
-                facts = probe.probe(session)
-                needed = int(lease.plan.setup.checkpoint_bytes * DISK_FACTOR) + IMAGE_BYTES
-                found = probe.compare(lease.plan.offer, facts, disk_needed_bytes=needed)
-                return NodeView(facts=facts, discrepancies=found)
+                return self._probe(session, lease)
             case Phase.INSTALLING:
                 why = bootstrap.engine_missing(session, lease.plan.setup, self._support(lease))
                 return NodeView(engine_missing=why)
@@ -205,6 +203,28 @@ class NodeOperator:
             link.tunnel.close()
 
     # -- what a look and a start need
+
+    def _probe(self, session: NodeSession, lease: Lease) -> NodeView:
+        """What the server tells; what it does is timed only where nothing told speaks against it already."""
+        disk_bytes = int(lease.plan.setup.checkpoint_bytes * DISK_FACTOR) + IMAGE_BYTES
+        needs = attest.needs_of(lease.plan, self._support(lease), disk_bytes=disk_bytes)
+        facts = probe.probe(session)
+        found = attest.compare(lease.plan.offer, facts, needs)
+        if not any(each.is_fatal for each in found):
+            facts = replace(facts, measured=probe.measure(session, facts, self._sample(lease)))
+            found = attest.compare(lease.plan.offer, facts, needs)
+        return NodeView(facts=facts, discrepancies=found)
+
+    def _sample(self, lease: Lease) -> str:
+        """The largest file of the weights, below the hub's address: the node's own hub answers for it.
+        "" where the hub does not tell; the line is then not measured."""
+        try:
+            manifest = self._manifest(lease)
+        except WeightsFailed as error:
+            log.warning("sample_not_known lease=%s why=%s", lease.lease_id, error.what)
+            return ""
+        largest = max(manifest.files, key=lambda file: file.size)
+        return f"{manifest.repo}/resolve/{manifest.revision}/{quote(largest.path)}"
 
     def _look_at_engine(self, session: NodeSession, lease: Lease, address: SshAddress) -> NodeView:
         setup = lease.plan.setup

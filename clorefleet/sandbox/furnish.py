@@ -220,12 +220,18 @@ def _programs(software: Software, *, hidden: str, has_root: bool) -> dict[str, s
     if software is Software.KTRANSFORMERS:
         site += f":{hidden}/payload/kt_site"
     node_python = shlex.quote(os.path.realpath(sys.executable))
+    # This machine's own speed says nothing about the simulated one: its truth answers instead, and says so.
+    measuring = (
+        f'case "$1" in */.clorefleet/bin/measure.py) '
+        f"exec {python} -E -s -S {hidden}/payload/measured_facts.py ;; esac\n"
+    )
     if software in _HUB_CLIENT_IN:
         ordinary = _script(
-            hidden, f'export PYTHONPATH={site}${{PYTHONPATH:+:$PYTHONPATH}}\nexec {node_python} "$@"'
+            hidden,
+            f'{measuring}export PYTHONPATH={site}${{PYTHONPATH:+:$PYTHONPATH}}\nexec {node_python} "$@"',
         )
     else:
-        ordinary = _script(hidden, f'exec {node_python} "$@"')
+        ordinary = _script(hidden, f'{measuring}exec {node_python} "$@"')
     programs = {
         "python3": ordinary,
         "python": ordinary,

@@ -16,7 +16,12 @@ NO_DRIVER = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest "
     "NVIDIA driver is installed and running.\n"
 )
+NVML = "Failed to initialize NVML: Unknown Error"
+MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
 EXIT_NO_DRIVER = 9
+EXIT_MISMATCH = 18
+EXIT_NVML = 255
+EXIT_GPU_LOST = 15
 EXIT_NO_DEVICES = 6
 EXIT_BAD_ARGUMENT = 2
 _RESERVED_SHARE = 0.006
@@ -189,11 +194,27 @@ def chosen(gpus: list[Gpu], ids: str) -> list[Gpu]:
     return [gpu for gpu in gpus if {str(gpu.fields["index"][0]), gpu.fields["uuid"][0]} & set(wanted)]
 
 
+def failing(lies: list[str]) -> int | None:
+    """A driver that is broken as a whole."""
+    for lie, text, status in (
+        ("driver_mismatch", MISMATCH, EXIT_MISMATCH),
+        ("nvml", NVML, EXIT_NVML),
+        ("no_devices", NO_DEVICES, EXIT_NO_DEVICES),
+    ):
+        if lie in lies:
+            print(text)
+            return status
+    return None
+
+
 def main(words: list[str]) -> int:
     truth = node_truth.load()
     if not truth["gpus"]:
         sys.stdout.write(NO_DRIVER)
         return EXIT_NO_DRIVER
+    failure = failing(truth["lies"])
+    if failure is not None:
+        return failure
     used = node_truth.used_mib(len(truth["gpus"]))
     gpus = [Gpu(index, facts, truth, used[index]) for index, facts in enumerate(truth["gpus"])]
     if words[:1] == ["topo"]:
@@ -220,7 +241,12 @@ def main(words: list[str]) -> int:
             if options[0] != "csv":
                 print('"--format=" switch is missing. It is required when a "--query-*" switch is used.')
                 return EXIT_BAD_ARGUMENT
-            return run(settings[name], gpus, options)
+            if "gpu_lost" not in truth["lies"]:
+                return run(settings[name], gpus, options)
+            run(settings[name], gpus[:-1], options)
+            lost = gpus[-1].fields["pci.bus_id"][0]
+            print(f"Unable to determine the device handle for GPU{lost}: GPU is lost.  Reboot the system.")
+            return EXIT_GPU_LOST
     match flags:
         case []:
             table(gpus, truth)
