@@ -174,6 +174,15 @@ def _continue(
 # -- a new one
 
 
+def _without_faulty(store: Store, connection: Connection, requirement: Requirement) -> Requirement:
+    """For planning alone: the daemon leaves such servers out by itself, by the record of its day."""
+    from clorefleet.fleet.limits import DEFAULT_LIMITS
+
+    with store.read() as tx:
+        faulty = tx.faulty_servers(since=connection.clock.now() - DEFAULT_LIMITS.host_fault_memory)
+    return replace(requirement, excluded_servers=(*requirement.excluded_servers, *sorted(faulty)))
+
+
 def _begin(
     store: Store,
     connection: Connection,
@@ -191,7 +200,7 @@ def _begin(
     from clorefleet.wiring import make_market, make_planner
 
     market = make_market(connection)
-    report = make_planner(connection)(requirement, market.fetch_view())
+    report = make_planner(connection)(_without_faulty(store, connection, requirement), market.fetch_view())
     if not report.plans:
         raise nothing_fits(report)
     best = report.plans[0]

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "ssh": "Open a shell on a replica's server.",
     "stop": "Stop a deployment and everything it pays for.",
     "cost": "Show what was spent, lease by lease.",
+    "hosts": "Show what is remembered of servers; block or unblock one.",
     "wallet": "Show the balances and how long they last.",
     "daemon": "Start, stop or look at the daemon.",
     "sandbox": "Serve, look at, stop or reset the simulated market.",

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
 from zlib import crc32
 
@@ -178,13 +177,3 @@ class Lease:
         if state not in LEASE_TRANSITIONS[self.state]:
             raise BadTransition(f"a lease cannot go from {self.state} to {state}")
         return replace(self, state=state)
-
-
-@dataclass(frozen=True, slots=True)
-class HostFault:
-    """One bad experience with a server, kept so that later plans leave it out."""
-
-    server_id: ServerId
-    at: datetime
-    reason: str
-    cost_usd: Decimal

@@ -28,8 +28,9 @@ from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
-from clorefleet.domain.lease import HostFault, Lease, LeaseState, Phase
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
 from clorefleet.domain.money import Currency, format_usd
 from clorefleet.domain.plan import Plan

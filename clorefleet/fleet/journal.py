@@ -33,9 +33,10 @@ from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import BudgetExceeded, MarketError
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import WalletReading
+from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import HostFault, Lease, LeaseState, Phase
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, Segments, closed, reopened
 from clorefleet.domain.money import ExchangeRate, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts

@@ -9,9 +9,10 @@ from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import WalletReading
+from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
-from clorefleet.domain.lease import HostFault, Lease
+from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView

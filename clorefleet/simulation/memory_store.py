@@ -18,9 +18,10 @@ from typing import Any
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.host import HostFault, HostVerdict, left_out
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
-from clorefleet.domain.lease import HostFault, Lease
+from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import LedgerSegment, Segments
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -42,9 +43,10 @@ class Tables:
     fencing: dict[str, int] = field(default_factory=dict)
     """The token that each intent was last written with."""
     segments: dict[OrderId, Segments] = field(default_factory=dict)
-    facts: dict[LeaseId, NodeFacts] = field(default_factory=dict)
+    facts: dict[LeaseId, tuple[NodeFacts, tuple[Discrepancy, ...]]] = field(default_factory=dict)
     jobs: dict[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=dict)
     faults: dict[int, HostFault] = field(default_factory=dict)
+    verdicts: dict[int, HostVerdict] = field(default_factory=dict)
     foreign: dict[OrderId, tuple[datetime, Decimal | None]] = field(default_factory=dict)
     consents: dict[OrderId, datetime] = field(default_factory=dict)
     rates: dict[Currency, ExchangeRate] = field(default_factory=dict)
@@ -214,10 +216,15 @@ class MemoryTransaction(Transaction):
         *,
         now: datetime,
     ) -> None:
-        self._set(self._tables.facts, lease.lease_id, facts)
+        self._set(self._tables.facts, lease.lease_id, (facts, discrepancies))
 
     def node_facts(self, lease_id: LeaseId) -> NodeFacts | None:
-        return self._tables.facts.get(lease_id)
+        found = self._tables.facts.get(lease_id)
+        return None if found is None else found[0]
+
+    def discrepancies(self, lease_id: LeaseId) -> tuple[Discrepancy, ...]:
+        found = self._tables.facts.get(lease_id)
+        return () if found is None else found[1]
 
     def job_attempts(self, lease_id: LeaseId, phase: str) -> int:
         return sum(1 for job in self._tables.jobs.values() if job[:2] == (lease_id, phase))
@@ -230,12 +237,18 @@ class MemoryTransaction(Transaction):
     def add_host_fault(self, fault: HostFault) -> None:
         self._set(self._tables.faults, len(self._tables.faults) + 1, fault)
 
-    def host_faults(self, *, since: datetime) -> tuple[HostFault, ...]:
-        faults = [fault for fault in self._tables.faults.values() if fault.at >= since]
+    def host_faults(self, *, since: datetime | None = None) -> tuple[HostFault, ...]:
+        faults = [fault for fault in self._tables.faults.values() if since is None or fault.at >= since]
         return tuple(sorted(faults, key=lambda each: each.at))
 
+    def add_host_verdict(self, verdict: HostVerdict) -> None:
+        self._set(self._tables.verdicts, len(self._tables.verdicts) + 1, verdict)
+
+    def host_verdicts(self) -> tuple[HostVerdict, ...]:
+        return tuple(self._tables.verdicts.values())
+
     def faulty_servers(self, *, since: datetime) -> frozenset[ServerId]:
-        return frozenset(fault.server_id for fault in self._tables.faults.values() if fault.at >= since)
+        return left_out(self.host_faults(), self.host_verdicts(), since=since)
 
     # -- foreign orders, events, ticks, leadership
 

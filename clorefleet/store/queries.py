@@ -14,9 +14,10 @@ from sqlmodel import Session, col, select
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.host import HostFault, HostVerdict, Verdict, left_out
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import HostFault, Lease, LeaseState
+from clorefleet.domain.lease import Lease, LeaseState
 from clorefleet.domain.ledger import LedgerSegment, Segments, in_order
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -31,6 +32,7 @@ from clorefleet.store.tables import (
     FleetGuardRow,
     ForeignOrderRow,
     HostFaultRow,
+    HostVerdictRow,
     IntentRow,
     JobRow,
     LeadershipRow,
@@ -350,6 +352,10 @@ class Transaction:
         row = self.session.get(NodeFactRow, lease_id)
         return None if row is None else codec.decode(NodeFacts, row.facts)
 
+    def discrepancies(self, lease_id: LeaseId) -> tuple[Discrepancy, ...]:
+        row = self.session.get(NodeFactRow, lease_id)
+        return () if row is None else tuple(codec.decode(Discrepancy, each) for each in row.discrepancies)
+
     def job_attempts(self, lease_id: LeaseId, phase: str) -> int:
         query = select(func.count()).where(col(JobRow.lease_id) == lease_id, col(JobRow.phase) == phase)
         return self.session.exec(query).one()
@@ -372,16 +378,33 @@ class Transaction:
             HostFaultRow(server_id=fault.server_id, at=fault.at, reason=fault.reason, cost_usd=fault.cost_usd)
         )
 
-    def host_faults(self, *, since: datetime) -> tuple[HostFault, ...]:
-        query = select(HostFaultRow).where(col(HostFaultRow.at) >= since)
+    def host_faults(self, *, since: datetime | None = None) -> tuple[HostFault, ...]:
+        """Oldest first; None: all that are remembered."""
+        query = select(HostFaultRow).order_by(col(HostFaultRow.at))
+        if since is not None:
+            query = query.where(col(HostFaultRow.at) >= since)
         return tuple(
             HostFault(ServerId(row.server_id), row.at, row.reason, row.cost_usd)
-            for row in self.session.exec(query.order_by(col(HostFaultRow.at)))
+            for row in self.session.exec(query)
+        )
+
+    def add_host_verdict(self, verdict: HostVerdict) -> None:
+        self.session.add(
+            HostVerdictRow(
+                server_id=verdict.server_id, verdict=verdict.verdict, at=verdict.at, reason=verdict.reason
+            )
+        )
+
+    def host_verdicts(self) -> tuple[HostVerdict, ...]:
+        """In the order in which they were given."""
+        rows = self.session.exec(select(HostVerdictRow).order_by(col(HostVerdictRow.verdict_id)))
+        return tuple(
+            HostVerdict(ServerId(row.server_id), Verdict(row.verdict), row.at, row.reason) for row in rows
         )
 
     def faulty_servers(self, *, since: datetime) -> frozenset[ServerId]:
-        query = select(HostFaultRow.server_id).where(col(HostFaultRow.at) >= since)
-        return frozenset(ServerId(server_id) for server_id in self.session.exec(query))
+        """Those that plans leave out: see `domain.host.left_out`."""
+        return left_out(self.host_faults(since=since), self.host_verdicts(), since=since)
 
     # -- foreign orders, events, ticks
 

@@ -187,6 +187,17 @@ class HostFaultRow(SQLModel, table=True):
     cost_usd: Decimal = Field(sa_type=DecimalText)
 
 
+class HostVerdictRow(SQLModel, table=True):
+    """The user's word on a server; rows are only added, the latest counts."""
+
+    __tablename__ = "host_verdict"
+    verdict_id: int | None = Field(default=None, primary_key=True)
+    server_id: int = Field(index=True)
+    verdict: str
+    at: datetime = Field(sa_type=UtcDateTime)
+    reason: str = ""
+
+
 class ForeignOrderRow(SQLModel, table=True):
     """An order on the account that is not ours: reported, never touched."""
 

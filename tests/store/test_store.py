@@ -18,7 +18,8 @@ from sqlmodel import SQLModel
 from clorefleet.domain.deployment import IdlePolicy, Origin, ScalePolicy
 from clorefleet.domain.errors import LostLeadership, StoreError
 from clorefleet.domain.event import Event
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.host import HostFault, HostVerdict, Verdict
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, closed
 from clorefleet.domain.money import Rate
@@ -89,6 +90,22 @@ def test_ended_leases_are_not_open_but_remembered(store: Store):
         assert tx.open_leases() == ()
         assert tx.leases(since=NOW - timedelta(days=1)) == (ended,)
         assert tx.leases(since=NOW + timedelta(days=1)) == ()
+
+
+def test_a_servers_faults_and_the_users_word_on_it_come_back(store: Store):
+    fault = HostFault(ServerId(7), NOW, "no GPU", Decimal("0.25"))
+    words = [
+        HostVerdict(ServerId(8), Verdict.BLOCKED, NOW, "slow"),
+        HostVerdict(ServerId(7), Verdict.UNBLOCKED, NOW - timedelta(hours=1)),
+    ]
+    with store.write() as tx:
+        tx.add_host_fault(fault)
+        for verdict in words:
+            tx.add_host_verdict(verdict)
+    with store.read() as tx:
+        assert tx.host_faults() == (fault,) and tx.host_verdicts() == tuple(words)
+        assert tx.faulty_servers(since=NOW - timedelta(days=7)) == {7, 8}
+        assert tx.faulty_servers(since=NOW + timedelta(days=1)) == {8}
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(store: Store):
