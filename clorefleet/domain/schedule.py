@@ -18,6 +18,7 @@ from clorefleet.domain.errors import BadInput
 WINDOW_LENGTH_MAX = timedelta(days=7)
 MINUTES_A_DAY = 1440
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _PART = re.compile(
     r"(?P<first>\*|[a-z0-9]+)(?:-(?P<last>[a-z0-9]+))?(?:/(?P<step>[0-9]{1,3}))?", re.IGNORECASE
@@ -142,15 +143,16 @@ def parse_weekdays(text: str) -> frozenset[int]:
         return frozenset(range(7))
     found: set[int] = set()
     for part in text.lower().split(","):
-        first, _, last = part.strip().partition("-")
-        ends = [_weekday(word.strip()) for word in (first, last or first)]
+        words = [word.strip() for word in part.split("-", 1)]
+        ends = [_weekday(words[0]), _weekday(words[-1])]
         found |= {number % 7 for number in range(ends[0], ends[1] + (7 if ends[1] < ends[0] else 0) + 1)}
     return frozenset(found)
 
 
 def _weekday(word: str) -> int:
-    if word[:3] in _WEEKDAYS and "mondaytuesdaywednesdaythursdayfridaysaturdaysunday".find(word) >= 0:
-        return _WEEKDAYS.index(word[:3])
+    for number, name in enumerate(_WEEKDAY_NAMES):
+        if len(word) >= 3 and name.startswith(word):
+            return number
     raise BadInput(
         f"“{word[:20]}” is not a weekday.", remedy=f"Use {', '.join(_WEEKDAYS)}, mon-fri, or daily."
     )

@@ -130,6 +130,42 @@ def _next_change(found: tuple[Level, ...], now: datetime, lead: timedelta) -> da
     return min((moment for moment in moments if moment > now), default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """From `at` on, `replicas` are kept, until the next transition."""
+
+    at: datetime
+    replicas: int
+    reason: str
+
+
+TRANSITIONS_MAX = 200
+
+
+def transitions(
+    schedule: Schedule,
+    base: Bounds,
+    now: datetime,
+    *,
+    until: datetime,
+    start_up: StartUp = StartUp(),
+    held: int = 0,
+) -> tuple[Transition, ...]:
+    """What the lower bounds do from `now` on, as `scheduled` would decide then; the first one is at `now`.
+
+    Where load or use move the number, they do so above or below these.
+    """
+    found: list[Transition] = []
+    moment: datetime | None = now
+    while moment is not None and moment < until and len(found) < TRANSITIONS_MAX:
+        here = scheduled(schedule, base, moment, start_up=start_up, held=held)
+        replicas = here.bounds.replicas_min
+        if not found or found[-1].replicas != replicas:
+            found.append(Transition(moment, replicas, here.reason))
+        held, moment = replicas, here.until
+    return tuple(found)
+
+
 def levels(schedule: Schedule, base: Bounds, since: datetime, until: datetime) -> tuple[Level, ...]:
     """The bounds between two instants, side by side without gap; neighbours differ."""
     spans = [span for span in _spans(schedule, since, until) if span.end > since and span.start < until]
