@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from clorefleet.store.database import Store
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-DEPLOYMENT_NAME_MAX = 48
 
 
 @app.command()
@@ -54,6 +53,7 @@ def deploy(
     """
     from clorefleet.cli.plan import check_model
     from clorefleet.config.profile import connect
+    from clorefleet.domain.deployment import parse_deployment_name
     from clorefleet.domain.money import parse_budget
     from clorefleet.store.database import open_store
 
@@ -62,7 +62,7 @@ def deploy(
     )
     parse_budget(budget)  # also an empty one: nothing is rented without a ceiling
     requirement = check_model(wishes.requirement())
-    deployment_id = _deployment_name(name or model)
+    deployment_id = parse_deployment_name(name or model)
     profile = options.profile()
     if profile.is_sandbox:
         _show_sandbox_start()
@@ -75,18 +75,6 @@ def deploy(
     elif not _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=dry_run):
         return
     _run(store, connection, deployment_id, detach=detach)
-
-
-def _deployment_name(text: str) -> str:
-    from clorefleet.domain.errors import BadInput
-
-    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
-    if not text or len(text) > DEPLOYMENT_NAME_MAX or set(text) - allowed or text[0] in ".-_":
-        raise BadInput(
-            f"“{text[:60]}” cannot name a deployment.",
-            remedy="Use lower-case letters, digits, and . - _ inside; at most 48.",
-        )
-    return text
 
 
 def _show_sandbox_start() -> None:

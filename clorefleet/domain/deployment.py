@@ -7,9 +7,26 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
+from clorefleet.domain.errors import BadInput
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.plan import Requirement
 from clorefleet.domain.schedule import Bounds, Schedule
+
+DEPLOYMENT_NAME_MAX = 48
+_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+
+
+def parse_deployment_name(text: str) -> DeploymentId:
+    """
+    Raises:
+        BadInput: it cannot name a deployment.
+    """
+    if not text or len(text) > DEPLOYMENT_NAME_MAX or set(text) - _NAME_CHARS or text[0] in ".-_":
+        raise BadInput(
+            f"“{text[:60]}” cannot name a deployment.",
+            remedy="Use lower-case letters, digits, and . - _ inside; at most 48.",
+        )
+    return DeploymentId(text)
 
 
 class Desired(StrEnum):
