@@ -5,6 +5,7 @@ Everything heavy is imported inside, so that a command pays only for the edges i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from clorefleet.domain.node import Credentials
     from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import PlanReport, Requirement
-    from clorefleet.fleet.edges import Planner
+    from clorefleet.fleet.edges import Market, Planner
     from clorefleet.gateway.service import GatewayService
     from clorefleet.market.rent import RentProtocol
     from clorefleet.node.operator import NodeOperator
@@ -38,6 +39,15 @@ def make_market(connection: Connection) -> RentProtocol:
         limiter=RequestLimiter(connection.clock, slot=slot),
     )
     return RentProtocol(client, clock=connection.clock)
+
+
+def fetch_view_with_wallets(market: Market) -> MarketView:
+    """The market, and what the wallets hold: plans that they cannot pay come last.
+
+    Raises:
+        MarketError: either cannot be read.
+    """
+    return replace(market.fetch_view(), wallets=market.fetch_wallets())
 
 
 def make_planner(connection: Connection) -> Planner:

@@ -10,30 +10,21 @@ import typer
 
 from clorefleet.cli import requirement as wish
 from clorefleet.cli.context import options
-from clorefleet.cli.output import confirm, note, print_json, say, usd
+from clorefleet.cli.output import confirm, note, say, usd
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.plan import Plan, PlanReport, Requirement
-    from clorefleet.fleet.edges import Market
     from clorefleet.store.database import Store
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
+@wish.takes_wishes("budget")
 def deploy(
-    model: wish.Model,
-    budget: wish.Budget,
-    prefer: wish.Prefer = "cost",
-    precision: wish.Precisions = "",
-    context: wish.Context = 0,
-    min_speed: wish.MinSpeed = 0,
-    min_reliability: wish.MinReliability = 0,
-    gpu: wish.Gpu = "",
-    country: wish.Country = "",
-    spot: wish.Spot = False,
+    wishes: wish.Wishes,
     replicas: int = typer.Option(1, "--replicas", min=1, max=16, help="Copies to keep."),
     name: str = typer.Option("", "--name", help="Name of the deployment; default: the model's."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
@@ -57,12 +48,9 @@ def deploy(
     from clorefleet.domain.money import parse_budget
     from clorefleet.store.database import open_store
 
-    wishes = wish.Wishes(
-        model, budget, prefer, precision, context, min_speed, min_reliability, gpu, country, spot
-    )
-    parse_budget(budget)  # also an empty one: nothing is rented without a ceiling
+    parse_budget(wishes.budget)  # also an empty one: nothing is rented without a ceiling
     requirement = check_model(wishes.requirement())
-    deployment_id = parse_deployment_name(name or model)
+    deployment_id = parse_deployment_name(name or wishes.model)
     profile = options.profile()
     if profile.is_sandbox:
         _show_sandbox_start()
@@ -182,26 +170,29 @@ def _begin(
     dry_run: bool,
 ) -> bool:
     """Plan, show, ask, and write the wish down; false when the user said no."""
-    from clorefleet.cli.plan import nothing_fits, show_plans
+    from clorefleet.cli.plan import nothing_fits, picks, show_json
+    from clorefleet.cli.plan_view import show, show_replicas
     from clorefleet.domain.deployment import Deployment, Desired
     from clorefleet.domain.identity import DeploymentId
-    from clorefleet.wiring import make_market, make_planner
+    from clorefleet.wiring import fetch_view_with_wallets, make_market, make_planner
 
-    market = make_market(connection)
-    report = make_planner(connection)(_without_faulty(store, connection, requirement), market.fetch_view())
+    view = fetch_view_with_wallets(make_market(connection))
+    report = make_planner(connection)(_without_faulty(store, connection, requirement), view)
+    if dry_run and options.as_json:
+        show_json(report, replicas)
+        return False
     if not report.plans:
         raise nothing_fits(report)
-    best = report.plans[0]
-    _check_wallet(market, best, connection)
+    taken = picks(report, replicas)
+    _check_wallet(taken[0], connection)
     if not options.as_json:
-        show_plans(report)
-        _say_worst_case(report, best, replicas)
+        show(report)
+        if replicas > 1:
+            show_replicas(report, replicas)
+        _say_worst_case(report, taken)
     if dry_run:
-        if options.as_json:
-            from clorefleet.store.codec import encode
-
-            print_json(encode(report))
         return False
+    best = taken[0]
     question = f"Rent server {best.offer.server_id} (or the next that fits) and keep it until you stop it?"
     # Simulated money needs no yes.
     if not confirm(question, yes=yes or connection.profile.is_sandbox, what="Renting"):
@@ -220,35 +211,29 @@ def _begin(
     return True
 
 
-def _say_worst_case(report: PlanReport, best: Plan, replicas: int) -> None:
-    budget = report.requirement.budget
-    first = best.price.first_day_usd * replicas
+def _say_worst_case(report: PlanReport, taken: tuple[Plan, ...]) -> None:
+    first = sum((plan.price.first_day_usd for plan in taken), Decimal(0))
+    daily = sum((plan.price.running_usd_per_day for plan in taken), Decimal(0))
     say()
     say(
-        f"Worst case: {usd(first)} on the first day, {usd(best.price.running_usd_per_day * replicas)}/day "
-        f"after it, never above {budget}."
+        f"Worst case: {usd(first)} on the first day, {usd(daily)}/day after it, "
+        f"never above {report.requirement.budget}."
     )
 
 
-WALLET_HOURS = Decimal(2)
-"""Renting with less than this in the wallet would end before the model serves."""
-
-
-def _check_wallet(market: Market, plan: Plan, connection: Connection) -> None:
+def _check_wallet(best: Plan, connection: Connection) -> None:
+    """
+    Raises:
+        OutOfFunds: no plan can be paid from any wallet: those that can be come first.
+    """
     from clorefleet.domain.errors import OutOfFunds
+    from clorefleet.planner.cost import FIRST_HOURS
 
-    currency = plan.price.billed.currency
-    balance = next(
-        (w.balance.amount for w in market.fetch_wallets() if w.currency is currency and w.balance),
-        Decimal(0),
-    )
-    price = plan.price
-    hourly = price.billed.amount * (1 + price.fee_percent / 100) / 24
-    need = hourly * WALLET_HOURS + price.creation_fee
-    if balance < need:
+    lacking = best.price.lacking
+    if lacking is not None:
         raise OutOfFunds(
-            f"The {currency} wallet has {balance:.4f}; the best plan needs at least {need:.4f} {currency} "
-            f"for its first {WALLET_HOURS} hours.",
+            f"No wallet can pay the first {FIRST_HOURS} hours of any plan. The best one is paid in "
+            f"{lacking.currency}, of which {lacking} more is needed.",
             remedy=f"Add funds on clore.ai; `clorefleet wallet{connection.profile.flag}` shows the balances.",
             money="Nothing was rented.",
         )

@@ -2,68 +2,70 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from clorefleet.cli import requirement as wish
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say, table, usd
+from clorefleet.cli.output import print_json, usd
 
 if TYPE_CHECKING:
+    from clorefleet.config.profile import Connection
     from clorefleet.domain.errors import NothingFits
+    from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import Plan, PlanReport, Requirement
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-SHOWN_PLANS = 8
 SHOWN_REFUSALS = 6
+REPLICAS_MAX = 16
 
 
 @app.command()
+@wish.takes_wishes()
 def plan(
-    model: wish.Model,
-    budget: wish.Budget = "",
-    prefer: wish.Prefer = "cost",
-    precision: wish.Precisions = "",
-    context: wish.Context = 0,
-    min_speed: wish.MinSpeed = 0,
-    min_reliability: wish.MinReliability = 0,
-    gpu: wish.Gpu = "",
-    country: wish.Country = "",
-    spot: wish.Spot = False,
+    wishes: wish.Wishes,
+    replicas: int = typer.Option(1, "--replicas", min=1, max=REPLICAS_MAX, help="Copies to plan for."),
+    offers: str = typer.Option("", "--offers", help="Plan on a saved `marketplace` answer, offline."),
     explain: bool = typer.Option(False, "--explain", help="Show the arithmetic of the best plan."),
+    wide: bool = typer.Option(False, "--wide", help="More columns than 80 characters hold."),
+    plot: str = typer.Option("", "--plot", help="The front as FILE.png or .svg; - draws it here."),
 ) -> None:
     """Show which setup would run a model, where, and at what price.
 
-    Rents nothing. Speeds are predictions and say so; prices are all in, per day.
+    Rents nothing. Speeds are predictions and say so; prices are all in, per day. With --json, one
+    document: docs/plan-json.md.
 
     Examples:
 
       clorefleet plan glm-5.1 --budget 16/day --sandbox
 
       clorefleet plan glm-5.1 --budget 1200/day --prefer speed --explain --sandbox
+
+      clorefleet plan glm-5.1 --offers marketplace.json --plot -
     """
+    from clorefleet.cli import plan_view, plot_front
     from clorefleet.config.profile import connect
-    from clorefleet.wiring import make_market, make_planner
+    from clorefleet.wiring import make_planner
 
-    wishes = wish.Wishes(
-        model, budget, prefer, precision, context, min_speed, min_reliability, gpu, country, spot
-    )
     requirement = check_model(wishes.requirement())
+    plot_front.check_target(plot)
     connection = connect(options.profile(), needs_key=False)
-    report = make_planner(connection)(requirement, make_market(connection).fetch_view())
+    market = _saved(Path(offers)) if offers else _read(connection)
+    report = make_planner(connection)(requirement, market)
     if options.as_json:
-        from clorefleet.store.codec import encode
-
-        print_json(encode(report))
-        if not report.plans:
-            raise typer.Exit(3)
+        show_json(report, replicas)
         return
     if not report.plans:
         raise nothing_fits(report)
-    show_plans(report)
+    plan_view.show(report, wide=wide)
+    if replicas > 1:
+        plan_view.show_replicas(report, replicas)
     if explain:
-        _explain(report.plans[0])
+        plan_view.show_arithmetic(report.plans[0])
+    if plot:
+        plot_front.plot(report, plot)
 
 
 def check_model(requirement: Requirement) -> Requirement:
@@ -77,38 +79,53 @@ def check_model(requirement: Requirement) -> Requirement:
     return requirement
 
 
-def show_plans(report: PlanReport) -> None:
-    if not report.requirement.budget:
-        note("No budget given: everything that fits is shown.")
-    elif not report.requirement.budget.period_was_stated:
-        note(f"The budget is read as {report.requirement.budget}.")
-    table(
-        ("", "SERVER", "GPUS", "SETUP", "CONTEXT", "TOK/S*", "USD/DAY", "REL"),
-        [
-            (
-                "→" if i == 0 else " ",
-                each.offer.server_id,
-                each.offer.gpu_summary[:24],
-                f"{each.setup.checkpoint}/{each.setup.engine}",
-                f"{each.setup.context_tokens // 1024}k",
-                f"{each.speed.decode_tokens_per_s:.1f}",
-                usd(each.price.all_in_usd_per_day.amount),
-                "?" if each.offer.reliability is None else f"{each.offer.reliability:.2f}",
-            )
-            for i, each in enumerate(report.plans[:SHOWN_PLANS])
-        ],
-        right=(1, 4, 5, 6, 7),
-    )
-    note("* one stream, predicted. USD/day is all in: fees and paid start-up included.")
-    rest = len(report.plans) - SHOWN_PLANS
-    if rest > 0:
-        note(f"{rest} more plan(s); {report.offers_seen} offers seen.")
-    show_refusals(report)
+def _read(connection: Connection) -> MarketView:
+    """The market now; with a key, what the wallets hold too."""
+    from clorefleet.domain.errors import MarketError
+    from clorefleet.wiring import fetch_view_with_wallets, make_market
+
+    market = make_market(connection)
+    if not connection.api_key.reveal():
+        return market.fetch_view()
+    try:
+        return fetch_view_with_wallets(market)
+    except MarketError:
+        return market.fetch_view()  # a wrong key does not keep anyone from planning
 
 
-def show_refusals(report: PlanReport) -> None:
-    for refusal in report.refusals[:SHOWN_REFUSALS]:
-        note(f"  {refusal.count:>5} offers not taken: {refusal.text}")
+def _saved(file: Path) -> MarketView:
+    """
+    Raises:
+        BadInput: no such file, or not a `marketplace` answer.
+    """
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.market.saved import NotAnAnswer, view_of_saved_answer
+
+    try:
+        return view_of_saved_answer(file)
+    except (OSError, NotAnAnswer) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadInput(
+            f"I cannot plan on {str(file)[:200]}: {what}.",
+            remedy="Save one with: curl https://api.clore.ai/v1/marketplace -o marketplace.json",
+        ) from error
+
+
+def show_json(report: PlanReport, replicas: int) -> None:
+    """One document on stdout; exit code 3 where there is no plan."""
+    from clorefleet.domain.errors import ExitCode
+    from clorefleet.report.plan_document import plan_document
+
+    print_json(plan_document(report, picks(report, replicas)))
+    if not report.plans:
+        raise typer.Exit(ExitCode.NOTHING_FITS)
+
+
+def picks(report: PlanReport, replicas: int) -> tuple[Plan, ...]:
+    """The plans that `replicas` copies would take, as the daemon chooses them."""
+    from clorefleet.planner.owners import spread
+
+    return spread(report.plans, replicas)
 
 
 def nothing_fits(report: PlanReport) -> NothingFits:
@@ -122,7 +139,9 @@ def nothing_fits(report: PlanReport) -> NothingFits:
         lines.append("Nearest above it:")
         lines.extend(f"  {_one_line(each)}" for each in report.over_budget[:3])
     lines.extend(f"  {refusal.count} offers: {refusal.text}" for refusal in report.refusals[:SHOWN_REFUSALS])
-    lines.extend(report.advice)
+    if report.advice:
+        lines.append("What would run:" if requirement.budget is None else "What the budget does buy:")
+        lines.extend(f"  {sentence}" for sentence in report.advice)
     if report.over_budget:
         need = report.over_budget[0].price.first_day_usd
         remedy = f"A budget from {usd(need)}/day would do, or lower --context, --min-speed, --precision."
@@ -137,20 +156,3 @@ def _one_line(plan: Plan) -> str:
         f"server {plan.offer.server_id} ({plan.offer.gpu_summary}), "
         f"about {plan.speed.decode_tokens_per_s:.1f} tok/s predicted"
     )
-
-
-def _explain(plan: Plan) -> None:
-    from clorefleet.config.recipes import find_recipe, load_recipes
-    from clorefleet.planner.explain import explain
-
-    for section in explain(plan, find_recipe(plan.setup.model, load_recipes())):
-        say()
-        say(section.title)
-        for sentence in section.sentences:
-            say(f"  {sentence}")
-        if section.terms:
-            table(
-                ("  PART", "VALUE", "UNIT", "MARK", "SOURCE"),
-                [(f"  {t.name}", f"{t.value:,.4g}", t.unit, t.mark, t.source) for t in section.terms],
-                right=(1,),
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 
 import pytest
 
@@ -53,15 +54,30 @@ def test_without_a_terminal_and_yes_nothing_is_rented(account, market):
     assert "Nothing is deployed" in account("status").out
 
 
-def test_an_empty_wallet_is_told_before_anything_is_rented(account, market):
-    balance = market.control("status")["wallets"]["USD-Blockchain"]
-    market.control("wallet", {"currency": "USD-Blockchain", "balance": "0"})
+@contextmanager
+def emptied(market, *currencies):
+    balances = market.control("status")["wallets"]
+    for currency in currencies:
+        market.control("wallet", {"currency": currency, "balance": "0"})
     try:
-        run = account("deploy", "smollm2-135m", "--budget", "16/day", "--yes")
+        yield
     finally:
-        market.control("wallet", {"currency": "USD-Blockchain", "balance": balance})
-    assert run.code == ExitCode.FUNDS and "wallet" in run.err
+        for currency in currencies:
+            market.control("wallet", {"currency": currency, "balance": balances[currency]})
+
+
+def test_empty_wallets_are_told_before_anything_is_rented(account, market):
+    with emptied(market, "USD-Blockchain", "CLORE-Blockchain", "bitcoin"):
+        run = account("deploy", "smollm2-135m", "--budget", "16/day", "--yes")
+    assert run.code == ExitCode.FUNDS and "wallet" in run.err and "more is needed" in run.err
     assert market.control("orders")["orders"] == []
+
+
+def test_one_empty_wallet_is_no_reason_to_refuse(account, market):
+    words = ("deploy", "smollm2-135m", "--budget", "16/day", "--dry-run", "--json")
+    with emptied(market, "USD-Blockchain", "bitcoin"):
+        best = account(*words).json["plans"][0]["price"]
+    assert (best["currency"], best["wallet_lacks"]) == ("CLORE", None)
 
 
 def test_a_recipe_with_a_slip_is_told_with_file_line_and_field(cli):
