@@ -9,3 +9,5 @@ from __future__ import annotations
 import hypothesis
 
 hypothesis.settings.register_profile("default", deadline=None)
+
+pytest_plugins = ["tests.postgres"]

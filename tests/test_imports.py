@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"config", "domain", "clock", "sandbox"},
     "sandbox": {"sandbox", "domain"},
     "fleet": {"fleet", "domain", "store", "clock", "planner"},
-    "daemon": {"daemon", "fleet", "store", "config", "domain", "wiring"},
+    "daemon": {"daemon", "clock", "fleet", "store", "config", "domain", "wiring"},
 }
 IO_MODULES = {"httpx", "sqlmodel", "sqlalchemy", "paramiko", "time", "random", "logging", "socket", "os"}
 

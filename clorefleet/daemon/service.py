@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from logging.handlers import RotatingFileHandler
@@ -20,8 +21,10 @@ from logging.handlers import RotatingFileHandler
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.date import DateTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 from clorefleet import __version__
+from clorefleet.clock import SystemClock
 from clorefleet.config.places import make_private_dir, write_private_file
 from clorefleet.config.profile import Profile, connect
 from clorefleet.daemon import process
@@ -30,13 +33,16 @@ from clorefleet.fleet.limits import DEFAULT_LIMITS, SANDBOX_LIMITS
 from clorefleet.fleet.loop import Fleet
 from clorefleet.store import leadership
 from clorefleet.store.database import FencingToken, open_store
+from clorefleet.store.leadership import Standby
 from clorefleet.wiring import make_gateway, make_market, make_nodes, make_planner, startup_command
 
 log = logging.getLogger("clorefleet.daemon")
 
 LOG_BYTES_MAX = 5_000_000
 LOG_FILES_MAX = 3
-_TICK = "tick"
+_TICK, _BEAT = "tick", "beat"
+TICK_S_MAX = 600
+"""A tick that is under way for longer counts as hung: this daemon stops beating, and another may lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +59,40 @@ SANDBOX_PACE = Pace(busy_s=0.5, quiet_s=4)
 
 
 class Service:
-    """The daemon's life, from lock to unlock. One tick at a time; each plans the next."""
+    """The daemon's life, from lock to unlock. One tick at a time; each plans the next.
 
-    def __init__(self, fleet: Fleet, token: FencingToken, pace: Pace) -> None:
+    Without the leadership it stands by: it looks whether the leader's beat stands still, and does nothing
+    else. With it, a beat of its own shows that it lives, also while a tick waits long for the market.
+    """
+
+    def __init__(self, fleet: Fleet, token: FencingToken | None, pace: Pace, standby: Standby) -> None:
         self._fleet = fleet
         self._token = token
         self._pace = pace
+        self._standby = standby
+        self._tick_began_s = 0.0
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._is_ticking = False
         self._is_wanted = False
         """Somebody asked for a tick while one was under way."""
         self._scheduler = BackgroundScheduler(
-            timezone=UTC, executors={"default": ThreadPoolExecutor(max_workers=1)}
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(1), _BEAT: ThreadPoolExecutor(1)},
         )
-        self.lost_leadership = False
+
+    @property
+    def token(self) -> FencingToken | None:
+        """The leadership, while it is held."""
+        return self._token
 
     def run_until_ended(self) -> None:
         """Tick until `end` is called, then wait for the tick in hand."""
         self._scheduler.start()
         self._plan_tick(0)
+        self._scheduler.add_job(
+            self._beat, IntervalTrigger(seconds=leadership.BEAT_EVERY_S), executor=_BEAT, coalesce=True
+        )
         while not self._ended.wait(timeout=1.0):
             pass
         self._scheduler.shutdown(wait=True)
@@ -99,21 +119,46 @@ class Service:
     def _tick(self) -> None:
         with self._lock:
             self._is_ticking, self._is_wanted = True, False
-        is_busy = True
+        self._tick_began_s = time.monotonic()
+        pause_s = self._pace.busy_s
         try:
-            leadership.renew(self._fleet.store, self._token, now=self._fleet.clock.now())
-            is_busy = self._fleet.tick(self._token).is_busy
+            if self._token is None:
+                self._token = self._standby.try_to_lead()
+                if self._token is not None:
+                    log.info("leading token=%s", self._token.number)
+            if self._token is None:
+                pause_s = leadership.STANDBY_LOOKS_EVERY_S
+            else:
+                leadership.renew(self._fleet.store, self._token, now=self._fleet.clock.now())
+                is_busy = self._fleet.tick(self._token).is_busy
+                pause_s = self._pace.busy_s if is_busy else self._pace.quiet_s
         except LostLeadership as error:
-            log.error("leadership_lost why=%s", error.what)
-            self.lost_leadership = True
-            self._ended.set()
+            self._step_back(error)
         except Exception:
             # The loop's boundary: log it, leave the durable state as it is, and look again.
             log.exception("tick_failed")
         with self._lock:
             self._is_ticking = False
-            pause_s = 0.0 if self._is_wanted else self._pace.busy_s if is_busy else self._pace.quiet_s
+            pause_s = 0.0 if self._is_wanted else pause_s
         self._plan_tick(pause_s)
+
+    def _step_back(self, error: LostLeadership) -> None:
+        """Another daemon acts: this one writes nothing, sends no request anywhere, and stands by."""
+        log.error("leadership_lost why=%s", error.what)
+        self._token = None
+        self._fleet.routed.backends = None
+        self._fleet.set_routes(())
+
+    def _beat(self) -> None:
+        """Show that this process lives. A tick that hangs is no life: then another may take over."""
+        token = self._token
+        if token is None or (self._is_ticking and time.monotonic() - self._tick_began_s > TICK_S_MAX):
+            return
+        try:
+            leadership.renew(self._fleet.store, token, now=self._fleet.clock.now())
+        except StoreError as error:
+            # A lost leadership is met by the tick too, which steps back.
+            log.warning("beat_missed why=%s", error.what)
 
 
 def run(profile: Profile, *, foreground: bool = False) -> int:
@@ -136,12 +181,10 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
     holder = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(4).hex()}"
     # The lock proves that no other daemon of this machine lives; a store shared with other machines
     # must wait for the last leader's time to run out.
-    token = leadership.acquire(store, holder, now=connection.clock.now(), force=store.is_sqlite)
+    is_own_store = store.file is not None and store.file.parent == profile.state_dir
+    token = leadership.acquire(store, holder, now=connection.clock.now(), force=is_own_store)
     if token is None:
-        raise DaemonError(
-            "Another machine's daemon leads this store.",
-            remedy="Stop it there, or wait until its leadership runs out.",
-        )
+        log.info("standing_by takeover_s_max=%s", leadership.TAKEOVER_S_MAX)
     gateway = make_gateway(connection)
     gateway.start()
     nodes = make_nodes(connection)
@@ -157,7 +200,8 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         usage=gateway.usage,
         limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
-    service = Service(fleet, token, SANDBOX_PACE if profile.is_sandbox else REAL_PACE)
+    standby = Standby(store, holder, clock=SystemClock())
+    service = Service(fleet, token, SANDBOX_PACE if profile.is_sandbox else REAL_PACE, standby)
     signal.signal(signal.SIGTERM, lambda *_: service.end())
     signal.signal(signal.SIGINT, lambda *_: service.end())
     signal.signal(signal.SIGUSR1, lambda *_: service.wake())
@@ -172,16 +216,16 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
             }
         ).encode(),
     )
-    log.info("daemon_ready pid=%s gateway=%s token=%s", os.getpid(), gateway.url, token.number)
+    log.info("daemon_ready pid=%s gateway=%s leads=%s", os.getpid(), gateway.url, token is not None)
     try:
         service.run_until_ended()
     finally:
         (profile.state_dir / "daemon.json").unlink(missing_ok=True)
         gateway.stop()
         nodes.close()
-        if not service.lost_leadership:
+        if service.token is not None:
             try:
-                leadership.release(store, token, now=connection.clock.now())
+                leadership.release(store, service.token, now=connection.clock.now())
             except StoreError as error:
                 log.warning("leadership_not_released why=%s", error.what)
         store.dispose()

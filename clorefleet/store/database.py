@@ -1,9 +1,11 @@
 """Opening the store, and the two kinds of transaction on it.
 
 `Store.read` sees one consistent state and takes no lock. `Store.write` takes the write lock at its
-first statement (`BEGIN IMMEDIATE` on SQLite), checks the fencing token where one is given, and
-commits when the block ends: either all of it is durable or none. SQLite runs in WAL mode with
-`synchronous=FULL`, because an intent that is not on disk does not protect anybody's money.
+first statement (`BEGIN IMMEDIATE` on SQLite, an advisory lock on PostgreSQL), checks the fencing token
+where one is given, and commits when the block ends: either all of it is durable or none. SQLite runs in
+WAL mode with `synchronous=FULL`, PostgreSQL with `synchronous_commit=on`, because an intent that is not on disk does not
+protect anybody's money. A process that is paused inside a transaction on PostgreSQL loses it after
+`IDLE_TIMEOUT_MS`, so that it cannot keep the one that takes over waiting.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, event
-from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, ProgrammingError
 from sqlmodel import Session
 
 from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
+from clorefleet.domain.text import clean_line
 from clorefleet.store.migrate import upgrade
 from clorefleet.store.queries import Transaction
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another's transaction; each of ours is milliseconds long."""
+IDLE_TIMEOUT_MS = 20_000
+CONNECT_TIMEOUT_S = 10
+_WRITE_LOCK_ID = 0x636C6F7266
+"""Advisory lock on PostgreSQL: one writer at a time, as on SQLite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +53,17 @@ class Store:
     def is_sqlite(self) -> bool:
         return self._engine.dialect.name == "sqlite"
 
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite store; None for a server."""
+        name = self._engine.url.database
+        return Path(name) if self.is_sqlite and name else None
+
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         with _translated(), Session(self._engine, expire_on_commit=False) as session:
+            if not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield Transaction(session)
 
     @contextmanager
@@ -64,7 +79,9 @@ class Store:
             StoreBusy: the lock was not had in time; nothing was written.
         """
         with _translated(), Session(self._engine, expire_on_commit=False) as session:
-            session.connection(execution_options={"clorefleet_writes": True})
+            connection = session.connection(execution_options={"clorefleet_writes": True})
+            if not self.is_sqlite:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK_ID})")
             transaction = Transaction(session)
             if token is not None:
                 check_fencing(transaction, token)
@@ -93,7 +110,9 @@ def check_fencing(transaction: Transaction, token: FencingToken) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    except (IntegrityError, ProgrammingError):
+        raise  # a fault in our own statements
+    except DatabaseError as error:
         text = str(error.orig).lower()
         if "locked" in text or "busy" in text or "lock timeout" in text:
             raise StoreBusy(
@@ -102,7 +121,7 @@ def _translated() -> Iterator[None]:
                 money="Nothing was written. Orders go on as they were.",
             ) from error
         raise StoreError(
-            f"The store cannot be used: {error.orig}",
+            f"The store cannot be used: {clean_line(error.orig)}",
             remedy="Free disk space or mend the database; "
             "`clorefleet stop --all` ends all spending without it.",
             money="Orders that exist go on billing until they are cancelled.",
@@ -110,25 +129,69 @@ def _translated() -> Iterator[None]:
 
 
 def open_store(url: str, *, migrate: bool = True) -> Store:
-    """Open and, on first use or after an upgrade of the program, migrate the store at `url`."""
-    parsed = make_url(url)
-    sqlite_file: Path | None = None
-    connect_args: dict[str, Any] = {}
-    if parsed.get_backend_name() == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise StoreError("The store must be a file or a server; memory forgets who is billed.")
-        sqlite_file = Path(parsed.database)
-        make_private_dir(sqlite_file.parent)
-        if not sqlite_file.exists():
-            sqlite_file.touch(mode=0o600)
-        connect_args = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
-    engine = create_engine(parsed, connect_args=connect_args, pool_pre_ping=sqlite_file is None)
-    if sqlite_file is not None:
-        _prepare_sqlite(engine)
+    """Open and, on first use or after an upgrade of the program, migrate the store at `url`.
+
+    Raises:
+        StoreError: the address is none, its driver is missing, the database cannot be used, or is newer.
+    """
+    engine, sqlite_file = connect_engine(url)
     if migrate:
         with _translated():
             upgrade(engine, sqlite_file=sqlite_file)
     return Store(engine)
+
+
+def connect_engine(url: str) -> tuple[Engine, Path | None]:
+    """The engine for `url`, and the file of an SQLite store."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(
+            "store_url is not the address of a database.",  # it may hold a password: not repeated
+            remedy='Write store_url = "postgresql://user:password@host/name" in config.toml, or nothing.',
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed)
+    if parsed.get_backend_name() != "postgresql":
+        raise StoreError(
+            f"I know no store of kind “{clean_line(parsed.get_backend_name(), max_chars=20)}”.",
+            remedy="Use SQLite (leave store_url out) or postgresql://...",
+        )
+    settings = {
+        "lock_timeout": BUSY_TIMEOUT_MS,
+        "statement_timeout": 6 * BUSY_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
+        "synchronous_commit": "on",
+    }
+    try:
+        engine = create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            connect_args={
+                "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+                "connect_timeout": CONNECT_TIMEOUT_S,
+            },
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "The store is on PostgreSQL, and its driver is not installed.",
+            remedy='Type: pip install "clorefleet[postgres]"',
+        ) from error
+    return engine, None
+
+
+def _sqlite_engine(parsed: URL) -> tuple[Engine, Path]:
+    if not parsed.database or parsed.database == ":memory:":
+        raise StoreError("The store must be a file or a server; memory forgets who is billed.")
+    file = Path(parsed.database)
+    make_private_dir(file.parent)
+    if not file.exists():
+        file.touch(mode=0o600)
+    connect_args = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    engine = create_engine(parsed, connect_args=connect_args, hide_parameters=True)
+    _prepare_sqlite(engine)
+    return engine, file
 
 
 def _prepare_sqlite(engine: Engine) -> None:

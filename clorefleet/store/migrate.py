@@ -1,12 +1,18 @@
 """Bring a store up to the schema that this program speaks.
 
-A database of a newer program is refused, never guessed at. SQLite files are copied beside
-themselves before an upgrade.
+A database of a newer program is refused, never guessed at. An upgrade is one transaction, on SQLite and
+PostgreSQL alike: killed in the middle, the store is as it was. Before it, an SQLite store that holds anything
+is copied beside itself. A PostgreSQL server is somebody's with backups of their own: nothing is copied
+there by itself; `clorefleet db backup` calls `pg_dump`.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +22,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
 from clorefleet.config.places import migrations_dir
 from clorefleet.domain.errors import StoreError
+from clorefleet.domain.text import clean_line
 
+DUMP_TIMEOUT_S = 3600
 _UPGRADE_LOCK_ID = 0x636C6F7265
 """Advisory lock on PostgreSQL: two daemons that start together migrate one after the other."""
 
@@ -56,15 +65,52 @@ def upgrade(engine: Engine, *, sqlite_file: Path | None = None) -> bool:
     config = _config()
     if found is not None:
         _refuse_newer(config, found)
-        if sqlite_file is not None and sqlite_file.exists():
-            shutil.copy2(sqlite_file, sqlite_file.with_suffix(f".before-{wanted}.bak"))
-    with engine.begin() as connection:
+        if sqlite_file is not None:
+            copy_sqlite(sqlite_file, sqlite_file.with_suffix(f".before-{wanted}.bak"))
+    with engine.connect().execution_options(clorefleet_writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
         attributes: dict[str, Any] = config.attributes
         attributes["connection"] = connection
         command.upgrade(config, "head")
     return True
+
+
+def copy_sqlite(file: Path, to: Path) -> None:
+    """A consistent copy, also of a store in use: what is still in the write-ahead log comes along."""
+    to.touch(mode=0o600)
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)
+
+
+def dump_postgres(url: str, to: Path) -> None:
+    """By `pg_dump`, which must be at least as new as the server.
+
+    Raises:
+        StoreError: there is no pg_dump, or it fails.
+    """
+    parsed = make_url(url)
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise StoreError(
+            "There is no pg_dump on this machine.",
+            remedy="Install PostgreSQL's client programs, or back the server up where it runs.",
+        )
+    # The password goes by environment: arguments are for all to see.
+    env = dict(os.environ) | ({"PGPASSWORD": parsed.password} if parsed.password else {})
+    shown = parsed.set(drivername="postgresql", password=None).render_as_string(hide_password=True)
+    to.touch(mode=0o600)
+    run = subprocess.run(
+        [program, "--format=custom", f"--file={to}", "--dbname", shown],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DUMP_TIMEOUT_S,
+    )
+    if run.returncode:
+        to.unlink(missing_ok=True)
+        raise StoreError(f"pg_dump failed: {clean_line(run.stderr)}", remedy="The store was not changed.")
 
 
 def _refuse_newer(config: Config, found: str) -> None:

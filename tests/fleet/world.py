@@ -236,14 +236,20 @@ class MemoryNodes:
 class World:
     """A store on disk, a market and nodes in memory, and a fleet that may die and be made anew."""
 
-    def __init__(self, folder: Path, plans: tuple[Plan, ...] = (plan(7), plan(8), plan(9))) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plans: tuple[Plan, ...] = (plan(7), plan(8), plan(9)),
+        *,
+        store: Store | None = None,
+    ) -> None:
         self.clock = VirtualClock()
         self.hazards = Hazards()
         self.market = MemoryMarket(self.clock, self.hazards)
         self.nodes = MemoryNodes(self.hazards)
         self.plans = plans
         self.routes: tuple[Backend, ...] = ()
-        self.store: Store = open_store(f"sqlite:///{folder / 'state' / 'fleet.db'}")
+        self.store: Store = store or open_store(f"sqlite:///{folder / 'state' / 'fleet.db'}")
         self._ids = itertools.count(1)
         self.start()
 

@@ -1,0 +1,146 @@
+"""Migrations upward with data, on SQLite and PostgreSQL; what is copied first; what a kill leaves."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlmodel import SQLModel
+
+from clorefleet.domain.errors import StoreError
+from clorefleet.domain.identity import OrderId
+from clorefleet.store import codec, migrate
+from clorefleet.store.database import connect_engine, open_store
+from tests.fleet.builders import NOW, deployment, lease
+
+REVISIONS = [each.revision for each in ScriptDirectory.from_config(migrate._config()).walk_revisions()][::-1]
+HELD = lease(host_key="ssh-ed25519 AAAA", progress="half")
+
+
+def upgrade_to(engine: sa.Engine, revision: str) -> None:
+    with engine.connect().execution_options(clorefleet_writes=True) as connection, connection.begin():
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def fill_first_tables(engine: sa.Engine) -> None:
+    """What a store of the first release held: written by its columns, not by today's code."""
+    wish = deployment()
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            tables.tables["deployment"].insert(),
+            {
+                "deployment_id": "tiny", "model": wish.model, "desired": "running", "replicas": 1,
+                "created_at": wish.created_at, "attempts_max": 5, "note": "", "has_given_up": False,
+                "requirement": codec.encode(wish.requirement),
+            },
+        )  # fmt: skip
+        connection.execute(
+            tables.tables["lease"].insert(),
+            {
+                "lease_id": "l1", "deployment_id": "tiny", "slot": 0, "intent_id": "l1-rent",
+                "state": "ordered", "phase": "waiting for SSH", "server_id": 7, "order_id": 900,
+                "created_at": HELD.created_at, "phase_since": HELD.phase_since, "reason": "",
+                "document": codec.encode(HELD),
+            },
+        )  # fmt: skip
+        connection.execute(
+            tables.tables["ledger_segment"].insert(),
+            {
+                "lease_id": "l1", "deployment_id": "tiny", "order_id": 900, "currency": "USD",
+                "is_spot": False, "price_per_day": "2.0", "fee_percent": "5", "creation_fee": "0.1",
+                "usd_per_unit": "1", "rate_source": "test", "started_at": NOW - timedelta(minutes=5),
+                "market_spend": "0.01",
+            },
+        )  # fmt: skip
+        connection.execute(
+            tables.tables["leadership"].insert(),
+            {"row_id": 1, "token": 41, "holder": "old", "expires_at": NOW},
+        )
+
+
+@pytest.fixture
+def old_url(any_url: str) -> str:
+    """A store of the first release, with data."""
+    engine, _ = connect_engine(any_url)
+    upgrade_to(engine, REVISIONS[0])
+    fill_first_tables(engine)
+    engine.dispose()
+    return any_url
+
+
+def test_everything_of_the_first_release_is_there_after_all_upgrades(old_url: str):
+    store = open_store(old_url)
+    with store.read() as tx:
+        assert [each.deployment_id for each in tx.deployments()] == ["tiny"]
+        assert tx.open_leases() == (HELD,)
+        [segment] = tx.order_segments(OrderId(900))
+        assert segment.estimate(NOW).amount == Decimal("0.00729166")  # 0.00694444 and 5 % of it
+        assert tx.leadership().token == 41
+    store.dispose()
+
+
+def test_the_tables_are_those_of_the_code(any_url: str):
+    store = open_store(any_url)
+    with store.read() as tx:
+        context = MigrationContext.configure(tx.session.connection())
+        differences = compare_metadata(context, SQLModel.metadata)
+    store.dispose()
+    assert [each for each in differences if "alembic_version" not in str(each)] == []
+
+
+def test_a_kill_in_the_middle_leaves_the_store_as_it_was(old_url: str, monkeypatch: pytest.MonkeyPatch):
+    """C1: all missing revisions are one transaction."""
+    real = command.upgrade
+
+    def die_after(config: object, revision: str) -> None:
+        real(config, revision)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(migrate.command, "upgrade", die_after)
+    with pytest.raises(KeyboardInterrupt):
+        open_store(old_url)
+    monkeypatch.undo()
+    engine, _ = connect_engine(old_url)
+    assert migrate.current_revision(engine) == REVISIONS[0]
+    engine.dispose()
+    test_everything_of_the_first_release_is_there_after_all_upgrades(old_url)
+
+
+def test_sqlite_is_copied_before_an_upgrade_with_what_is_in_its_log(tmp_path: Path):
+    file = tmp_path / "state" / "fleet.db"
+    engine, _ = connect_engine(f"sqlite:///{file}")
+    upgrade_to(engine, REVISIONS[0])
+    fill_first_tables(engine)
+    assert Path(f"{file}-wal").stat().st_size > 0
+    store = open_store(f"sqlite:///{file}")
+    store.dispose()
+    engine.dispose()
+    [copy] = file.parent.glob("*.bak")
+    with sqlite3.connect(copy) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchone() == (REVISIONS[0],)
+        assert raw.execute("SELECT order_id FROM lease").fetchone() == (900,)
+    assert copy.stat().st_mode & 0o077 == 0
+
+
+def test_a_newer_store_is_refused_and_left_alone(old_url: str):
+    """C8."""
+    engine, _ = connect_engine(old_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError) as caught:
+        open_store(old_url)
+    assert "9999" in caught.value.what
+    assert migrate.current_revision(engine) == "9999"
+    engine.dispose()
