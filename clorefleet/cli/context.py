@@ -18,6 +18,8 @@ class GlobalOptions:
     as_json: bool = False
     debug: bool = False
     no_color: bool = False
+    has_run: bool = False
+    """A command was named: the profile's state may be looked at."""
 
     def profile(self) -> Profile:
         """The chosen profile; its state folder exists afterwards."""

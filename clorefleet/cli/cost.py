@@ -19,7 +19,9 @@ def cost(
     """Show what was spent, lease by lease.
 
     A lease that has ended shows the market's own final bill (settled). One that runs shows the larger of
-    our count and the market's counter. USD at the coin rate recorded when the lease began.
+    our count and the market's counter. A change of price or of a coin's rate begins another line. USD at the
+    rate recorded with the line. Below: how far the bills are from our own count, and the wallet from the
+    ledger.
 
     Example:
 
@@ -33,6 +35,7 @@ def cost(
     now = clock_of(profile).now()
     with open_store(store_url(profile)).read() as tx:
         segments = tx.segments(DeploymentId(name) if name else None)
+        readings = tx.wallet_readings()
         leases = {lease.lease_id: lease for lease in tx.leases(DeploymentId(name) if name else None)}
     total = sum((segment.cost_usd(now) for segment in segments), Decimal(0))
     rows, documents = [], []
@@ -66,6 +69,7 @@ def cost(
                 "state": state,
                 "cost": bill.amount,
                 "estimate": segment.estimate(now).amount,
+                "drift": segment.drift,
                 "market_spend": segment.market_spend,
                 "usd_per_unit": segment.usd_per_unit,
                 "rate_source": segment.rate_source,
@@ -74,7 +78,37 @@ def cost(
             }
         )
     if options.as_json:
-        print_json({"segments": documents, "total_usd": total, "at": now})
+        print_json(
+            {
+                "segments": documents,
+                "total_usd": total,
+                "at": now,
+                "wallets": [
+                    {
+                        "currency": each.currency,
+                        "read_at": each.read_at,
+                        "balance": each.balance.amount,
+                        "since": each.day_read_at,
+                        "drift": each.drift,
+                        "runway_days": each.runway_days,
+                    }
+                    for each in readings
+                ],
+            }
+        )
         return
     table(("ORDER", "DEPLOYMENT", "GPUS", "PRICE", "LASTED", "BILL", "USD"), rows, right=(0, 4, 6))
     note(f"{usd(total, 4)} in all.")
+    drift = sum((s.drift * s.usd_per_unit for s in segments if s.drift is not None), Decimal(0))
+    if any(segment.drift is not None for segment in segments):
+        note(f"Settled bills are {_signed(drift)} beside our own count of minutes.")
+    for each in readings:
+        if each.drift:
+            note(
+                f"The {each.currency} wallet and the ledger differ by {each.drift.normalize():f} since "
+                f"{each.day_read_at:%H:%M} UTC: orders made by hand, a deposit, or the market's rounding."
+            )
+
+
+def _signed(amount: Decimal) -> str:
+    return f"{'-' if amount < 0 else '+'}{usd(abs(amount), 4)}"

@@ -35,7 +35,9 @@ def doctor() -> None:
 
       clorefleet doctor --sandbox
     """
-    checks: list[Callable[[], Finding]] = [_python, _settings, _store, _market, _daemon, _ssh_client]
+    checks: list[Callable[[], Finding]] = [
+        _python, _settings, _store, _market, _daemon, _guard, _ssh_client,
+    ]  # fmt: skip
     if options.profile().is_sandbox:
         checks.append(_sandbox_parts)
     findings = [_checked(check) for check in checks]
@@ -112,6 +114,14 @@ def _daemon() -> Finding:
         f"none runs; {open_leases} lease(s) open" + ("" if open_leases else ", so none is needed"),
         f"clorefleet daemon start{profile.flag}",
     )
+
+
+def _guard() -> Finding:
+    from clorefleet.cli.status import guard_notes
+
+    notes = guard_notes(options.profile())
+    text = " ".join(notes) or "no ceiling stops renting; the wallets last"
+    return Finding("money", not notes, text, "`clorefleet wallet` and `clorefleet budget` show the figures.")
 
 
 def _ssh_client() -> Finding:

@@ -32,6 +32,10 @@ COMMANDS: dict[str, str] = {
     "cost": "Show what was spent, lease by lease.",
     "hosts": "Show what is remembered of servers; block or unblock one.",
     "wallet": "Show the balances and how long they last.",
+    "budget": "Show or set the ceilings over the whole fleet.",
+    "sweep": "Find orders that bill and that nothing wants, and end those that are ours for certain.",
+    "adopt": "Take over an order that this machine's records have lost.",
+    "db": "Look at, upgrade or back up the store.",
     "daemon": "Start, stop or look at the daemon.",
     "sandbox": "Serve, look at, stop or reset the simulated market.",
     "doctor": "Check key, market, store, daemon and tools.",
@@ -98,6 +102,7 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
+        options.has_run = True
         module = import_module(f"clorefleet.cli.{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
@@ -161,11 +166,13 @@ def main() -> int:
 
     try:
         code = app(standalone_mode=False, prog_name="clorefleet")
+        _tell_what_does_not_end()
         return int(code) if isinstance(code, int) else 0
     except ClorefleetError as error:
         if options.debug:
             raise
         _print_error(error)
+        _tell_what_does_not_end()
         return int(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted.\n")
@@ -176,6 +183,19 @@ def main() -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the program's edge: no traceback without --debug
         return _foreign(error)
+
+
+def _tell_what_does_not_end() -> None:
+    """Orders whose cancel the market keeps refusing are shown by every command until they are gone."""
+    if not options.has_run:
+        return
+    from clorefleet.daemon import unending
+
+    for each in unending.known(options.profile().state_dir):
+        sys.stderr.write(
+            f"Order {each.order_id} still bills {each.per_hour}: {each.attempts} cancels did not end it "
+            f"(last: {each.why}). It is asked again while the daemon runs; else end it on clore.ai.\n"
+        )
 
 
 def _foreign(error: Exception) -> int:

@@ -1,12 +1,13 @@
 """`clorefleet stop --all`: end all spending with nothing but the key and the market's order list.
 
 No store, daemon, configuration or plan is needed. What the store says is used when it can be read, to
-tell our orders from others; when it cannot, every order is asked about.
+tell our orders from others; when it cannot, every order is asked about. A store that never knew a lease knows
+nothing about the account either: then every order that runs an image of our recipes counts as ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,24 +15,11 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.domain.errors import MarketError
 from clorefleet.domain.identity import OrderId, ServerId
-from clorefleet.domain.outcome import (
-    AlreadyEnded,
-    CancelAccepted,
-    CancelOutcome,
-    CancelRefused,
-    CancelUnknown,
-)
 
 if TYPE_CHECKING:
-    from clorefleet.config.profile import Profile
+    from clorefleet.config.profile import Connection, Profile
     from clorefleet.domain.order import Order
     from clorefleet.fleet.edges import Market
-
-ROUNDS_MAX = 20
-"""Each order is asked to end at most this often; the list is read between rounds."""
-ROUND_PAUSE_S = 1.0
-ABSENT_READINGS = 2
-"""One reading without an order proves nothing."""
 
 
 def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
@@ -46,7 +34,12 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     market = make_market(connection)
     ours = _stop_wishing(profile)
     live = market.fetch_orders().live()
-    wanted = [order for order in live if foreign or ours is None or ours.explains(order)]
+    images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
+    if images:
+        note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
+    wanted = [
+        order for order in live if foreign or ours is None or ours.explains(order) or order.image in images
+    ]
     left = [order for order in live if order not in wanted]
     for order in left:
         note(f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {order.price}")
@@ -58,7 +51,7 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     if not confirm(f"End {len(wanted)} order(s)?", yes=yes or profile.is_sandbox, what="Ending orders"):
         note("Nothing was ended.")
         return
-    _end(market, {order.order_id for order in wanted}, connection.clock.sleep)
+    end_and_tell(connection, market, wanted)
     if options.as_json:
         print_json({"ended": [order.order_id for order in wanted], "left": [o.order_id for o in left]})
     else:
@@ -67,11 +60,40 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         note("Add --foreign to end the others too.")
 
 
+def end_and_tell(connection: Connection, market: Market, wanted: Iterable[Order]) -> None:
+    """End orders; those that will not end are shown by every command from now on.
+
+    Raises:
+        MarketError: the order list cannot be read, or an order is still there after all rounds.
+    """
+    from clorefleet.daemon import unending
+    from clorefleet.fleet.sweep import ROUNDS_MAX, end_orders
+
+    result = end_orders(market, wanted, sleep=connection.clock.sleep, tell=note)
+    unending.note(
+        connection.profile.state_dir,
+        [
+            unending.UnendingOrder(each.order_id, each.price, each.attempts, each.last_answer)
+            for each in result.unending
+        ],
+    )
+    if result.unending:
+        numbers = ", ".join(str(each.order_id) for each in result.unending)
+        prices = ", ".join(each.price for each in result.unending)
+        raise MarketError(
+            f"Orders {numbers} are still in the market's list after {ROUNDS_MAX} rounds of cancels.",
+            remedy="Run the same command again, or end them on clore.ai.",
+            money=f"They bill {prices}.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class OurOrders:
     """What this profile's store says is ours."""
 
     orders: frozenset[OrderId]
+    knows_nothing: bool
+    """The store never knew a lease: it is new, or of another machine."""
     servers_in_doubt: frozenset[ServerId]
     """A rent of these was asked for and not yet seen: an order on one of them is taken for ours."""
 
@@ -96,42 +118,19 @@ def _stop_wishing(profile: Profile) -> OurOrders | None:
         return None
     return OurOrders(
         frozenset(lease.order_id for lease in leases if lease.order_id is not None),
+        not leases,
         frozenset(lease.server_id for lease in leases if lease.is_open and lease.order_id is None),
     )
 
 
-def _end(market: Market, wanted: set[OrderId], sleep: Callable[[float], None]) -> None:
-    """Cancel and read back until the list shows none of them, twice in a row."""
-    absent_readings = 0
-    for _ in range(ROUNDS_MAX):
-        listed = market.fetch_orders()
-        live = {order.order_id for order in listed.live()} & wanted
-        if not live:
-            # A list with records that cannot be read may hold them still.
-            absent_readings += 0 if listed.unreadable else 1
-            if absent_readings >= ABSENT_READINGS:
-                return
-        else:
-            absent_readings = 0
-            for order_id in sorted(live):
-                outcome = market.cancel(order_id)
-                note(f"Order {order_id}: {_words(outcome)}")
-        sleep(ROUND_PAUSE_S)
-    raise MarketError(
-        f"Orders {', '.join(map(str, sorted(live)))} are still in the market's list "
-        f"after {ROUNDS_MAX} rounds.",
-        remedy="Run the same command again, or end them on clore.ai.",
-        money="They may still bill.",
-    )
+def recipe_images() -> frozenset[str]:
+    """Every image that our orders may run; empty where the recipes cannot be read."""
+    from clorefleet.config.recipes import load_recipes
+    from clorefleet.domain.errors import ClorefleetError
 
-
-def _words(outcome: CancelOutcome) -> str:
-    match outcome:
-        case CancelAccepted():
-            return "cancel accepted"
-        case AlreadyEnded():
-            return "already ended, says the market"
-        case CancelRefused(error):
-            return f"refused: {error.what}"
-        case CancelUnknown(reason):
-            return f"unknown: {reason}"
+    try:
+        recipes = load_recipes().values()
+    except (ClorefleetError, OSError, ValueError):
+        return frozenset()
+    supports = [support for recipe in recipes for support in recipe.engines]
+    return frozenset(image for each in supports for image in (each.image, *(v.image for v in each.variants)))

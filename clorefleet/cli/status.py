@@ -67,7 +67,8 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
         from clorefleet.store.codec import encode
 
         daemon = None if info is None else {"pid": info.pid, "gateway_url": info.gateway_url}
-        print_json(encode(found) | {"daemon": daemon, "profile": profile.name})
+        notes = guard_notes(profile)
+        print_json(encode(found) | {"daemon": daemon, "profile": profile.name, "warnings": notes})
         return
     shown = [each for each in found.deployments if with_stopped or each.state != "stopped"]
     if not shown:
@@ -113,8 +114,30 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
             note("No daemon runs; none is needed.")
     else:
         note(f"Daemon pid {info.pid}; gateway {info.gateway_url}/v1")
+    _show_guard(profile)
     if found.usd_per_day > Decimal(0):
         note(f"{usd(found.usd_per_day)}/day now, {usd(found.spent_usd, 4)} spent in all.")
+
+
+def guard_notes(profile: Profile) -> list[str]:
+    """What the user should know about ceilings, breaker and wallets; empty while all is well."""
+    from clorefleet.config.profile import store_url
+    from clorefleet.fleet.budget import wallet_warning
+    from clorefleet.store.database import open_store
+
+    with open_store(store_url(profile)).read() as tx:
+        guard, readings = tx.guard(), tx.wallet_readings()
+    notes = [warning for warning in map(wallet_warning, readings) if warning]
+    if guard.is_stopped:
+        notes.append(
+            f"Renting is stopped: {guard.stopped_because}. Go on: clorefleet budget --resume{profile.flag}"
+        )
+    return notes
+
+
+def _show_guard(profile: Profile) -> None:
+    for text in guard_notes(profile):
+        note(text)
 
 
 def _show_notes(text: str, replicas: tuple[ReplicaStatus, ...], deployment_id: str) -> None:

@@ -10,6 +10,8 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import note, print_json, table, usd
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+LOW_HOURS = 12
+"""As the daemon's own limit (`FleetLimits.low_wallet`), which would import the store here."""
 
 
 @app.command()
@@ -58,6 +60,13 @@ def wallet() -> None:
         return
     table(("CURRENCY", "BALANCE", "ORDERS/DAY", "LASTS"), rows, right=(1, 2, 3))
     note(f"{len(orders.live())} live order(s). Orders per day are without the renter's fee.")
+    for each, document in zip(wallets, documents, strict=True):
+        lasts = document["runway_days"]
+        if isinstance(lasts, Decimal) and lasts * 24 < LOW_HOURS:
+            note(
+                f"The {each.currency} wallet lasts {lasts * 24:.1f} hours: at zero the market ends the "
+                "orders and their data is lost. Add funds, or stop something."
+            )
 
 
 def _amount(amount: Decimal, currency: str) -> str:

@@ -27,8 +27,11 @@ from clorefleet import __version__
 from clorefleet.clock import SystemClock
 from clorefleet.config.places import make_private_dir, write_private_file
 from clorefleet.config.profile import Profile, connect
-from clorefleet.daemon import process
+from clorefleet.daemon import process, unending
 from clorefleet.domain.errors import DaemonError, LostLeadership, StoreError
+from clorefleet.domain.lease import Lease
+from clorefleet.domain.money import Money
+from clorefleet.fleet.budget import running_usd_per_day
 from clorefleet.fleet.limits import DEFAULT_LIMITS, SANDBOX_LIMITS
 from clorefleet.fleet.loop import Fleet
 from clorefleet.store import leadership
@@ -198,6 +201,7 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         in_flight=gateway.in_flight,
         startup_command=startup_command,
         usage=gateway.usage,
+        note_unending=lambda leases: _note_unending(profile, leases),
         limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
     standby = Standby(store, holder, clock=SystemClock())
@@ -232,6 +236,22 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         log.info("daemon_ended")
         os.close(lock)
     return 0
+
+
+def _note_unending(profile: Profile, leases: tuple[Lease, ...]) -> None:
+    """For every command of this machine to show. Hourly with fee, as the ledger counts it."""
+    unending.note(
+        profile.state_dir,
+        (
+            unending.UnendingOrder(
+                order_id=lease.order_id or 0,
+                per_hour=str(Money.usd(running_usd_per_day(lease) / 24)) + "/hour",
+                attempts=lease.cancel_attempts,
+                why=lease.reason,
+            )
+            for lease in leases
+        ),
+    )
 
 
 def _log_to(profile: Profile, *, foreground: bool) -> None:

@@ -63,6 +63,7 @@ class ExitCode(IntEnum):
     NEEDS_CONFIRMATION = 9
     NOT_READY = 10
     FUNDS = 11
+    ORPHANS = 12
     INTERRUPTED = 130
 
 

@@ -162,6 +162,14 @@ class Journal:
             self._event(tx, lease, "order_adopted", f"Order {order.order_id}: {reason}.", now)
         return adopted
 
+    def adopt_orphan(self, lease: Lease, order: Order, *, now: datetime) -> None:
+        """An order that the records had lost is explained by `lease` from now on; counted from its
+        beginning."""
+        with self._store.write(self._token) as tx:
+            tx.put_lease(lease)
+            _open_count(tx, lease, order, lease.ordered_at or now)
+            self._event(tx, lease, "orphan_adopted", f"Order {order.order_id} was taken over.", now)
+
     def drop_rent(self, lease: Lease, reason: str, *, now: datetime) -> Lease:
         with self._store.write(self._token) as tx:
             dropped = replace(

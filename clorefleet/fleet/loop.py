@@ -11,7 +11,7 @@ from typing import Protocol
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
-from clorefleet.domain.lease import Lease, Phase
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.usage import UsageHour
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress
 from clorefleet.fleet.edges import Market, Nodes, Planner, SetRoutes
@@ -65,6 +65,8 @@ class Fleet:
     new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
     routed: RouteTable = field(default_factory=RouteTable)
     reached: Reached = nothing_happens
+    note_unending: Callable[[tuple[Lease, ...]], None] = field(default=lambda leases: None)
+    """Told in each tick which leases the market keeps refusing to end."""
 
     def observer(self) -> Observer:
         return Observer(
@@ -105,6 +107,7 @@ class Fleet:
         executor.perform(actions)
         with self.store.read() as tx:
             leases = tx.open_leases()
+        self.note_unending(_unending(leases, snapshot))
         executor.update_routes(leases, self.routed, self.set_routes)
         if snapshot.is_prune_due:
             journal.prune(before=snapshot.now - self.limits.journal_memory)
@@ -126,6 +129,22 @@ class Fleet:
             if self.usage is not None:
                 self.usage.put_back(used)
             raise
+
+
+CANCELS_BEFORE_NOTICE = 3
+"""A cancel may be lost, and a list may lag; who is asked this often and still listed will not end by
+itself."""
+
+
+def _unending(leases: tuple[Lease, ...], snapshot: Snapshot) -> tuple[Lease, ...]:
+    listed = None if snapshot.orders is None else {order.order_id for order in snapshot.orders.live()}
+    return tuple(
+        lease
+        for lease in leases
+        if lease.state is LeaseState.ENDING
+        and lease.cancel_attempts >= CANCELS_BEFORE_NOTICE
+        and (listed is None or lease.order_id in listed)
+    )
 
 
 def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:

@@ -3,9 +3,9 @@
 `Store.read` sees one consistent state and takes no lock. `Store.write` takes the write lock at its
 first statement (`BEGIN IMMEDIATE` on SQLite, an advisory lock on PostgreSQL), checks the fencing token
 where one is given, and commits when the block ends: either all of it is durable or none. SQLite runs in
-WAL mode with `synchronous=FULL`, PostgreSQL with `synchronous_commit=on`, because an intent that is not on disk does not
-protect anybody's money. A process that is paused inside a transaction on PostgreSQL loses it after
-`IDLE_TIMEOUT_MS`, so that it cannot keep the one that takes over waiting.
+WAL mode with `synchronous=FULL`, PostgreSQL with `synchronous_commit=on`, because an intent that is not on
+disk does not protect anybody's money. A process that is paused inside a transaction on PostgreSQL loses it
+after `IDLE_TIMEOUT_MS`, so that it cannot keep the one that takes over waiting.
 """
 
 from __future__ import annotations

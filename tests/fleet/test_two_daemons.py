@@ -164,6 +164,7 @@ def test_a_leader_paused_between_intent_and_rent_sends_nothing_when_it_wakes(pai
     pair.assert_serving_once(pair.first.store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", Boundary, ids=str)
 @pytest.mark.parametrize("effect", [Effect.RENT, Effect.CANCEL, Effect.START_JOB], ids=str)
 def test_a_takeover_at_any_boundary_rents_once(pair: Pair, effect: Effect, boundary: Boundary):
