@@ -190,8 +190,13 @@ def _tell_what_does_not_end() -> None:
     if not options.has_run:
         return
     from clorefleet.daemon import unending
+    from clorefleet.domain.errors import ClorefleetError
 
-    for each in unending.known(options.profile().state_dir):
+    try:
+        orders = unending.known(options.profile().state_dir)
+    except (ClorefleetError, OSError):
+        return  # the command itself has said so
+    for each in orders:
         sys.stderr.write(
             f"Order {each.order_id} still bills {each.per_hour}: {each.attempts} cancels did not end it "
             f"(last: {each.why}). It is asked again while the daemon runs; else end it on clore.ai.\n"
