@@ -16,6 +16,11 @@ import clorefleet
 
 PACKAGE = Path(clorefleet.__file__).parent
 PURE_FLEET = {
+    "autoscale",
+    "consolidate",
+    "demand",
+    "forecast",
+    "idle",
     "action",
     "budget",
     "doubt",

@@ -47,10 +47,11 @@ class Origin(StrEnum):
 class ScalePolicy:
     """How load moves the number of replicas between the deployment's bounds."""
 
-    target: Decimal = Decimal("0.7")
-    """Share of a replica's measured capacity that is used at most, on average."""
+    target: Decimal = Decimal("0.9")
+    """Share of a replica's measured capacity that is used at most, on average. Waits mostly ask for less:
+    how much less is worked out from the number of requests a replica serves at once."""
     time_to_first_token_max: timedelta | None = None
-    """More replicas where the first token comes later than this."""
+    """What 99 of 100 requests may wait for a place at an engine; None means ten seconds."""
     up_after: timedelta = timedelta(minutes=1)
     """How long more must have been needed before more are started."""
     down_after: timedelta = timedelta(minutes=10)
@@ -67,6 +68,18 @@ class IdlePolicy:
     """No request and no token for this long."""
     floor: int = 0
     """Replicas that stay all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolidatePolicy:
+    """When a replica moves to a cheaper server."""
+
+    margin: Decimal = Decimal("0.5")
+    """A move must save its own cost, and this share of it more."""
+    saving_least: Decimal = Decimal("0.05")
+    """Share of the running price; less is noise of the market."""
+    cooldown: timedelta = timedelta(hours=6)
+    """Between two moves of a deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,8 @@ class Deployment:
     schedule: Schedule | None = None
     scale: ScalePolicy | None = None
     idle: IdlePolicy | None = None
+    consolidate: ConsolidatePolicy | None = None
+    """None: a replica stays where it is as long as it serves."""
     origin: Origin = Origin.COMMAND
     start_up_estimate: timedelta | None = None
     """From rent to serving, by the plan that was shown when this was approved; None where none was."""

@@ -21,7 +21,6 @@ from datetime import datetime
 from enum import StrEnum
 from zlib import crc32
 
-from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId, ServerId
 from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.order import SshAddress
@@ -116,10 +115,6 @@ class Lease:
     """Why it is draining or ended, for the user."""
     blocks_host: bool = False
     """The host is to blame: later plans leave it out."""
-    cause: Cause | None = None
-    """Why the replica failed, where that is known; later plans leave out what would fail the same way."""
-    corrections: tuple[Correction, ...] = ()
-    """Made to the planned setup since earlier launches failed, each once."""
     refusal: str = ""
     """Class name of the market's refusal, where the rent was refused."""
     launches: int = 0
@@ -138,6 +133,12 @@ class Lease:
     """The engine's own model card says that it only simulates its hardware."""
     unhealthy_since: datetime | None = None
     """A serving replica has not answered since then."""
+    used_at: datetime | None = None
+    """When a request or a token was last seen while it served."""
+    engine_tokens: int | None = None
+    """The engine's own count at the last look that could read it."""
+    replaces: LeaseId | None = None
+    """The dearer lease of the same slot that this one was rented to follow."""
     progress: str = ""
     """One line about the phase's work, already cleaned."""
     progress_fraction: float | None = None
@@ -159,8 +160,7 @@ class Lease:
     def engine_port(self) -> int:
         """Where the engine listens on the node's loopback; differs between leases, since the sandbox's nodes
         share this machine's."""
-        moved = _ENGINE_PORTS if Correction.OTHER_PORT in self.corrections else 0
-        return _ENGINE_PORTS_FROM + moved + crc32(self.lease_id.encode()) % _ENGINE_PORTS
+        return _ENGINE_PORTS_FROM + crc32(self.lease_id.encode()) % _ENGINE_PORTS
 
     def job_id(self, phase: Phase, attempt: int) -> JobId:
         """The same for the same work: a job started before a crash is found, not started again."""

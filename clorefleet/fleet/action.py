@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.intent import Intent, IntentState
 from clorefleet.domain.lease import Phase
@@ -51,8 +50,6 @@ class GiveBack:
     lease_id: LeaseId
     reason: str
     blocks_host: bool = False
-    cause: Cause | None = None
-    """Later plans leave out what would fail the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +145,6 @@ class StartWork:
     phase: Phase
     attempt: int
     reason: str
-    correction: Correction | None = None
-    """Made to the launch for this attempt and all later ones of the lease."""
 
 
 @dataclass(frozen=True, slots=True)

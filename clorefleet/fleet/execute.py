@@ -180,13 +180,10 @@ class Executor:
             case DropRent(lease_id, reason):
                 self._keep(self._journal.drop_rent(self._lease(lease_id), reason, now=now))
                 self._nodes.forget(lease_id)
-            case GiveBack(lease_id, reason, blocks_host, cause):
+            case GiveBack(lease_id, reason, blocks_host):
                 self._keep(
                     self._journal.give_back(
-                        replace(self._lease(lease_id), cause=cause),
-                        clean_line(reason),
-                        blocks_host=blocks_host,
-                        now=now,
+                        self._lease(lease_id), clean_line(reason), blocks_host=blocks_host, now=now
                     )
                 )
             case End(lease_id, _, _, _):
@@ -328,11 +325,10 @@ class Executor:
 
     def _start_work(self, action: StartWork, now: datetime) -> None:
         def write() -> Lease:
-            lease = self._lease(action.lease_id)
-            if action.correction is not None:
-                lease = replace(lease, corrections=(*lease.corrections, action.correction))
             return self._keep(
-                self._journal.begin_job(lease, action.phase, action.attempt, action.reason, now=now)
+                self._journal.begin_job(
+                    self._lease(action.lease_id), action.phase, action.attempt, action.reason, now=now
+                )
             )
 
         def act(lease: Lease) -> str:

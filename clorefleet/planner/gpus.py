@@ -47,11 +47,10 @@ def _sizes_near(gib: Decimal) -> set[str]:
 def load_gpus() -> GpuTable:
     """The packaged table. Read once."""
     text = (resources.files("clorefleet.data") / "gpus.toml").read_text("utf-8")
-    return GpuTable(tuple(gpu_model(entry) for entry in tomllib.loads(text)["gpu"]))
+    return GpuTable(tuple(_model(entry) for entry in tomllib.loads(text)["gpu"]))
 
 
-def gpu_model(entry: dict[str, object]) -> GpuModel:
-    """A table's entry as a value."""
+def _model(entry: dict[str, object]) -> GpuModel:
     major, minor = str(entry["compute_capability"]).split(".")
     tflops = entry.get("bf16_tflops")
     match = entry["match"]

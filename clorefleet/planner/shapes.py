@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.plan import Fit, Requirement, Speed
-from clorefleet.domain.recipe import EngineName, Precision, Recipe
+from clorefleet.domain.recipe import Precision, Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.planner.fit import in_room, without_room
 from clorefleet.planner.hardware import Hardware
@@ -45,7 +45,6 @@ class Floors:
     context_tokens: int
     decode_tokens_per_s: float
     precisions: tuple[Precision, ...]
-    engines: tuple[EngineName, ...]
 
     @classmethod
     def of(cls, requirement: Requirement, recipe: Recipe) -> Floors:
@@ -53,7 +52,6 @@ class Floors:
             requirement.min_context_tokens or recipe.floors.context_tokens,
             requirement.min_decode_tokens_per_s or recipe.floors.decode_tokens_per_s,
             requirement.precisions or default_precisions(recipe),
-            requirement.engines or tuple(EngineName),
         )
 
 
@@ -88,7 +86,6 @@ class ShapeTable:
             without_room(hardware),
             context_tokens=self.floors.context_tokens,
             precisions=self.floors.precisions,
-            engines=self.floors.engines,
         )
         shape = self._with_floors(tuple(found), hardware)
         return nearest_miss(shape, hardware)
@@ -103,7 +100,6 @@ class ShapeTable:
                     key,
                     context_tokens=self.floors.context_tokens,
                     precisions=self.floors.precisions,
-                    engines=self.floors.engines,
                     ranks_memo=self._ranks,
                 )
             )

@@ -50,7 +50,9 @@ _OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORD
 _DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOWN))
 _CLOSED = tuple(state.value for state in IntentState if state.value not in _DOUBTFUL)
 _PLAN_APART = frozenset({"plan"})
-_POLICY = frozenset({"replicas_max", "schedule", "scale", "idle", "origin", "start_up_estimate"})
+_POLICY = frozenset(
+    {"replicas_max", "schedule", "scale", "idle", "consolidate", "origin", "start_up_estimate"}
+)
 """The fields of a deployment that are stored together, without columns of their own."""
 EVENTS_MAX = 50_000
 """Older events are dropped, so that the store stays bounded however long a daemon runs."""

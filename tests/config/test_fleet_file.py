@@ -48,7 +48,7 @@ def test_the_example_at_the_top_is_valid_and_shows_every_part():
     assert [window.name for window in chat.schedule.windows] == ["workday", "nightly batch"]
     assert chat.schedule.windows[0].bounds == Bounds(1, 3) and chat.schedule.zone == "Europe/Berlin"
     assert chat.schedule.exceptions[0].last == date(2027, 1, 1)
-    assert chat.scale.time_to_first_token_max == timedelta(seconds=8) and chat.scale.target == Decimal("0.7")
+    assert chat.scale.time_to_first_token_max == timedelta(seconds=8) and chat.scale.target == Decimal("0.9")
     assert chat.idle.after == timedelta(minutes=30)
     assert small.requirement.spot and not small.is_enabled
 

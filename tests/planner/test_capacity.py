@@ -1,59 +1,68 @@
-"""The longest context and the most requests: the largest that `check_fit` allows, and not one more."""
+"""What replicas carry within an SLO, against known values of Erlang's formula."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clorefleet.domain.recipe import EngineName
-from clorefleet.planner.capacity import CONTEXT_GRAIN, capacity_of
-from clorefleet.planner.fit import check_fit
-from clorefleet.planner.search import setups
-from tests.planner.machines import RECIPES, hardware, machine
+from clorefleet.planner.capacity import (
+    ReplicaCapacity,
+    demand_carried,
+    erlang_c,
+    late_share,
+    load_carried,
+)
 
 
 @pytest.mark.parametrize(
-    "model, gpu, vram_gib, count, engine",
-    [
-        ("glm-5.1", "H200", 141, 8, EngineName.SGLANG),
-        ("qwen3.5-27b", "RTX 4090", 24, 4, EngineName.VLLM),
-        ("glm-4.7-flash", "RTX 4090", 24, 1, EngineName.LLAMACPP),
-        ("glm-5.1", "RTX 3090", 24, 8, EngineName.LLAMACPP),
-    ],
+    ("places", "load", "share"),
+    [(1, 0.5, 0.5), (1, 0.9, 0.9), (2, 1.0, 1 / 3), (5, 4.0, 0.5541), (10, 8.0, 0.4092), (100, 80.0, 0.0196)],
 )
-def test_it_is_the_most_that_fits(model, gpu, vram_gib, count, engine):
-    recipe, shape = RECIPES[model], hardware(machine(gpu, count, vram_gib, ram_gib=1000))
-    setup = next(
-        setup
-        for setup, fit in setups(recipe, shape, context_tokens=4096)
-        if setup.engine is engine and fit.fits
-    )
-    found = capacity_of(setup, recipe, shape)
-
-    def fits(tokens: int, requests: int) -> bool:
-        return check_fit(replace(setup, context_tokens=tokens, concurrency=requests), recipe, shape).fits
-
-    assert fits(found.context_tokens, 1) and fits(setup.context_tokens, found.requests)
-    assert not fits(setup.context_tokens, found.requests + 1)
-    if found.context_tokens < recipe.max_context_tokens:
-        assert not fits(found.context_tokens + CONTEXT_GRAIN, 1)
+def test_erlangs_c_formula_is_the_tables(places: int, load: float, share: float):
+    """One place: C is the load itself. Two places at load 1: a third. The others: published tables."""
+    assert erlang_c(places, load) == pytest.approx(share, rel=5e-3)
 
 
-def test_eight_h200_hold_glm_5_1s_whole_context_and_five_requests_of_65k():
-    """Serving facts 2.5: one full context of 202,752 plus room, or about 5 requests of 65k at BF16."""
-    recipe, shape = RECIPES["glm-5.1"], hardware(machine("H200", 8, 141))
-    setup = next(
-        setup for setup, _ in setups(recipe, shape, context_tokens=65_536)
-        if (setup.checkpoint, setup.engine) == ("fp8", EngineName.SGLANG)
-    )  # fmt: skip
-    found = capacity_of(replace(setup, kv_dtype="bf16"), recipe, shape)
-    assert found.context_tokens == 202_752 and found.requests == 5
+def _by_definition(places: int, load: float) -> float:
+    below = sum(load**k / math.factorial(k) for k in range(places))
+    full = load**places / math.factorial(places) * places / (places - load)
+    return full / (below + full)
 
 
-def test_weights_that_do_not_fit_have_no_room_for_context():
-    recipe, shape = RECIPES["glm-5.1"], hardware(machine("H100", 8, 80))
-    setup = next(
-        setup for setup, _ in setups(recipe, shape, context_tokens=8192) if setup.checkpoint == "fp8"
-    )
-    assert capacity_of(setup, recipe, shape).context_tokens == 0
+@given(st.integers(1, 60), st.floats(0.05, 0.98))
+def test_the_recursion_agrees_with_the_definition(places: int, use: float):
+    load = places * use
+    assert erlang_c(places, load) == pytest.approx(_by_definition(places, load), rel=1e-6, abs=1e-8)
+
+
+@given(st.integers(1, 300), st.floats(0, 400), st.floats(0.1, 100), st.floats(0, 60))
+def test_a_share_is_between_none_and_all(places: int, load: float, service_s: float, wait_s: float):
+    assert 0 <= late_share(places, load, service_s=service_s, wait_s=wait_s) <= 1
+
+
+@given(st.integers(1, 128), st.floats(0.5, 60), st.floats(0, 30), st.floats(0, 0.8))
+def test_what_is_carried_keeps_the_slo_and_a_little_more_does_not(
+    places: int, service_s: float, wait_s: float, variation: float
+):
+    carried = load_carried(places, service_s=service_s, wait_s=wait_s, late_max=0.01)
+    assert late_share(places, carried, service_s=service_s, wait_s=wait_s) <= 0.0101
+    if carried * 1.02 + 0.01 < places:
+        assert late_share(places, carried * 1.02 + 0.01, service_s=service_s, wait_s=wait_s) > 0.0099
+    in_bursts = load_carried(places, service_s=service_s, wait_s=wait_s, late_max=0.01, variation=variation)
+    assert in_bursts <= carried * 1.001 + places * 2e-4
+
+
+def test_many_small_places_are_used_better_than_few_large_ones():
+    """Which is why no fixed share of the capacity is the right target."""
+    large = ReplicaCapacity(1000, 2)
+    small = ReplicaCapacity(1000, 64)
+    kwargs = {"tokens_per_request": 500.0, "wait_s": 1.0, "late_max": 0.01}
+    assert demand_carried(1, large, **kwargs) < 500 < 700 < demand_carried(1, small, **kwargs)
+
+
+def test_no_replica_carries_nothing():
+    capacity = ReplicaCapacity(100, 1)
+    assert demand_carried(0, capacity, tokens_per_request=1, wait_s=1, late_max=0.01) == 0

@@ -1,0 +1,47 @@
+"""What a server costs over the simulated weeks: seeded, or the hours that were seen.
+
+A seeded price wanders around the plan's price by the hour and is drawn back to it (an Ornstein-Uhlenbeck
+walk of the logarithm [assumed]). An order keeps the price it was made at: only the next one sees another.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from decimal import Decimal
+
+DRAWN_BACK_A_DAY = 0.5
+SPREAD = 0.10
+"""Of the price in the long run [assumed]."""
+_CENT = Decimal("0.0001")
+
+
+@dataclass(frozen=True, slots=True)
+class PriceHistory:
+    usd_per_day_by_hour: tuple[Decimal, ...]
+    """All in: with the renter's fee."""
+    source: str
+
+    def at_minute(self, minute: int) -> Decimal:
+        return self.usd_per_day_by_hour[(minute // 60) % len(self.usd_per_day_by_hour)]
+
+    @property
+    def mean(self) -> Decimal:
+        return sum(self.usd_per_day_by_hour, Decimal(0)) / len(self.usd_per_day_by_hour)
+
+
+def steady(usd_per_day: Decimal) -> PriceHistory:
+    return PriceHistory((usd_per_day,), "one price throughout")
+
+
+def seeded(usd_per_day: Decimal, *, hours: int, seed: int) -> PriceHistory:
+    """A walk around `usd_per_day`."""
+    chance = random.Random(f"prices {seed}")  # noqa: S311 - seeded chance, not cryptography
+    pull = DRAWN_BACK_A_DAY / 24
+    step = SPREAD * math.sqrt(2 * pull)
+    log, prices = 0.0, []
+    for _ in range(max(1, hours)):
+        log += -pull * log + chance.gauss(0.0, step)
+        prices.append((usd_per_day * Decimal(str(math.exp(log)))).quantize(_CENT))
+    return PriceHistory(tuple(prices), f"a seeded walk around the plan's price (seed {seed}, assumed)")

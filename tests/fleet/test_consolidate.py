@@ -1,0 +1,119 @@
+"""A move is made only where it pays, and every other one has its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from clorefleet.domain.deployment import ConsolidatePolicy
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.money import Rate
+from clorefleet.domain.plan import Plan, Speed
+from clorefleet.domain.recipe import Precision
+from clorefleet.fleet.consolidate import Verdict, judge
+from tests.fleet.builders import NOW, deployment, lease, plan
+
+POLICY = ConsolidatePolicy()
+TWO_DAYS = NOW - timedelta(days=2)
+
+
+def serving(usd_per_day: str = "10", **changes: object) -> Lease:
+    the_plan = plan(7, usd_per_day)
+    values: dict[str, object] = {"created_at": TWO_DAYS, "ordered_at": TWO_DAYS, "plan": the_plan}
+    return lease(LeaseState.ORDERED, Phase.SERVING, **(values | changes))
+
+
+def verdict(*plans: Plan, of: Lease | None = None, **changes: object) -> Verdict:
+    values: dict[str, object] = {
+        "avoided": frozenset(),
+        "now": NOW,
+        "last_move_at": None,
+        "start_up": timedelta(minutes=30),
+    }
+    found = judge(deployment(), POLICY, [of or serving()], plans, **(values | changes))
+    return found[0]
+
+
+def test_a_much_cheaper_server_pays():
+    found = verdict(plan(8, "6"))
+    assert found.pays and found.saving_usd_per_day == Decimal("4.2")
+    assert "saves $4.20/day, $8.40 over the 2.0 days expected" in found.reason and found.gain_usd > 8
+
+
+def slower(one: Plan) -> Plan:
+    return replace(one, speed=Speed(50.0, ()))
+
+
+def less_exact(one: Plan) -> Plan:
+    return replace(one, setup=replace(one.setup, precision=Precision.Q2))
+
+
+def on_spot(one: Plan) -> Plan:
+    return replace(one, price=replace(one.price, is_spot=True))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "changes", "reason"),
+    [
+        (plan(8, "12"), {}, "it is not cheaper"),
+        (plan(8, "9.8"), {}, "is less than 5% of what it costs"),
+        (plan(8, "6"), {"start_up": timedelta(hours=30)}, "the move costs"),
+        (plan(8, "6"), {"until": NOW + timedelta(minutes=20)}, "over the 20 min expected"),
+        (plan(8, "6"), {"last_move_at": NOW - timedelta(hours=1)}, "it moved 60 min ago"),
+        (plan(8, "6"), {"busy": "another replica moves"}, "another replica moves"),
+        (plan(8, "6"), {"budget_left_usd_per_day": Decimal(3)}, "the budget leaves $3.00/day"),
+        (slower(plan(8, "6")), {}, "is slower than"),
+        (less_exact(plan(8, "6")), {}, "is less exact than"),
+        (on_spot(plan(8, "6")), {}, "a spot server can be taken away"),
+    ],
+)
+def test_a_move_that_does_not_pay_says_why(candidate: Plan, changes: dict[str, object], reason: str):
+    found = verdict(candidate, **changes)
+    assert not found.pays and reason in found.reason
+
+
+def test_a_server_that_was_rented_just_now_is_not_left_for_a_small_saving():
+    """It may well be stopped within the hour: the move would never earn its cost."""
+    young = serving(created_at=NOW - timedelta(minutes=10), ordered_at=NOW - timedelta(minutes=10))
+    assert not verdict(plan(8, "9"), of=young).pays
+    assert verdict(plan(8, "9"), of=serving()).pays
+
+
+def test_servers_in_use_or_blocked_are_no_candidates():
+    found = verdict(plan(8, "6"), avoided=frozenset({8}))
+    assert not found.pays and found.reason == "no other server on the market fits"
+
+
+def test_nothing_moves_while_another_replica_of_it_starts():
+    starting = lease(LeaseState.ORDERED, Phase.LAUNCHING, slot=1)
+    found = judge(
+        deployment(),
+        POLICY,
+        [serving(), starting],
+        [plan(8, "6")],
+        avoided=frozenset(),
+        now=NOW,
+        last_move_at=None,
+    )
+    assert len(found) == 1 and not found[0].pays and "replica 1 is launching" in found[0].reason
+
+
+def test_the_most_worthwhile_move_comes_first():
+    found = judge(
+        deployment(),
+        POLICY,
+        [serving("8"), serving("20", slot=1)],
+        [plan(8, "6")],
+        avoided=frozenset(),
+        now=NOW,
+        last_move_at=None,
+    )
+    assert [each.pays for each in found] == [True, True] and found[0].saving_usd_per_day > 10
+
+
+def test_the_billed_price_counts_where_it_differs_from_the_plan():
+    cheaper_bill = serving("10", price=Rate.per_day("5"))
+    assert not verdict(plan(8, "6"), of=cheaper_bill).pays
