@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,15 @@ import xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
 params.hostnames, params.port = ["127.0.0.1"], 0
-params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 1024, 2, 2, False
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 1024, 2, 1, False
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 threading.Event().wait()
 """
+
+
+StartEngine = Callable[[], tuple[str, "subprocess.Popen[str]"]]
 
 
 def _model_file() -> Path | None:
@@ -37,33 +41,64 @@ def _model_file() -> Path | None:
 
 
 @pytest.fixture
-def engine_url() -> Iterator[str]:
+def start_engine() -> Iterator[Callable[[], tuple[str, subprocess.Popen[str]]]]:
     model = _model_file()
     if model is None:
         pytest.skip("no model in the user's cache; `clorefleet sandbox` fetches one")
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed (the `sandbox` extra)")
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(model)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> tuple[str, subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(model)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(process)
         assert process.stdout is not None
         address = ""
         while not address.startswith("http"):
             address = process.stdout.readline()
             assert address, "the engine did not start"
-        yield address.strip()
-    finally:
+        return address.strip(), process
+
+    yield start
+    for process in started:
         process.terminate()
         process.wait(10)
 
 
-def test_a_real_engine_answers_streams_and_is_counted(run_gateway: Callable[..., Running], engine_url: str):
+@pytest.mark.slow
+def test_a_replica_killed_under_load_fails_no_unstreamed_request(
+    run_gateway: Callable[..., Running], start_engine: StartEngine
+):
+    (first, victim), (second, _) = start_engine(), start_engine()
     running = run_gateway()
-    running.client.timeout = 60
+    running.client.timeout = 170
+    running.table.set_backends(
+        (Backend("a", "smollm2", base_url=first), Backend("b", "smollm2", base_url=second))
+    )
+
+    def ask(number: int) -> int:
+        words = {"role": "user", "content": f"Tell me about {number}."}
+        prompt = {"model": "smollm2", "max_tokens": 12, "messages": [words]}
+        return running.client.post("/v1/chat/completions", json=prompt).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        asking = [pool.submit(ask, number) for number in range(16)]
+        until(lambda: running.table.in_flight("a") > 1)
+        victim.kill()
+        assert [each.result() for each in asking] == [200] * 16
+
+
+def test_a_real_engine_answers_streams_and_is_counted(
+    run_gateway: Callable[..., Running], start_engine: StartEngine
+):
+    engine_url, _ = start_engine()
+    running = run_gateway()
+    running.client.timeout = 170
     running.table.set_backends((Backend("l0", "smollm2", base_url=engine_url),))
     prompt = {"model": "smollm2", "max_tokens": 8, "messages": [{"role": "user", "content": "Say hello."}]}
 
