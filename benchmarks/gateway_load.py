@@ -41,6 +41,8 @@ from clorefleet.sandbox.assets import ensure_assets
 
 START_S = 60
 PATIENCE_S = 60
+STREAMS_S = 300
+"""For one of many at once, which waits for its turn."""
 MODEL = "smollm2-135m"
 REPLICA = """
 import signal, sys, threading, xllamacpp
@@ -227,7 +229,7 @@ async def stream_one(client: openai.AsyncOpenAI, number: int) -> bool:
 
 async def stream_all(url: str, token: str, count: int) -> int:
     async with openai.AsyncOpenAI(
-        base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=PATIENCE_S
+        base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=STREAMS_S
     ) as client:
         return sum(await asyncio.gather(*(stream_one(client, number) for number in range(count))))
 
@@ -246,7 +248,7 @@ async def ask_while_killing(url: str, token: str, count: int, victim: Process) -
         return bool(answer.choices)
 
     async with openai.AsyncOpenAI(
-        base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=PATIENCE_S
+        base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=STREAMS_S
     ) as client:
         asking = [asyncio.ensure_future(ask(client, number)) for number in range(count)]
         while done < count // 5:
