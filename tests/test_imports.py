@@ -22,6 +22,7 @@ PURE_FLEET = {
     "forecast",
     "idle",
     "action",
+    "audit",
     "budget",
     "doubt",
     "limits",
@@ -43,9 +44,11 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"report", "domain"},
     "config": {"config", "domain", "clock", "sandbox"},
     "sandbox": {"sandbox", "domain"},
+    "simulation": {"simulation", "domain", "fleet", "store", "market", "planner"},
     "fleet": {"fleet", "domain", "store", "clock", "planner"},
     "daemon": {"daemon", "clock", "fleet", "store", "config", "domain", "wiring"},
 }
+SIMULATED_EDGES = {"market", "nodes", "choice", "clock", "dice", "faults"}
 IO_MODULES = {"httpx", "sqlmodel", "sqlalchemy", "paramiko", "time", "random", "logging", "socket", "os"}
 
 
@@ -76,6 +79,16 @@ def test_a_package_imports_only_what_lies_further_in(package: str):
         inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("clorefleet.")}
         inner -= {"__version__"}
         assert inner <= ALLOWED[package], f"{file.relative_to(PACKAGE)} imports {inner - ALLOWED[package]}"
+
+
+@pytest.mark.parametrize("name", sorted(SIMULATED_EDGES))
+def test_a_simulated_edge_uses_nothing_of_what_it_tests(name: str):
+    """The simulated market and nodes know domain values and themselves: they agree with no bug."""
+    imports = imports_of(PACKAGE / "simulation" / f"{name}.py")
+    inner = {each for each in imports if each.startswith("clorefleet.")}
+    assert {each.split(".")[1] for each in inner} <= {"domain", "simulation"}
+    reached = {each.split(".")[2] for each in inner if each.startswith("clorefleet.simulation.")}
+    assert reached <= SIMULATED_EDGES | {"scenario"}
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ PHASE_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 }
 
 
+NO_ORDER = "NoOrder"
+"""`Lease.refusal` of a rent that the market never refused, and of which no order appeared in time."""
 _ENGINE_PORTS_FROM, _ENGINE_PORTS = 20_000, 10_000
 
 

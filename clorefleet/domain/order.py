@@ -62,7 +62,14 @@ class OrderList:
         return tuple(order for order in self.orders if not order.is_expired)
 
     def by_id(self, order_id: OrderId) -> Order | None:
-        return next((order for order in self.orders if order.order_id == order_id), None)
+        """The order of that number; the live one, should a market have given a number twice."""
+        found = [order for order in self.orders if order.order_id == order_id]
+        return next((order for order in found if not order.is_expired), found[0] if found else None)
+
+    def on_server(self, order_id: OrderId, server_id: ServerId) -> Order | None:
+        """The order of that number on that server: what an old number means now is another order."""
+        found = [each for each in self.orders if (each.order_id, each.server_id) == (order_id, server_id)]
+        return next((order for order in found if not order.is_expired), found[0] if found else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,10 @@ def _order(snapshot: Snapshot, intent: Intent, lease: Lease | None) -> tuple[Int
     if lease is None or not lease.is_open or lease.order_id is None:
         return IntentState.DONE, "the order has ended"
     orders = snapshot.orders
-    if orders is None or orders.read_at <= (intent.doubted_at or intent.created_at):
+    if orders is None:
         return None
-    order = orders.by_id(lease.order_id)
+    # A tick reads the store before the list: whatever the clocks say, this list is younger than the doubt.
+    order = orders.on_server(lease.order_id, lease.server_id)
     if order is None or order.is_expired:
         return None
     if intent.effect is Effect.SPOT_PRICE:

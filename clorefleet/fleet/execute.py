@@ -178,17 +178,20 @@ class Executor:
             case Adopt(lease_id, order, reason):
                 self._keep(self._journal.adopt(self._lease(lease_id), order, reason, now=now))
             case DropRent(lease_id, reason):
-                self._keep(self._journal.drop_rent(self._lease(lease_id), reason, now=now))
+                # Keys first: a death in between leaves work for the next tick, never a key for nobody.
                 self._nodes.forget(lease_id)
+                self._keep(self._journal.drop_rent(self._lease(lease_id), reason, now=now))
             case GiveBack(lease_id, reason, blocks_host):
                 self._keep(
                     self._journal.give_back(
                         self._lease(lease_id), clean_line(reason), blocks_host=blocks_host, now=now
                     )
                 )
-            case End(lease_id, _, _, _):
-                self._keep(self._journal.end(self._lease(lease_id), action, now=now))
+            case End(lease_id, order_id, _, _):
+                # This tick's news of the count must not open again what ends here.
+                self._ledger.pop(order_id, None)
                 self._nodes.forget(lease_id)
+                self._keep(self._journal.end(self._lease(lease_id), action, now=now))
             case Reopen(lease_id, order, reason):
                 self._keep(self._journal.reopen(self._lease(lease_id), order, reason, now=now))
             case Settle(order_id, settled):
@@ -231,21 +234,21 @@ class Executor:
             phase_since=now,
             image=image,
         )
-        credentials = self._nodes.prepare(lease_id)
-        request = RentRequest(
-            server_id=lease.server_id,
-            is_spot=action.plan.price.is_spot,
-            approved_price=action.plan.price.billed,
-            image=image,
-            env=((NONCE_VARIABLE, credentials.nonce),),
-            ssh_public_key=credentials.ssh_public_key,
-            ssh_password=credentials.ssh_password,
-            command=Secret(self._startup_command(credentials)),
-            needs_ssh_entrypoint=not image.startswith("cloreai/"),
-        )
         began_s = self._clock.monotonic_s()
 
         def act(_: None) -> RentOutcome:
+            credentials = self._nodes.prepare(lease_id)
+            request = RentRequest(
+                server_id=lease.server_id,
+                is_spot=action.plan.price.is_spot,
+                approved_price=action.plan.price.billed,
+                image=image,
+                env=((NONCE_VARIABLE, credentials.nonce),),
+                ssh_public_key=credentials.ssh_public_key,
+                ssh_password=credentials.ssh_password,
+                command=Secret(self._startup_command(credentials)),
+                needs_ssh_entrypoint=not image.startswith("cloreai/"),
+            )
             # A process that slept here has perhaps been given up by another daemon: too late to act.
             waited = max(self._clock.now() - now, timedelta(seconds=self._clock.monotonic_s() - began_s))
             if abs(waited) > self._limits.effect_lead:
@@ -253,18 +256,15 @@ class Executor:
             return self._market.rent(request)
 
         try:
-            _, outcome = self._through(
+            self._through(
                 Effect.RENT,
                 write=lambda: self._journal.begin_rent(action, lease, now=now),
                 act=act,
                 record=lambda _, outcome: self._record_rent(lease, outcome),
             )
         except BudgetExceeded as refusal:
-            self._nodes.forget(lease_id)
             self._journal.explain(action.deployment_id, refusal.what, now=now)
             return
-        if isinstance(outcome, RentRefused):
-            self._nodes.forget(lease_id)
 
     def _record_rent(self, lease: Lease, outcome: RentOutcome) -> None:
         now = self._clock.now()
@@ -272,6 +272,7 @@ class Executor:
             case Rented():
                 self._journal.finish_rent_accepted(lease, now=now)
             case RentRefused(error):
+                self._nodes.forget(lease.lease_id)
                 self._journal.finish_rent_refused(lease, error, now=now)
             case RentUnknown(reason):
                 self._journal.finish_rent_unknown(lease, reason, now=now)
@@ -420,7 +421,7 @@ class Executor:
         for segment in self._snapshot.segments:
             counts.setdefault(segment.order_id, []).append(segment)
         for lease in self._snapshot.leases:
-            order = None if lease.order_id is None else orders.by_id(lease.order_id)
+            order = None if lease.order_id is None else orders.on_server(lease.order_id, lease.server_id)
             if order is None:
                 continue
             price = order.price if order.price.amount > 0 else lease.price
@@ -465,7 +466,7 @@ class Executor:
             self._noted.add(lease.lease_id)
         if event is not None and now is not None:
             name, text = event
-            self._events.append(Event(now, name, text, lease.deployment_id, lease.lease_id))
+            self._events.append(Event(now, name, clean_line(text), lease.deployment_id, lease.lease_id))
 
     def _flush(self) -> None:
         leases = [self._leases[lease_id] for lease_id in sorted(self._noted)]

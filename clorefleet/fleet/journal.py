@@ -36,7 +36,7 @@ from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, Segments, closed, reopened
 from clorefleet.domain.money import ExchangeRate, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -146,7 +146,9 @@ class Journal:
     def adopt(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
         """The order exists: the lease is ordered, the ledger counts."""
         with self._store.write(self._token) as tx:
-            started_at = order.created_at or lease.created_at
+            # Our clock counts, so our clock says since when: no order is older than its intent, whatever
+            # the market's clock, and none begins in the future, whatever ours.
+            started_at = min(max(order.created_at or lease.created_at, lease.created_at), now)
             adopted = replace(
                 lease.moved(LeaseState.ORDERED).entered(Phase.WAITING, now),
                 order_id=order.order_id,
@@ -174,7 +176,7 @@ class Journal:
         with self._store.write(self._token) as tx:
             dropped = replace(
                 lease.moved(LeaseState.REFUSED).entered(Phase.ENDED, now, reason=reason),
-                refusal="NoOrder",
+                refusal=NO_ORDER,
                 ended_at=now,
             )
             tx.put_lease(dropped)
@@ -534,10 +536,11 @@ def _only_spend_differs(before: LedgerSegment, after: LedgerSegment) -> bool:
 def _open_count(tx: Transaction, lease: Lease, order: Order, started_at: datetime) -> None:
     """The order bills: begin to count, or count on where it was counted before."""
     existing = tx.order_segments(order.order_id)
-    if existing:
+    if existing and existing[-1].lease_id == lease.lease_id:
         tx.put_order_segments(order.order_id, reopened(existing))
     else:
-        tx.put_order_segments(order.order_id, (_segment_of(lease, order, started_at),))
+        # A market may give an old number to a new order (A21): what the old one cost stays as it is.
+        tx.put_order_segments(order.order_id, (*existing, _segment_of(lease, order, started_at)))
 
 
 def _close_count(

@@ -36,6 +36,9 @@ class FleetLimits:
     """The same where the market had said yes."""
     doubt_polls: int = 3
     """Readings of the order list, all after the doubt, that must miss the order as well."""
+    doubt_polls_without_clock: int = 60
+    """Readings that must miss the order where our clock was set back behind the doubt: no time can be
+    measured then, and this many take longer than the graces at any pace."""
     absent_polls: int = 2
     """Readings in a row without the order before it counts as ended."""
     cancel_repeat: timedelta = timedelta(seconds=15)

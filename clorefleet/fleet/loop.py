@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.text import clean_line
 from clorefleet.domain.usage import UsageHour
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress
+from clorefleet.fleet.audit import Audit, audit
 from clorefleet.fleet.edges import Market, Nodes, Planner, SetRoutes
 from clorefleet.fleet.execute import Executor, Reached, RouteTable, StartupCommand, nothing_happens
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.observe import InFlight, Observer
+from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, Observer
 from clorefleet.fleet.reconcile import reconcile
 from clorefleet.fleet.slots import empty_slots
 from clorefleet.fleet.snapshot import Snapshot
@@ -48,6 +50,13 @@ class TickResult:
     """Something is under way that the next tick should look at soon."""
 
 
+class AuditTrail:
+    """What the last tick's audit found: the next one counts on from there. Dies with the process."""
+
+    def __init__(self) -> None:
+        self.last = Audit()
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The edges, wired; see `clorefleet.daemon.wiring`."""
@@ -67,6 +76,9 @@ class Fleet:
     reached: Reached = nothing_happens
     note_unending: Callable[[tuple[Lease, ...]], None] = field(default=lambda leases: None)
     """Told in each tick which leases the market keeps refusing to end."""
+    lookers_max: int = LOOKERS_MAX
+    """Nodes looked at side by side; 1 looks without threads."""
+    trail: AuditTrail = field(default_factory=AuditTrail)
 
     def observer(self) -> Observer:
         return Observer(
@@ -77,6 +89,7 @@ class Fleet:
             clock=self.clock,
             limits=self.limits,
             in_flight=self.in_flight,
+            lookers_max=self.lookers_max,
         )
 
     def executor(self, snapshot: Snapshot, journal: Journal) -> Executor:
@@ -92,17 +105,24 @@ class Fleet:
             reached=self.reached,
         )
 
+    def journal(self, token: FencingToken) -> Journal:
+        return Journal(self.store, token)
+
+    def decide(self, snapshot: Snapshot) -> tuple[Action, ...]:
+        return reconcile(snapshot, self.limits)
+
     def tick(self, token: FencingToken) -> TickResult:
         """
         Raises:
             LostLeadership: another process acts now; this one must stop.
         """
         snapshot, trouble = self.observer().observe()
-        actions = reconcile(snapshot, self.limits)
+        snapshot = self._audited(snapshot)
+        actions = self.decide(snapshot)
         for action in actions:
             if not isinstance(action, _QUIET):
                 log.info("action %s", _described(action))
-        journal = Journal(self.store, token)
+        journal = self.journal(token)
         executor = self.executor(snapshot, journal)
         executor.perform(actions)
         with self.store.read() as tx:
@@ -114,6 +134,15 @@ class Fleet:
         self._note_tick(snapshot, trouble, token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases))
+
+    def _audited(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with the invariants that do not hold: `reconcile` rents nothing beside them."""
+        known = set(self.trail.last.violations)
+        self.trail.last = audit(snapshot, self.trail.last, self.limits)
+        for violation in self.trail.last.violations:
+            if violation not in known:
+                log.error("invariant_violated %s", violation)
+        return replace(snapshot, violations=tuple(map(str, self.trail.last.violations)))
 
     def _note_tick(self, snapshot: Snapshot, trouble: str, token: FencingToken) -> None:
         used = () if self.usage is None else self.usage.take()
@@ -167,5 +196,5 @@ def _described(action: Action) -> str:
     for name in ("lease_id", "deployment_id", "slot", "order_id", "phase", "attempt", "reason"):
         value = getattr(action, name, None)
         if value is not None:
-            parts.append(f"{name}={value}")
+            parts.append(f"{name}={clean_line(value)}")
     return " ".join(parts)

@@ -25,6 +25,7 @@ from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
+from clorefleet.domain.text import clean_line
 from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.limits import FleetLimits
@@ -64,6 +65,7 @@ class Observer:
         clock: Clock,
         limits: FleetLimits,
         in_flight: InFlight,
+        lookers_max: int = LOOKERS_MAX,
     ) -> None:
         self._store = store
         self._market = market
@@ -72,6 +74,7 @@ class Observer:
         self._clock = clock
         self._limits = limits
         self._in_flight = in_flight
+        self._lookers_max = lookers_max
 
     def observe(self) -> tuple[Snapshot, str]:
         """The snapshot, and what could not be read ("" when all could)."""
@@ -89,6 +92,7 @@ class Observer:
             last_tick_at = None if last_tick is None else last_tick.finished_at
             faulty = tx.faulty_servers(since=now - self._limits.host_fault_memory)
             unsettled = tx.unsettled_orders()
+            foreign = tx.foreign_orders(seen_since=now - self._limits.closed_memory)
             wanted_before = tx.wanted()
             start_ups = {
                 d.deployment_id: tx.start_ups(d.deployment_id, limit=MEASURED_MAX)
@@ -132,6 +136,7 @@ class Observer:
             },
             pauses=_pauses(deployments, closed, now, self._limits),
             unsettled=unsettled,
+            foreign=frozenset((order_id, server_id) for order_id, server_id, _ in foreign),
             wanted=wanted_now,
             wanted_before=wanted_before,
             spent_today_usd=spending.today_usd,
@@ -148,24 +153,29 @@ class Observer:
     def _read_orders(
         self, leases: tuple[Lease, ...], *, with_completed: bool
     ) -> tuple[OrderList | None, str]:
-        with_completed = with_completed or any(lease.state is LeaseState.ENDING for lease in leases)
+        # Also while a rent is in doubt: its order may have been made and have ended unseen.
+        with_completed = with_completed or any(
+            lease.state in (LeaseState.ENDING, LeaseState.INTENT) for lease in leases
+        )
         try:
             return self._market.fetch_orders(include_completed=with_completed), ""
         except MarketError as error:
-            log.warning("orders_not_read why=%s", error.what)
-            return None, f"The market's order list cannot be read: {error.what}"
+            why = clean_line(error.what)
+            log.warning("orders_not_read why=%s", why)
+            return None, f"The market's order list cannot be read: {why}"
 
     def _read_offers(self) -> tuple[MarketView | None, str]:
         try:
             view = self._market.fetch_view()
         except MarketError as error:
-            log.warning("offers_not_read why=%s", error.what)
-            return None, f"The market's offers cannot be read: {error.what}"
+            why = clean_line(error.what)
+            log.warning("offers_not_read why=%s", why)
+            return None, f"The market's offers cannot be read: {why}"
         try:
             # What the wallets cannot pay is planned last: the market would refuse it.
             return replace(view, wallets=self._market.fetch_wallets()), ""
         except MarketError as error:
-            log.warning("wallets_not_read why=%s", error.what)
+            log.warning("wallets_not_read why=%s", clean_line(error.what))
             return view, ""
 
     def _needs_rates(self, leases: tuple[Lease, ...], known: tuple[ExchangeRate, ...], now: datetime) -> bool:
@@ -184,7 +194,7 @@ class Observer:
         try:
             return self._market.fetch_wallets()
         except MarketError as error:
-            log.warning("wallets_not_read why=%s", error.what)
+            log.warning("wallets_not_read why=%s", clean_line(error.what))
             return None
 
     def _plan(
@@ -209,9 +219,10 @@ class Observer:
             for order in ([] if orders is None else orders.live())
             if order.order_id == lease.order_id and order.ssh is not None
         ]
-        if not looks:
-            return views
-        with ThreadPoolExecutor(min(LOOKERS_MAX, len(looks)), thread_name_prefix="look") as pool:
+        lookers = min(self._lookers_max, len(looks))
+        if lookers <= 1:
+            return views | {lease.lease_id: self._nodes.look(lease, order) for lease, order in looks}
+        with ThreadPoolExecutor(lookers, thread_name_prefix="look") as pool:
             for (lease, _), view in zip(
                 looks, pool.map(lambda look: self._nodes.look(*look), looks), strict=True
             ):

@@ -23,7 +23,7 @@ from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.identity import ServerId
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.plan import Plan
@@ -80,7 +80,7 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     for deployment_id, wanted in snapshot.wanted.items():
         if snapshot.wanted_before.get(deployment_id) != wanted:
             actions.append(NoteWanted(deployment_id, wanted))
-    trouble = budget.why_stop_renting(
+    trouble = _broken(snapshot) or budget.why_stop_renting(
         (*snapshot.leases, *snapshot.closed_leases),
         snapshot.host_faults,
         snapshot.spending.guard,
@@ -92,6 +92,13 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     for deployment in snapshot.deployments:
         actions.extend(_fill_slots(snapshot, deployment))
     return tuple(actions)
+
+
+def _broken(snapshot: Snapshot) -> str:
+    """Why renting must stop although no ceiling is passed: the audit found what never may be."""
+    if not snapshot.violations or snapshot.spending.guard.is_stopped:
+        return ""
+    return f"what must always hold does not: {clean_line(snapshot.violations[0])}"
 
 
 # -- leases
@@ -114,19 +121,27 @@ def _resolve_doubt(
     snapshot: Snapshot, orders: OrderList, lease: Lease, limits: FleetLimits
 ) -> Iterator[Action]:
     """A rent was written down; the list says whether it became an order."""
-    order = next((order for order in orders.live() if is_order_of(order, lease, snapshot, limits)), None)
+    order = next((order for order in orders.live() if is_order_of(order, lease, snapshot)), None)
     if order is not None:
         yield Adopt(lease.lease_id, order, "the market lists the order")
         return
+    for order in orders.orders:
+        if _has_come_and_gone(order, lease, snapshot, limits):
+            yield Adopt(lease.lease_id, order, "the market lists the order, and that it has ended")
+            return
     intent = next((each for each in snapshot.intents if each.intent_id == lease.intent_id), None)
     was_accepted = intent is None
     doubted_at = lease.created_at if intent is None else intent.doubted_at or intent.created_at
-    if orders.read_at <= doubted_at or orders.unreadable:
+    if orders.unreadable:
         return
+    # A tick reads the store before the list, so that this list was read after the doubt was written.
     polls = lease.absent_polls + 1
     yield NoteAbsence(lease.lease_id, polls)
     grace = limits.accepted_grace if was_accepted else limits.doubt_grace
-    if polls >= limits.doubt_polls and orders.read_at - doubted_at >= grace:
+    waited = orders.read_at - doubted_at
+    # A clock that was set back says nothing about the time that has passed; many readings do.
+    is_over = waited >= grace if waited >= timedelta(0) else polls >= limits.doubt_polls_without_clock
+    if polls >= limits.doubt_polls and is_over:
         yield DropRent(
             lease.lease_id,
             f"no order for server {lease.server_id} appeared in {polls} readings over "
@@ -134,26 +149,44 @@ def _resolve_doubt(
         )
 
 
-def is_order_of(order: Order, lease: Lease, snapshot: Snapshot, limits: FleetLimits) -> bool:
+def is_order_of(order: Order, lease: Lease, snapshot: Snapshot) -> bool:
     """True when `order` can only be the one that `lease` asked for.
 
-    The market gives no id and echoes no marker, so the server, the image and the time have to do. A
-    server holds one order of an account at a time, which is what makes the server id a good key.
+    The market gives no id and echoes no marker, so the server and the image have to do. A server holds
+    one order at a time, and none is rented while the list shows an order on it: one that shows up there
+    afterwards is ours. The order's own time is not asked, because our clock may have been a day off.
     """
     if order.server_id != lease.server_id or order.is_spot != lease.plan.price.is_spot:
         return False
     if order.image and lease.image and order.image != lease.image:
         return False
-    if order.created_at is not None and order.created_at < lease.created_at - limits.order_ct_skew:
+    if (order.order_id, order.server_id) in snapshot.foreign:
         return False
     others = (*snapshot.leases, *snapshot.closed_leases)
-    return all(other.order_id != order.order_id for other in others if other.lease_id != lease.lease_id)
+    return not any(
+        (other.order_id, other.server_id) == (order.order_id, order.server_id)
+        for other in others
+        if other.lease_id != lease.lease_id
+    )
+
+
+def _has_come_and_gone(order: Order, lease: Lease, snapshot: Snapshot, limits: FleetLimits) -> bool:
+    """An order of this rent that ended before any list showed it alive: what it cost is still to be counted.
+
+    Older orders on the same server look the same, so that here the time has to be right.
+    """
+    return (
+        order.is_expired
+        and order.created_at is not None
+        and abs(order.created_at - lease.created_at) <= limits.order_ct_skew
+        and is_order_of(order, lease, snapshot)
+    )
 
 
 def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
     order: Order | None = None
     if snapshot.orders is not None and lease.order_id is not None:
-        order = snapshot.orders.by_id(lease.order_id)
+        order = snapshot.orders.on_server(lease.order_id, lease.server_id)
         gone = tuple(_if_gone(snapshot.orders, order, lease, limits))
         yield from gone
         if gone:
@@ -248,7 +281,7 @@ def _drain(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimits
 
 def _decide_ending(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
     if snapshot.orders is not None and lease.order_id is not None:
-        order = snapshot.orders.by_id(lease.order_id)
+        order = snapshot.orders.on_server(lease.order_id, lease.server_id)
         gone = tuple(_if_gone(snapshot.orders, order, lease, limits))
         if gone:
             yield from gone
@@ -415,12 +448,12 @@ def _fraction(job: JobReport) -> float | None:
 
 
 def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[Action]:
-    leased = {lease.order_id for lease in snapshot.leases}
+    leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
     for order in orders.live():
-        if order.order_id in leased:
+        if (order.order_id, order.server_id) in leased:
             continue
         if any(
-            lease.state is LeaseState.INTENT and is_order_of(order, lease, snapshot, limits)
+            lease.state is LeaseState.INTENT and is_order_of(order, lease, snapshot)
             for lease in snapshot.leases
         ):
             continue
@@ -434,15 +467,15 @@ def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
 def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> Lease | None:
     """The lease we closed too early: by its order id, or a rent that was dropped and came late."""
     for lease in snapshot.closed_leases:
-        if lease.order_id == order.order_id:
+        if (lease.order_id, lease.server_id) == (order.order_id, order.server_id):
             return lease
     for lease in snapshot.closed_leases:
         is_late_rent = (
-            lease.state is LeaseState.REFUSED
+            lease.refusal == NO_ORDER
             and order.created_at is not None
             and abs(order.created_at - lease.created_at) <= limits.order_ct_skew
         )
-        if is_late_rent and lease.order_id is None and is_order_of(order, lease, snapshot, limits):
+        if is_late_rent and lease.order_id is None and is_order_of(order, lease, snapshot):
             return lease
     return None
 
@@ -496,6 +529,8 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         yield Explain(deployment.deployment_id, snapshot.offers_trouble or "The offers are being read.")
         return
     taken = {lease.server_id for lease in snapshot.leases}
+    # Also what the list shows and offers do not: an order found there later must be the one we ask for.
+    taken |= {order.server_id for order in snapshot.orders.live()}
     refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
     held = list(mine)
     for slot in empty[: deployment.attempts_max - attempts]:

@@ -51,6 +51,10 @@ class Snapshot:
     """Why a deployment must not rent for a while: an empty wallet, a refused key, too many refusals."""
     unsettled: tuple[OrderId, ...] = ()
     """Orders that ended and whose final bill is not known yet."""
+    foreign: frozenset[tuple[OrderId, ServerId]] = frozenset()
+    """Orders reported as not ours, each with its server: a market may give an old number anew."""
+    violations: tuple[str, ...] = ()
+    """Invariants that the audit found broken: while there is one, nothing is rented."""
     spent_today_usd: Mapping[DeploymentId, Decimal] = field(default_factory=dict)
     """Since midnight UTC, by our ledger."""
     wanted: Mapping[DeploymentId, Wanted] = field(default_factory=dict)

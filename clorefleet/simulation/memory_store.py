@@ -29,8 +29,7 @@ from clorefleet.domain.order import Order
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import FencingToken, Store, check_fencing
-from clorefleet.store.queries import EVENTS_MAX, Leadership, Transaction
-from clorefleet.store.tables import TickRow
+from clorefleet.store.queries import EVENTS_MAX, LastTick, Leadership, Transaction
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Tables:
     jobs: dict[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=dict)
     faults: dict[int, HostFault] = field(default_factory=dict)
     verdicts: dict[int, HostVerdict] = field(default_factory=dict)
-    foreign: dict[OrderId, tuple[datetime, Decimal | None]] = field(default_factory=dict)
+    foreign: dict[OrderId, tuple[datetime, ServerId, Decimal | None]] = field(default_factory=dict)
     consents: dict[OrderId, datetime] = field(default_factory=dict)
     rates: dict[Currency, ExchangeRate] = field(default_factory=dict)
     wallets: dict[Currency, WalletReading] = field(default_factory=dict)
@@ -254,20 +253,23 @@ class MemoryTransaction(Transaction):
 
     def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
         before = self._tables.foreign.get(order.order_id)
-        self._set(self._tables.foreign, order.order_id, (now, usd_per_day if before is None else before[1]))
-        return before is None
+        usd = usd_per_day if before is None else before[2]
+        self._set(self._tables.foreign, order.order_id, (now, order.server_id, usd))
+        return before is None or before[1] != order.server_id
 
     def note_consent(self, order_id: OrderId, *, now: datetime) -> None:
         self._set(self._tables.consents, order_id, now)
         if order_id not in self._tables.foreign:
-            self._set(self._tables.foreign, order_id, (now, None))
+            self._set(self._tables.foreign, order_id, (now, ServerId(0), None))
 
     def consented_orders(self) -> frozenset[OrderId]:
         return frozenset(self._tables.consents)
 
-    def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, Decimal | None], ...]:
+    def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, ServerId, Decimal | None], ...]:
         return tuple(
-            (order_id, usd) for order_id, (seen, usd) in self._tables.foreign.items() if seen >= seen_since
+            (order_id, server_id, usd)
+            for order_id, (seen, server_id, usd) in self._tables.foreign.items()
+            if seen >= seen_since
         )
 
     def add_event(self, event: Event) -> None:
@@ -302,19 +304,16 @@ class MemoryTransaction(Transaction):
         return tuple(sorted(found, key=lambda each: (each.hour, each.lease_id)))
 
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
-        count, _, read_at, _ = self._tables.single.get("tick", (0, now, None, ""))
-        self._set(self._tables.single, "tick", (count + 1, now, orders_read_at or read_at, trouble))
+        last = self.last_tick() or LastTick(0, now, None, "")
+        tick = LastTick(last.count + 1, now, orders_read_at or last.orders_read_at, trouble)
+        self._set(self._tables.single, "tick", tick)
         events = self._tables.events
         while len(events) > EVENTS_MAX:
-            del events[next(iter(events))]
+            self._drop(events, next(iter(events)))
 
-    def last_tick(self) -> TickRow | None:
-        if "tick" not in self._tables.single:
-            return None
-        count, finished_at, read_at, trouble = self._tables.single["tick"]
-        return TickRow(
-            row_id=1, count=count, finished_at=finished_at, orders_read_at=read_at, trouble=trouble
-        )
+    def last_tick(self) -> LastTick | None:
+        found: LastTick | None = self._tables.single.get("tick")
+        return found
 
     def prune(self, *, before: datetime) -> None:
         tables = self._tables
@@ -322,7 +321,7 @@ class MemoryTransaction(Transaction):
             self._drop(tables.intents, intent.intent_id)
         for job_id in [job_id for job_id, job in tables.jobs.items() if job[3] < before]:
             self._drop(tables.jobs, job_id)
-        for order_id in [order_id for order_id, (seen, _) in tables.foreign.items() if seen < before]:
+        for order_id in [order_id for order_id, (seen, _, _) in tables.foreign.items() if seen < before]:
             self._drop(tables.foreign, order_id)
 
     def leadership(self) -> Leadership | None:

@@ -69,6 +69,17 @@ class Leadership:
     """Grows with each renewal."""
 
 
+@dataclass(frozen=True, slots=True)
+class LastTick:
+    """What the last tick saw."""
+
+    count: int
+    finished_at: datetime
+    orders_read_at: datetime | None
+    trouble: str
+    """Why it could not do its work; "" when it could."""
+
+
 class Transaction:
     """Questions and changes inside one transaction of `Store.read` or `Store.write`."""
 
@@ -422,6 +433,8 @@ class Transaction:
                 last_seen_at=now,
                 usd_per_day=usd_per_day,
             )
+        is_new = is_new or row.server_id != order.server_id
+        row.server_id = order.server_id
         row.last_seen_at = now
         self.session.add(row)
         return is_new
@@ -438,9 +451,13 @@ class Transaction:
         query = select(ForeignOrderRow.order_id).where(col(ForeignOrderRow.consented_at).is_not(None))
         return frozenset(OrderId(order_id) for order_id in self.session.exec(query))
 
-    def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, Decimal | None], ...]:
+    def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, ServerId, Decimal | None], ...]:
+        """Order, its server, and USD a day where it is known."""
         query = select(ForeignOrderRow).where(col(ForeignOrderRow.last_seen_at) >= seen_since)
-        return tuple((OrderId(row.order_id), row.usd_per_day) for row in self.session.exec(query))
+        return tuple(
+            (OrderId(row.order_id), ServerId(row.server_id), row.usd_per_day)
+            for row in self.session.exec(query)
+        )
 
     def add_event(self, event: Event) -> None:
         self.session.add(
@@ -530,8 +547,9 @@ class Transaction:
         newest = self.session.exec(select(func.max(EventRow.event_id))).one() or 0
         self.session.exec(delete(EventRow).where(col(EventRow.event_id) <= newest - EVENTS_MAX))
 
-    def last_tick(self) -> TickRow | None:
-        return self.session.get(TickRow, 1)
+    def last_tick(self) -> LastTick | None:
+        row = self.session.get(TickRow, 1)
+        return None if row is None else LastTick(row.count, row.finished_at, row.orders_read_at, row.trouble)
 
     def prune(self, *, before: datetime) -> None:
         """Forget what no decision needs any more: finished intents, jobs and foreign orders from before

@@ -10,7 +10,7 @@ import pytest
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER, LeaseState, Phase
 from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Discrepancy, GpuFact, JobReport, JobState, NodeFacts, NodeView
 from clorefleet.fleet.action import (
@@ -147,7 +147,6 @@ def test_a_rent_in_doubt_is_adopted_when_the_list_shows_its_order():
     [
         ("another server", {"server_id": ServerId(8)}),
         ("another image", {"image": "someone/else"}),
-        ("made long before", {"created_at": NOW - minutes(60)}),
         ("a spot order", {"is_spot": True}),
     ],
 )
@@ -156,6 +155,59 @@ def test_an_order_that_is_not_what_was_asked_for_is_foreign_not_adopted(why: str
     situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),), "orders": listed}
     assert decided(Adopt, **situation) == []
     assert len(decided(ReportForeign, **situation)) == 1
+
+
+def test_an_order_that_was_reported_as_foreign_before_is_not_adopted():
+    listed = orders(order())
+    situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),), "orders": listed}
+    assert decided(Adopt, foreign=frozenset({(OrderId(900), ServerId(7))}), **situation) == []
+
+
+@pytest.mark.parametrize("hours", [-25, 25])
+def test_an_order_is_known_as_ours_although_our_clock_was_a_day_off(hours: int):
+    """D1: without this the slot was rented anew, again and again, and each order billed on as foreign."""
+    listed = orders(order(created_at=NOW + minutes(60 * hours)))
+    assert len(decided(Adopt, leases=(DOUBTFUL,), intents=(in_doubt(),), orders=listed)) == 1
+
+
+def test_nothing_is_rented_on_a_server_where_the_list_shows_an_order():
+    listed = orders(order(server_id=ServerId(7)))
+    assert decided(Rent, plans={TINY: report(plan(7))}, orders=listed) == []
+
+
+def test_a_clock_set_back_does_not_lock_a_slot_in_doubt_for_a_day():
+    """D1, L2: no time can be measured, so that many readings must do."""
+    ahead = in_doubt(doubted_at=NOW + minutes(60 * 24))
+    assert decided(DropRent, leases=(DOUBTFUL,), intents=(ahead,)) == []
+    long_missed = replace(DOUBTFUL, absent_polls=60)
+    assert len(decided(DropRent, leases=(long_missed,), intents=(ahead,))) == 1
+
+
+def test_an_order_that_ended_before_any_list_showed_it_is_adopted_for_its_bill():
+    """B1, S7: the wallet ran empty seconds after the rent; what those seconds cost is counted."""
+    gone = order(is_expired=True, created_at=DOUBTFUL.created_at)
+    assert len(decided(Adopt, leases=(DOUBTFUL,), intents=(in_doubt(),), orders=orders(gone))) == 1
+    older = order(is_expired=True, created_at=NOW - minutes(60))
+    assert decided(Adopt, leases=(DOUBTFUL,), intents=(in_doubt(),), orders=orders(older)) == []
+
+
+def test_an_order_on_a_server_that_the_market_refused_us_is_not_ours():
+    """C4, S9: another fleet of the account rented it a moment later, with the same image."""
+    refused = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW, refusal="OutOfFunds")
+    situation = {"closed_leases": (refused,), "orders": orders(order())}
+    assert decided(Reopen, **situation) == []
+    assert len(decided(ReportForeign, **situation)) == 1
+
+
+def test_a_new_order_with_an_old_number_is_known_by_its_server():
+    """A21: it was ended and reopened by turns, for ever, under the old lease."""
+    ended = lease(LeaseState.ENDED, Phase.ENDED, lease_id=LeaseId("l0"), server_id=5)
+    listed = orders(order(server_id=ServerId(5), is_expired=True), order())
+    situation = {"leases": (DOUBTFUL,), "closed_leases": (ended,), "intents": (in_doubt(),)}
+    assert len(decided(Adopt, orders=listed, **situation)) == 1
+    assert decided(Reopen, orders=listed, **situation) == []
+    held = lease()
+    assert decided(End, leases=(held,), closed_leases=(ended,), orders=listed) == []
 
 
 def test_an_order_of_another_lease_is_not_adopted_twice():
@@ -170,12 +222,6 @@ def test_a_rent_in_doubt_is_dropped_only_after_grace_and_several_readings():
     assert decided(DropRent, leases=(DOUBTFUL,), intents=(young,)) == []
     rarely_read = replace(DOUBTFUL, absent_polls=0)
     assert decided(DropRent, leases=(rarely_read,), intents=(in_doubt(),)) == []
-
-
-def test_a_reading_from_before_the_doubt_proves_nothing():
-    stale = orders(read_at=NOW - minutes(10))
-    situation = {"leases": (DOUBTFUL,), "intents": (in_doubt(),), "orders": stale}
-    assert decided(DropRent, **situation) == decided(NoteAbsence, **situation) == []
 
 
 def test_an_accepted_rent_is_looked_for_longer_than_a_doubtful_one():
@@ -238,7 +284,7 @@ def test_a_closed_lease_whose_order_shows_up_again_is_reopened():
 
 
 def test_a_dropped_rent_whose_order_comes_late_is_reopened_and_so_ended():
-    dropped = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW)
+    dropped = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW, refusal=NO_ORDER)
     assert len(decided(Reopen, closed_leases=(dropped,), orders=orders(order()))) == 1
 
 

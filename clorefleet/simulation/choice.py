@@ -1,0 +1,66 @@
+"""The simulated planner: every free server that has a price and a rate, cheapest first. No models."""
+
+from __future__ import annotations
+
+from clorefleet.domain.money import Currency, Rate
+from clorefleet.domain.offer import MarketView, Offer
+from clorefleet.domain.plan import Fit, Plan, PlanReport, Price, Requirement, Speed
+from clorefleet.domain.recipe import EngineName, Precision, WeightsLayout
+from clorefleet.domain.setup import Setup
+
+IMAGE = "simulated/engine:1"
+_FITS = Fit(True, (), (), (), 1)
+_SPEED = Speed(30.0, ())
+_SETUP = Setup(
+    model="simulated",
+    checkpoint="q4",
+    precision=Precision.Q4,
+    layout=WeightsLayout.GGUF,
+    repo="simulated/model",
+    revision="main",
+    files=("*.gguf",),
+    checkpoint_bytes=1 << 30,
+    engine=EngineName.LLAMACPP,
+    image=IMAGE,
+    tensor_parallel=1,
+    context_tokens=4096,
+    concurrency=1,
+    kv_dtype="bf16",
+)
+
+
+def choose(requirement: Requirement, market: MarketView) -> PlanReport:
+    plans = [
+        plan
+        for offer in market.offers
+        if not offer.is_rented
+        for is_spot in (False, True)
+        if requirement.spot or not is_spot
+        for price in (offer.spot if is_spot else offer.on_demand)
+        if (plan := _plan(offer, price, market, is_spot=is_spot)) is not None
+    ]
+    plans.sort(key=lambda plan: (plan.price.running_usd_per_day, plan.key))
+    return PlanReport(requirement, tuple(plans), (), (), len(market.offers))
+
+
+def _plan(offer: Offer, billed: Rate, market: MarketView, *, is_spot: bool) -> Plan | None:
+    in_usd = market.rates.to_usd(billed)
+    if in_usd is None:
+        return None
+    rate = market.rates.of_currency(billed.currency)
+    return Plan(
+        offer=offer,
+        setup=_SETUP,
+        fit=_FITS,
+        speed=_SPEED,
+        price=Price(
+            billed=billed,
+            is_spot=is_spot,
+            all_in_usd_per_day=Rate.per_day(in_usd.amount, Currency.USD),
+            terms=(),
+            fee_percent=market.fees.percent(billed.currency, is_spot=is_spot),
+            creation_fee=market.fees.creation(billed.currency),
+            usd_per_unit=in_usd.amount / billed.amount if rate is None else rate.usd_per_unit,
+            rate_source="simulated market",
+        ),
+    )

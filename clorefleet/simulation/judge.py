@@ -1,0 +1,364 @@
+"""Compare what the fleet believes with what is true, by the invariants of `clorefleet.fleet.audit`.
+
+The judge sees both sides: the store, as it durably stands, and the market's true orders. It excuses only
+what no fleet could know: an order that the list hid, and one that a lost store had known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.identity import OrderId, ServerId
+from clorefleet.domain.intent import Effect
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.order import OrderList, RentRequest
+from clorefleet.domain.text import LINE_MAX_CHARS
+from clorefleet.fleet.action import Action, DropRent, End
+from clorefleet.fleet.audit import (
+    READINGS_TO_END,
+    Audit,
+    CancelFacts,
+    RentFacts,
+    Violation,
+    at_cancel,
+    at_drop,
+    at_end,
+    at_rent,
+    audit,
+    inert_text,
+    of_bill,
+)
+from clorefleet.fleet.loop import TickResult
+from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.simulation.faults import CANARY
+from clorefleet.simulation.market import TrueOrder
+from clorefleet.simulation.process import Home, Process
+
+if TYPE_CHECKING:
+    from clorefleet.simulation.life import World
+    from clorefleet.store.queries import Transaction
+
+CALLS_MAX_PER_TICK = 60
+"""Market requests in one tick (S15): a reading of orders and offers, and the effects of a small fleet."""
+EVENT_MAX_CHARS = 4 * LINE_MAX_CHARS
+ENOUGH = READINGS_TO_END
+SQLITE_JUDGED_EVERY = 5
+"""Reading all rows back costs most of a life on SQLite."""
+_DAY_S = 86_400
+
+
+class Judge:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._audits: dict[str, Audit] = {}
+        self._ticks = 0
+        self._heard: list[Violation] = []
+        self._absences: dict[str, Counter[OrderId]] = {}
+        self._asked_s: dict[str, float] = {}
+
+    def _refuse(self, violations: Iterable[Violation]) -> None:
+        from clorefleet.simulation.life import Broken
+
+        for violation in violations:
+            raise Broken(violation)
+
+    def forget(self, home: Home) -> None:
+        """The store was replaced: what was suspected of it is void."""
+        self._audits.pop(home.fleet_name, None)
+
+    def hear(self, line: str) -> None:
+        """S10, S14, S15 in the log. Kept until the tick is over: a log call must not raise."""
+        self._heard.extend(inert_text("log", line, max_chars=EVENT_MAX_CHARS))
+        if CANARY in line:
+            self._heard.append(Violation("S10", "log", "holds a secret"))
+
+    # -- after each tick
+
+    def after_tick(self, process: Process, result: TickResult | None) -> None:
+        self._ticks += 1
+        self._refuse(self._heard)
+        fleet = process.fleet
+        if fleet is not None and fleet.trail.last.violations and process.is_alive:
+            self._own_audit(process, fleet.trail.last)
+        if self._world.scenario.is_on_sqlite and self._ticks % SQLITE_JUDGED_EVERY:
+            return
+        home = process.home
+        has_read = result is not None and not result.trouble
+        if self._world.switches.holds("A8", self._world.now_s()):
+            has_read = False
+        snapshot = self._truth(home, has_read=has_read)
+        found = audit(snapshot, self._audits.get(home.fleet_name), self._world.scenario.limits)
+        self._audits[home.fleet_name] = found
+        self._refuse(found.violations)
+
+    def _own_audit(self, process: Process, found: Audit) -> None:
+        """The daemon's own audit must never cry without need: it would stop renting."""
+        self._refuse(
+            replace(violation, text=f"(by {process.name}'s own audit) {violation.text}")
+            for violation in found.violations
+        )
+
+    def _truth(self, home: Home, *, has_read: bool) -> Snapshot:
+        """Our records beside the true list: what the market shows of it now, and no lies."""
+        world = self._world
+        now_s = world.now_s()
+        with home.house.open().read() as tx:
+            deployments = tx.deployments()
+            leases = tx.leases()
+            segments = tx.segments()
+            foreign = tx.foreign_orders(seen_since=world.time.began_at - timedelta(days=2))
+        by_nonce = {f"{home.fleet_name}/{lease.lease_id}": lease for lease in leases}
+        reported = {(order_id, server_id) for order_id, server_id, _ in foreign}
+        shown = [
+            order for order in world.market.live() if now_s >= max(order.listed_from_s, order.hidden_until_s)
+        ]
+        orders = OrderList(tuple(map(world.market.as_order, shown)), world.time.at(now_s))
+        return Snapshot(
+            now=world.time.at(now_s),
+            deployments=deployments,
+            leases=tuple(lease for lease in leases if lease.is_open),
+            attempts={},
+            intents=(),
+            orders=orders if has_read else None,
+            segments=segments,
+            closed_leases=tuple(lease for lease in leases if not lease.is_open),
+            foreign=frozenset(
+                (order.order_id, ServerId(order.host.server_id))
+                for order in shown
+                if (order.order_id, order.host.server_id) in reported
+                and self.may_be_foreign(home, order, by_nonce.get(order.nonce))
+            ),
+        )
+
+    def may_be_foreign(self, home: Home, order: TrueOrder, lease: Lease | None) -> bool:
+        """Not made by this fleet, or nobody could tell: the market made it twice, the store that knew of it
+        is lost, or it showed up after its rent was given up and the clock had jumped meanwhile."""
+        if order.asked_by != home.fleet_name or order.is_duplicate or lease is None:
+            return True
+        has_jumped = any(process.has_jumped_s >= 0 for process in home.processes)
+        return order.was_hidden and lease.order_id is None and not lease.is_open and has_jumped
+
+    # -- what the fleet was told, and what it made of it
+
+    def heard_list(self, process: Process, listed: OrderList) -> None:
+        """Count, for each order, the readings in a row that missed it and could have shown it."""
+        if process.is_renting:
+            return  # read by the rent protocol, for its own question
+        shown = {order.order_id: order for order in listed.orders}
+        absences = self._absences.setdefault(process.fleet_name, Counter())
+        for order in self._world.market.orders:
+            record = shown.get(order.order_id)
+            if record is None and not listed.unreadable:
+                absences[order.order_id] += 1
+            elif record is not None:
+                absences[order.order_id] = ENOUGH if record.is_expired else 0
+
+    def asked(self, process: Process, request: RentRequest) -> None:
+        nonce = dict(request.env).get("CLOREFLEET_NONCE", "")
+        self._asked_s[nonce] = self._world.now_s()
+
+    def actions(self, process: Process, actions: Iterable[Action]) -> None:
+        """S2, S6: nothing was concluded from less than the protocol asks for."""
+        limits, now_s = self._world.scenario.limits, self._world.now_s()
+        absences = self._absences.get(process.fleet_name, Counter())
+        for action in actions:
+            if isinstance(action, End):
+                self._refuse(at_end(action.order_id, absences[action.order_id]))
+            elif isinstance(action, DropRent) and process.has_jumped_s < now_s - 7200:
+                asked_s = self._asked_s.get(f"{process.fleet_name}/{action.lease_id}")
+                if asked_s is not None:
+                    waited = timedelta(seconds=now_s - asked_s)
+                    self._refuse(at_drop(action.lease_id, waited, limits.doubt_grace))
+
+    def calls(self, count: int) -> None:
+        if count > CALLS_MAX_PER_TICK:
+            self._refuse([Violation("S15", "tick", f"{count} requests to the market in one tick")])
+
+    # -- at an effect
+
+    def rent(self, process: Process, request: RentRequest, order: TrueOrder) -> None:
+        with process.home.house.open().read() as tx:
+            facts = self._rent_facts(tx, process, request, order)
+        self._refuse(at_rent(facts))
+
+    def _rent_facts(
+        self, tx: Transaction, process: Process, request: RentRequest, order: TrueOrder
+    ) -> RentFacts:
+        world = self._world
+        leases = {f"{process.fleet_name}/{lease.lease_id}": lease for lease in tx.leases()}
+        lease = leases.get(order.nonce)
+        leader = tx.leadership()
+        deployment = None if lease is None else tx.deployment(lease.deployment_id)
+        budget = None if deployment is None else deployment.requirement.budget
+        running = Decimal(0)
+        rivals = []
+        worst_today = Decimal(0)
+        for other in world.market.orders:
+            held = leases.get(other.nonce)
+            if held is None or lease is None or held.deployment_id != lease.deployment_id:
+                continue
+            if other.is_duplicate:
+                continue
+            worst_today += self._worst_today(process, other, held)
+            if not other.is_live or _is_excused(other, held):
+                continue
+            running += _usd_per_day(other, held)
+            if other is not order and held.slot == lease.slot and (_fills(held) or not held.is_open):
+                rivals.append(other.order_id)
+        return RentFacts(
+            lease=lease,
+            intents=() if lease is None else tx.intents_of(lease.lease_id),
+            token=0 if process.token is None else process.token.number,
+            leader=None if leader is None else leader.token,
+            approved=request.approved_price,
+            rivals=tuple(rivals),
+            ceiling_usd_per_day=None if budget is None else budget.per_day.amount,
+            running_usd_per_day=running,
+            worst_today_usd=Decimal(0) if self._is_day_unsure(process) else worst_today,
+        )
+
+    def _is_day_unsure(self, process: Process) -> bool:
+        """After a jump of the clock, or a loss of the books, "today" means different things."""
+        now_s = self._world.now_s()
+        return process.home.has_lost_memory or now_s - process.has_jumped_s < 2 * _DAY_S
+
+    def _worst_today(self, process: Process, order: TrueOrder, lease: Lease) -> Decimal:
+        """What the order has cost and can still cost on the process's today, to the grain of charging."""
+        now_s = self._world.now_s()
+        clock = process.clock.now().astimezone(UTC)
+        since_midnight_s = (clock - clock.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+        midnight_s, next_s = now_s - since_midnight_s, now_s - since_midnight_s + _DAY_S
+        until_s = next_s if order.ended_s is None else order.ended_s
+        if order.is_live and _is_excused(order, lease):
+            until_s = now_s
+        seconds = max(0.0, until_s - max(midnight_s, order.created_s) - 180)
+        if seconds <= 0:
+            return Decimal(0)
+        price = lease.plan.price
+        # The ledger values what a coin cost when it was spent; the cheaper of both rates is certain.
+        now_worth = self._world.market.rates[price.billed.currency] / price.usd_per_unit
+        cost = _usd_per_day(order, lease) * Decimal(seconds) / _DAY_S * min(Decimal(1), now_worth)
+        if until_s - order.created_s >= 600 and order.created_s + 600 >= midnight_s:
+            cost += price.creation_fee * price.usd_per_unit
+        return cost
+
+    def cancel(self, process: Process, order: TrueOrder) -> None:
+        with process.home.house.open().read() as tx:
+            leader = tx.leadership()
+            intents = [
+                intent
+                for lease in tx.leases()
+                if lease.order_id == order.order_id
+                for intent in tx.intents_of(lease.lease_id)
+            ]
+        is_open = any(i.effect is Effect.CANCEL and i.is_in_doubt for i in intents)
+        store = process.store
+        facts = CancelFacts(
+            order_id=order.order_id,
+            is_ours=order.asked_by == process.fleet_name,
+            was_journalled=is_open or (store is not None and store.has_failed),
+            token=0 if process.token is None else process.token.number,
+            leader=None if leader is None else leader.token,
+        )
+        self._refuse(at_cancel(facts))
+
+    # -- at the end
+
+    def has_open(self, home: Home) -> bool:
+        with home.house.open().read() as tx:
+            if tx.open_leases() or tx.unsettled_orders():
+                return True
+        return any(order.asked_by == home.fleet_name for order in self._world.market.live())
+
+    def why_not_converged(self, home: Home) -> str:
+        with home.house.open().read() as tx:
+            deployments, leases = tx.deployments(), tx.open_leases()
+        for deployment in deployments:
+            mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
+            serving = [lease for lease in mine if lease.phase is Phase.SERVING]
+            wanted = deployment.replicas if deployment.desired is Desired.RUNNING else 0
+            if len(serving) != wanted or len(mine) != wanted:
+                phases = ", ".join(str(lease.phase) for lease in mine)
+                return (
+                    f"{home.fleet_name}/{deployment.deployment_id} wants {wanted}, "
+                    f"has [{phases}] ({deployment.note})"
+                )
+        ours = {o.order_id for o in self._world.market.live() if o.asked_by == home.fleet_name}
+        held = {lease.order_id for lease in leases}
+        return "" if ours == held else f"orders {ours ^ held} are on one side only"
+
+    def no_old_doubts(self, home: Home) -> None:
+        with home.house.open().read() as tx:
+            doubtful = tx.doubtful_intents()
+        self._refuse(
+            Violation("L2", f"intent {each.intent_id}", f"in doubt since {each.created_at}")
+            for each in doubtful
+        )
+
+    def all_ended(self) -> None:
+        for home in self._world.homes:
+            live = [o.order_id for o in self._world.market.live() if o.asked_by == home.fleet_name]
+            if live:
+                self._refuse([Violation("L3", f"orders {live}", "still bill long after the stop")])
+            with home.house.open().read() as tx:
+                leases, unsettled = tx.open_leases(), tx.unsettled_orders()
+            if leases:
+                text = f"still open after the stop, {leases[0].state}, {leases[0].phase}"
+                self._refuse([Violation("L3", f"lease {leases[0].lease_id}", text)])
+            if unsettled:
+                self._refuse([Violation("S7", f"orders {unsettled}", "ended and were never settled")])
+
+    def last_bills(self) -> None:
+        """S7 to the last unit, S10 and S14 in all that was kept, and no key of an ended order."""
+        self.all_ended()
+        for home in self._world.homes:
+            with home.house.open().read() as tx:
+                self._bills(home, tx)
+                events = tx.events(limit=100_000)
+                kept = repr((tx.deployments(), tx.leases(), tx.segments(), events))
+            if CANARY in kept:
+                self._refuse([Violation("S10", home.fleet_name, "a secret is in the store")])
+            for number, event in events:
+                subject = f"event {number} {event.name}"
+                self._refuse(inert_text(subject, event.text, max_chars=EVENT_MAX_CHARS))
+            if home.nodes.keys and not home.has_lost_memory:
+                keys = ", ".join(sorted(home.nodes.keys))
+                self._refuse([Violation("S10", f"keys {keys}", "outlive their ended orders")])
+
+    def _bills(self, home: Home, tx: Transaction) -> None:
+        world = self._world
+        now = world.time.at(world.now_s())
+        by_lease = {f"{home.fleet_name}/{lease.lease_id}": lease for lease in tx.leases()}
+        segments = tx.segments()
+        for order in world.market.orders:
+            lease = by_lease.get(order.nonce)
+            if lease is None or order.is_duplicate or order.asked_by != home.fleet_name:
+                continue
+            if order.has_old_number:
+                continue  # the ledger keeps one bill per number
+            counted = [each for each in segments if each.lease_id == lease.lease_id]
+            if not counted and order.was_hidden and lease.order_id is None:
+                continue  # ended before any list showed it
+            self._refuse(of_bill(order.order_id, counted, world.market.bill(order), now))
+
+
+def _fills(lease: Lease) -> bool:
+    return lease.state in (LeaseState.INTENT, LeaseState.ORDERED) and lease.phase is not Phase.DRAINING
+
+
+def _is_excused(order: TrueOrder, lease: Lease) -> bool:
+    """The list hid the order, so that its lease was closed by the rules."""
+    return order.was_hidden and not lease.is_open
+
+
+def _usd_per_day(order: TrueOrder, lease: Lease) -> Decimal:
+    """At the approved price at most: a dearer order is S4's matter, and is ended."""
+    price = lease.plan.price
+    amount = min(order.price.amount, price.billed.amount)
+    return amount * (1 + price.fee_percent / 100) * price.usd_per_unit

@@ -1,0 +1,503 @@
+"""The simulated market: the truth about who rents what, what it bills, and the lies it tells about it.
+
+It shares no code with the market client, the journal or the ledger. `Market` is the world's one account;
+`Desk` is how one process talks to it, where answers are lost, cut and late. Bills are rounded to 1e-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Protocol
+
+from clorefleet.domain.errors import (
+    BadAnswer,
+    MarketError,
+    MarketUnreachable,
+    OfferGone,
+    OutOfFunds,
+    PriceMoved,
+    RateLimited,
+    Refused,
+    WrongApiKey,
+)
+from clorefleet.domain.identity import OrderId, OwnerId, ServerId
+from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
+from clorefleet.domain.offer import MarketRates, MarketView, Offer, OfferedGpu, RenterFees
+from clorefleet.domain.order import Order, OrderList, RentRequest, SshAddress, Wallet
+from clorefleet.domain.outcome import (
+    AlreadyEnded,
+    CancelAccepted,
+    CancelOutcome,
+    CancelRefused,
+    CancelUnknown,
+    Rented,
+    RentOutcome,
+    RentRefused,
+    RentUnknown,
+)
+from clorefleet.simulation.clock import TrueTime
+from clorefleet.simulation.dice import Dice
+from clorefleet.simulation.faults import HOSTILE, Switches
+from clorefleet.simulation.scenario import RATES, Host, Scenario
+
+_LAST_PLACE = Decimal("1E-8")
+_FEE_PERCENT = {False: Decimal(5), True: Decimal("1.25")}
+_CREATION_FEE_USD = Decimal("0.1")
+_FEE_DUE_S = 600
+TIMEOUT_S = 30.0
+DRIP_S = 170.0
+
+
+@dataclass
+class TrueOrder:
+    """One rental as it really is."""
+
+    order_id: OrderId
+    host: Host
+    price: Rate
+    is_spot: bool
+    image: str
+    creation_fee: Decimal
+    created_s: float
+    asked_by: str
+    """Name of the fleet, or "user"."""
+    nonce: str
+    is_guarded: bool = True
+    has_old_number: bool = False
+    """Its number was another order's before."""
+    is_duplicate: bool = False
+    """The market made it a second time, of one request."""
+    is_swapped: bool = False
+    """The hardware is not the offered one."""
+    listed_from_s: float = 0
+    hidden_until_s: float = 0
+    was_hidden: bool = False
+    ended_s: float | None = None
+    port: int = 2200
+    cancelled_by: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        return self.ended_s is None
+
+
+class Caller(Protocol):
+    """What the desk needs to know of the process that calls."""
+
+    name: str
+    fleet_name: str
+
+    def at(self, boundary: str) -> None: ...
+
+
+@dataclass
+class Market:
+    scenario: Scenario
+    time: TrueTime
+    dice: Dice
+    switches: Switches
+    pass_time: Callable[[float], None]
+    trace: Callable[[str], None]
+    on_rent: Callable[[Caller, RentRequest, TrueOrder], None]
+    on_cancel: Callable[[Caller, TrueOrder], None]
+    on_list: Callable[[Caller, OrderList], None]
+    on_ask: Callable[[Caller, RentRequest], None]
+    orders: list[TrueOrder] = field(default_factory=list)
+    rates: dict[Currency, Decimal] = field(default_factory=lambda: dict(RATES))
+    prices: dict[int, Decimal] = field(default_factory=dict)
+    """Of servers whose price has changed."""
+    taken_until_s: dict[int, float] = field(default_factory=dict)
+    about_to_rise: set[int] = field(default_factory=set)
+    """Servers whose price guard failed for nothing, and whose price rises before the next attempt."""
+    extra_hosts: tuple[Host, ...] = ()
+    calls: int = 0
+    _last_id: int = 9000
+    _live: list[TrueOrder] = field(default_factory=list)
+    _ended: dict[tuple[OrderId, float], Order] = field(default_factory=dict)
+    """Ended orders as they are listed: they do not change any more."""
+
+    # -- the truth
+
+    def hosts(self) -> tuple[Host, ...]:
+        return self.scenario.hosts + self.extra_hosts
+
+    def live(self) -> list[TrueOrder]:
+        now_s = self.time.now_s
+        for order in self._live:
+            if order.is_live and now_s >= order.created_s + order.host.max_rental_s:
+                self.end(order, order.created_s + order.host.max_rental_s, "its time was up")
+                self.switches.note("A17", "time up")
+        if not all(order.is_live for order in self._live):
+            self._live = [order for order in self._live if order.is_live]
+        return list(self._live)
+
+    def end(self, order: TrueOrder, at_s: float, why: str) -> None:
+        order.ended_s = at_s
+        self.trace(f"order {order.order_id} ends: {why}")
+
+    def bill(self, order: TrueOrder) -> Decimal:
+        """Charged so far, in the order's currency, creation fee and renter's fee included."""
+        age_s = (self.time.now_s if order.ended_s is None else order.ended_s) - order.created_s
+        charged_s = int(age_s) if self.scenario.bills_by_second else int(age_s) // 60 * 60
+        rent = order.price.amount * charged_s / 86_400 * (1 + _FEE_PERCENT[order.is_spot] / 100)
+        if age_s >= _FEE_DUE_S:
+            rent += order.creation_fee
+        return rent.quantize(_LAST_PLACE)
+
+    def usd_per_day(self, order: TrueOrder) -> Decimal:
+        """With fee, at the rate of the plan's time as drawn; jumps of the rate are not the fleet's doing."""
+        return order.price.amount * (1 + _FEE_PERCENT[order.is_spot] / 100) * RATES[order.price.currency]
+
+    def price_of(self, host: Host, *, is_spot: bool) -> Decimal | None:
+        if is_spot:
+            return host.spot_per_day
+        return self.prices.get(host.server_id, host.per_day)
+
+    def is_free(self, host: Host) -> bool:
+        if self.taken_until_s.get(host.server_id, 0) > self.time.now_s:
+            return False
+        return all(order.host.server_id != host.server_id for order in self.live())
+
+    def make_order(
+        self, host: Host, *, price: Rate, is_spot: bool, image: str, asked_by: str, nonce: str
+    ) -> TrueOrder:
+        now_s = self.time.now_s
+        live = {order.order_id for order in self.live()}
+        near = {order.order_id for order in self.orders if order.host.server_id == host.server_id}
+        ended = [each.order_id for each in self.orders if each.order_id not in live | near]
+        if ended and self.switches.strikes("A21"):
+            order_id = self.dice.pick(ended, "reused id", now_s)
+            for order in self.orders:
+                order.has_old_number |= order.order_id == order_id
+        else:
+            self._last_id += 1
+            order_id = OrderId(self._last_id)
+        fee = (_CREATION_FEE_USD / RATES[price.currency]).quantize(_LAST_PLACE)
+        if self.switches.strikes("B5"):
+            fee *= 3
+        order = TrueOrder(
+            order_id=order_id,
+            host=host,
+            price=price,
+            is_spot=is_spot,
+            image=image,
+            creation_fee=fee,
+            created_s=now_s,
+            asked_by=asked_by,
+            nonce=nonce,
+            listed_from_s=now_s,
+            port=2000 + order_id % 1000,
+        )
+        order.has_old_number = any(each.order_id == order_id for each in self.orders)
+        late = self.switches.strikes("A9")
+        if late:
+            order.listed_from_s = now_s + 5 + 235 * late.arg**3
+        if self.switches.strikes("A13"):
+            order.is_swapped = True
+        self.orders.append(order)
+        self._live.append(order)
+        self.trace(f"order {order_id} on {host.server_id} for {asked_by} {nonce} at {price}")
+        return order
+
+    # -- what is shown of it
+
+    def view(self) -> MarketView:
+        without_rate = None
+        window = self.switches.holds("B4", self.time.now_s)
+        if window:
+            without_rate = (Currency.CLORE, Currency.BITCOIN)[int(window.arg * 2)]
+            self.switches.note("B4")
+        read_at = self.time.at(self.time.now_s)
+        return MarketView(
+            offers=tuple(self._offer(host) for host in self.hosts()),
+            rates=MarketRates.of(
+                ExchangeRate(currency, usd, read_at, "simulated market")
+                for currency, usd in self.rates.items()
+                if currency is not without_rate
+            ),
+            fees=RenterFees(
+                on_demand_percent=tuple((currency, _FEE_PERCENT[False]) for currency in Currency),
+                spot_percent=tuple((currency, _FEE_PERCENT[True]) for currency in Currency),
+                creation_fee=tuple(
+                    (currency, (_CREATION_FEE_USD / RATES[currency]).quantize(_LAST_PLACE))
+                    for currency in Currency
+                ),
+                source="simulated market",
+            ),
+            read_at=read_at,
+        )
+
+    def _offer(self, host: Host) -> Offer:
+        price = self.price_of(host, is_spot=False)
+        spot = self.price_of(host, is_spot=True)
+        return Offer(
+            server_id=ServerId(host.server_id),
+            owner_id=OwnerId(host.server_id % 7),
+            gpus=(OfferedGpu("RTX 4090", Decimal(24)),),
+            cpu_model="simulated",
+            cores=32,
+            threads=64,
+            ram_bytes=256 << 30,
+            disk_free_bytes=1 << 40,
+            disk_mb_s=None,
+            down_mbit_s=None,
+            up_mbit_s=None,
+            country="DE",
+            cuda_version=(13, 0),
+            reliability=None,
+            rating=None,
+            rating_count=0,
+            max_rental_s=host.max_rental_s,
+            is_rented=not self.is_free(host),
+            pcie_generation=4,
+            pcie_width=16,
+            on_demand=() if price is None else (Rate.per_day(price, host.currency),),
+            spot=() if spot is None else (Rate.per_day(spot, host.currency),),
+        )
+
+    def listed(self, *, include_completed: bool, read_at_offset_s: float) -> OrderList:
+        now_s = self.time.now_s
+        self.live()  # ends what has expired
+        shown: list[Order] = []
+        unreadable = 0
+        broken = self.switches.holds("A8", now_s)
+        doubled = self.switches.holds("A10", now_s)
+        visible = []
+        for order in self.orders:
+            if order.is_live or include_completed:
+                if now_s < order.listed_from_s or now_s < order.hidden_until_s:
+                    order.was_hidden = True
+                else:
+                    visible.append(order)
+        if visible and self.switches.strikes("A22"):
+            for order in visible[len(visible) // 2 :]:
+                order.was_hidden = True
+            visible = visible[: len(visible) // 2]
+        if visible and self.switches.holds("D4", now_s):
+            self.switches.note("D4")
+        for number, order in enumerate(visible):
+            if broken and number == int(broken.arg * len(visible)):
+                self.switches.note("A8")
+                unreadable += 1
+                continue
+            record = self.as_order(order)
+            shown.append(record)
+            if doubled and number == int(doubled.arg * len(visible)):
+                self.switches.note("A10")
+                shown.append(record)
+        return OrderList(
+            tuple(shown), self.time.at(now_s + read_at_offset_s), include_completed, unreadable=unreadable
+        )
+
+    def as_order(self, order: TrueOrder) -> Order:
+        now_s = self.time.now_s
+        if not order.is_live and (order.order_id, order.created_s) in self._ended:
+            return self._ended[order.order_id, order.created_s]
+        skewed = self.switches.holds("D4", now_s)
+        skew_s = (skewed.arg * 2 - 1) * 540 if skewed else 0.0
+        age_s = now_s - order.created_s
+        currency = order.price.currency
+        shown = Order(
+            order_id=order.order_id,
+            server_id=ServerId(order.host.server_id),
+            owner_id=None,
+            price=order.price,
+            spend=Money(self.bill(order), currency),
+            creation_fee=Money(order.creation_fee, currency),
+            created_at=self.time.at(order.created_s + skew_s),
+            max_rental_s=order.host.max_rental_s,
+            image=order.image,
+            is_spot=order.is_spot,
+            is_expired=not order.is_live,
+            is_online=True,
+            ssh=SshAddress(("198.51.100.7",), order.port) if age_s > order.host.boot_s / 2 else None,
+            container_state=2 if age_s > order.host.boot_s / 2 else 1,
+        )
+        if not order.is_live:
+            self._ended[order.order_id, order.created_s] = shown
+        return shown
+
+
+class Desk:
+    """One process's connection to the market; every answer takes time and may be lost."""
+
+    def __init__(self, market: Market, caller: Caller, *, clock_offset_s: Callable[[], float]) -> None:
+        self._market = market
+        self._caller = caller
+        self._clock_offset_s = clock_offset_s
+
+    def _wait(self) -> None:
+        market = self._market
+        market.calls += 1
+        if market.switches.strikes("A19"):
+            market.pass_time(DRIP_S)
+        else:
+            market.pass_time(market.dice.between(*market.scenario.answer_s, "answer", market.calls))
+
+    def _trouble(self) -> MarketError | None:
+        """What a request meets before the market has done anything."""
+        switches, now_s = self._market.switches, self._market.time.now_s
+        hostile = ""
+        if switches.holds("A18", now_s):
+            switches.note("A18")
+            return WrongApiKey("the market refuses the key")
+        if switches.holds("A6", now_s):
+            switches.note("A6")
+            return RateLimited("too many requests")
+        if switches.strikes("G1"):
+            hostile = HOSTILE
+        elif switches.strikes("G4"):
+            hostile = "x" * 100_000
+        return BadAnswer(f"not JSON: {hostile}") if hostile else None
+
+    def _read(self) -> None:
+        self._caller.at("reading")
+        self._wait()
+        trouble = self._trouble()
+        if trouble is not None:
+            raise trouble
+        if self._market.switches.strikes("A1"):
+            self._market.pass_time(TIMEOUT_S)
+            raise MarketUnreachable("no answer in time")
+        if self._market.switches.strikes("A7"):
+            raise BadAnswer("<html>502</html>")
+
+    def fetch_view(self) -> MarketView:
+        self._read()
+        view = self._market.view()
+        return replace(view, read_at=view.read_at + timedelta(seconds=self._clock_offset_s()))
+
+    def fetch_orders(self, *, include_completed: bool = False) -> OrderList:
+        self._read()
+        listed = self._market.listed(
+            include_completed=include_completed, read_at_offset_s=self._clock_offset_s()
+        )
+        self._market.on_list(self._caller, listed)
+        return listed
+
+    def fetch_wallets(self) -> tuple[Wallet, ...]:
+        self._read()
+        return tuple(Wallet(currency, Money(Decimal(10**6), currency)) for currency in Currency)
+
+    def rent(self, request: RentRequest, *, with_required_price: bool = True) -> RentOutcome:
+        market, switches = self._market, self._market.switches
+        market.on_ask(self._caller, request)
+        self._wait()
+        trouble = self._trouble()
+        if isinstance(trouble, BadAnswer):
+            return RentUnknown(trouble.what)
+        if trouble is not None:
+            return RentRefused(trouble)
+        if switches.strikes("A1"):
+            market.pass_time(TIMEOUT_S)
+            return RentUnknown("no answer in time")
+        if switches.holds("B1", market.time.now_s):
+            switches.note("B1")
+            return RentRefused(OutOfFunds("not_enough_balance"))
+        refused = switches.strikes("A11")
+        if refused:
+            return RentRefused(_refusal(refused.arg))
+        host = next((each for each in market.hosts() if each.server_id == request.server_id), None)
+        if host is None or not market.is_free(host):
+            return RentRefused(OfferGone("server-already-rented"))
+        if with_required_price and switches.strikes("A12", lambda incident: incident.arg < 0.5):
+            market.about_to_rise.add(host.server_id)
+            return RentUnknown("code 1", was_price_guard=True)
+        if host.server_id in market.about_to_rise and not with_required_price:
+            market.about_to_rise.discard(host.server_id)
+            market.prices[host.server_id] = (host.per_day * 2).quantize(_LAST_PLACE)
+        elif not request.is_spot and switches.strikes("A12"):
+            market.prices[host.server_id] = (host.per_day * 2).quantize(_LAST_PLACE)
+        price = market.price_of(host, is_spot=request.is_spot)
+        if price is None:
+            return RentRefused(OfferGone("no price"))
+        if request.is_spot:
+            if request.approved_price.amount < price:
+                return RentRefused(Refused("the bid is too low", reason="too_low_price"))
+            price = request.approved_price.amount
+        elif with_required_price and price != request.approved_price.amount:
+            return RentUnknown("code 1", was_price_guard=True)
+        order = market.make_order(
+            host,
+            price=Rate.per_day(price, host.currency),
+            is_spot=request.is_spot,
+            image=request.image,
+            asked_by=self._caller.fleet_name,
+            nonce=dict(request.env).get("CLOREFLEET_NONCE", ""),
+        )
+        order.is_guarded = with_required_price
+        if switches.strikes("A10d"):
+            twin = market.make_order(
+                host,
+                price=order.price,
+                is_spot=order.is_spot,
+                image=order.image,
+                asked_by=order.asked_by,
+                nonce=order.nonce,
+            )
+            twin.is_duplicate = True
+        market.on_rent(self._caller, request, order)
+        return self._told_of_rent(with_required_price)
+
+    def _told_of_rent(self, with_required_price: bool) -> RentOutcome:
+        switches = self._market.switches
+        if switches.strikes("A2"):
+            self._market.pass_time(TIMEOUT_S)
+            return RentUnknown("no answer in time")
+        if switches.strikes("A3"):
+            return RentUnknown("the answer was cut")
+        if switches.strikes("A4"):
+            return RentUnknown("HTTP 502")
+        if switches.strikes("A5"):
+            return RentUnknown("code 1", was_price_guard=with_required_price)
+        return Rented()
+
+    def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> None:
+        """No decision bids otherwise yet: the simulated market has the call, and no life makes it."""
+        self._read()
+        order = next((each for each in self._market.live() if each.order_id == order_id), None)
+        if order is None:
+            raise OfferGone("no such order")
+        order.price = desired
+
+    def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
+        market, switches = self._market, self._market.switches
+        self._wait()
+        trouble = self._trouble()
+        if isinstance(trouble, BadAnswer):
+            return CancelUnknown(trouble.what)
+        if trouble is not None:
+            return CancelRefused(trouble)
+        if switches.strikes("A1"):
+            market.pass_time(TIMEOUT_S)
+            return CancelUnknown("no answer in time")
+        found = [order for order in market.live() if order.order_id == order_id]
+        if not found:
+            return AlreadyEnded()
+        [order] = found
+        market.on_cancel(self._caller, order)
+        if switches.strikes("A14"):
+            return CancelAccepted()
+        market.end(order, market.time.now_s, f"cancelled by {self._caller.fleet_name}")
+        order.cancelled_by = self._caller.fleet_name
+        if switches.strikes("A15"):
+            return CancelRefused(Refused("no such order", reason="order_not_found"))
+        if switches.strikes("A16") or switches.strikes("A2"):
+            market.pass_time(TIMEOUT_S)
+            return CancelUnknown("no answer in time")
+        if switches.strikes("A4"):
+            return CancelUnknown("HTTP 500")
+        return CancelAccepted()
+
+
+def _refusal(arg: float) -> MarketError:
+    refusals: tuple[MarketError, ...] = (
+        OfferGone("server-already-rented"),
+        OfferGone("server-offline"),
+        PriceMoved("too_low_price"),
+        Refused("currency-not-allowed", reason="currency-not-allowed"),
+    )
+    return refusals[int(arg * len(refusals))]

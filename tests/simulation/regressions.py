@@ -1,0 +1,37 @@
+"""Lives that once broke an invariant, each made small by `shrink`. What broke is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from clorefleet.simulation.scenario import Scenario, draw
+
+
+@dataclass(frozen=True)
+class Case:
+    """A seed, and which of its incidents, wishes and hosts are needed, by their times and numbers."""
+
+    seed: int
+    incidents: tuple[float, ...]
+    wishes: tuple[float, ...]
+    hosts: tuple[int, ...]
+
+    def scenario(self) -> Scenario:
+        drawn = draw(self.seed, is_on_sqlite=False)
+        return replace(
+            drawn,
+            incidents=tuple(each for each in drawn.incidents if each.at_s in self.incidents),
+            wishes=tuple(each for each in drawn.wishes if each.at_s in self.wishes),
+            hosts=tuple(each for each in drawn.hosts if each.server_id in self.hosts),
+        )
+
+
+CASES = (
+    # S9: another fleet's order was taken for a rent that the market had refused for lack of funds.
+    Case(
+        seed=19,
+        incidents=(7184.731958325245, 18219.646253770876),
+        wishes=(1118.7011452711579, 3339.0352609006572, 15065.195665321202),
+        hosts=(101, 104, 105, 106, 107),
+    ),
+)
