@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ TRUTH = ServerTruth(
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A server that accepts a lease's key."""
 
@@ -53,6 +53,12 @@ class Server:
     home: str
     """As its own commands see it."""
     state_dir: Path
+
+
+@dataclass
+class SandboxNode(Server):
+    restart: Callable[[], None]
+    """As when its host is restarted: the disk stays, processes and port do not."""
 
 
 def prove_nonce(session: NodeSession, server: Server) -> None:
@@ -70,7 +76,7 @@ def prove_nonce(session: NodeSession, server: Server) -> None:
 @contextmanager
 def sandbox_node(
     folder: Path, hub_url: str = "http://127.0.0.1:9", *, lies: frozenset[str] = frozenset()
-) -> Iterator[Server]:
+) -> Iterator[SandboxNode]:
     """A rented node of the sandbox, in its own root where the machine allows that."""
     keys = make_keys(folder / "state", LeaseId("lease1"))
     loop = asyncio.new_event_loop()
@@ -81,8 +87,9 @@ def sandbox_node(
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
 
     rack = Rack(root=folder / "nodes", hub_url=hub_url)
-    try:
-        port = run(
+
+    def start() -> int:
+        return run(
             rack.start(
                 1,
                 replace(TRUTH, lies=lies),
@@ -94,7 +101,16 @@ def sandbox_node(
                 autossh=False,
             )
         )
-        yield Server("sandbox", SshAddress(("127.0.0.1",), port), keys, "/root", folder / "state")
+
+    def restart() -> None:
+        run(rack.close())
+        server.address = SshAddress(("127.0.0.1",), start())
+
+    try:
+        server = SandboxNode(
+            "sandbox", SshAddress(("127.0.0.1",), start()), keys, "/root", folder / "state", restart
+        )
+        yield server
     finally:
         run(rack.stop(1))
         run(collect_now())

@@ -368,6 +368,14 @@ def pause_after(error, name, attempts):
 # -- telling
 
 
+def time_left(size, rate):
+    """In a person's words, by the speed of the last seconds."""
+    seconds = size / rate
+    if seconds < 90:
+        return "%d s left" % (seconds + 1)
+    return "%d min left" % (seconds / 60 + 1) if seconds < 5400 else "%.1f h left" % (seconds / 3600)
+
+
 class Progress:
     """Counts over all threads and tells them now and then, one line of JSON in one file."""
 
@@ -399,10 +407,11 @@ class Progress:
             return
         (first, before), (last, after) = self.samples[0], self.samples[-1]
         rate = max(0, int((after - before) / (last - first))) if last > first else 0
-        words = "%.1f of %.1f GB, %.0f MB/s, %d of %d files verified" % (
+        words = "%.1f of %.1f GB, %.0f MB/s%s, %d of %d files verified" % (
             self.done / 1e9,
             self.total / 1e9,
             rate / 1e6,
+            ", " + time_left(self.total - self.done, rate) if rate and self.done < self.total else "",
             self.verified,
             self.files,
         )
