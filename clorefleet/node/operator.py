@@ -22,7 +22,7 @@ from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, No
 from clorefleet.domain.order import Order, SshAddress
 from clorefleet.domain.recipe import EngineSupport, Recipe
 from clorefleet.domain.text import clean_line
-from clorefleet.node import attest, bootstrap, jobs, probe, weights
+from clorefleet.node import attest, bootstrap, jobs, probe, push, weights
 from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.session import ForbiddenAddress, NodeSession
@@ -65,6 +65,7 @@ class NodeOperator:
         self._links: dict[LeaseId, _Link] = {}
         self._links_lock = threading.Lock()
         self._manifests: dict[LeaseId, Manifest] = {}
+        self._pushes = push.Pushes()
 
     # -- the fleet's edge
 
@@ -98,7 +99,7 @@ class NodeOperator:
                 why = bootstrap.engine_missing(session, lease.plan.setup, self._support(lease))
                 return NodeView(engine_missing=why)
             case Phase.SYNCING:
-                report, diagnosis = bootstrap.read_sync(session, _job_id(lease, Phase.SYNCING))
+                report, diagnosis = self._read_sync(session, lease)
                 return NodeView(job=report, job_diagnosis=diagnosis)
             case _:
                 return self._look_at_engine(session, lease, address)
@@ -114,7 +115,11 @@ class NodeOperator:
             raise
 
     def _start_work(self, session: NodeSession, lease: Lease, phase: Phase, attempt: int) -> None:
-        job_id, manifest = lease.job_id(phase, attempt), self._manifest(lease)
+        job_id = lease.job_id(phase, attempt)
+        if phase is Phase.SYNCING and push.is_local(lease.plan.setup.repo):
+            self._pushes.start(lease.lease_id, lambda: self._push_of(lease))
+            return
+        manifest = self._manifest(lease)
         if phase is Phase.SYNCING:
             bootstrap.start_sync(session, job_id, manifest)
             return
@@ -135,6 +140,7 @@ class NodeOperator:
         return Backend(lease.lease_id, lease.plan.setup.model, tunnel.path)
 
     def forget(self, lease_id: LeaseId) -> None:
+        self._pushes.forget(lease_id)
         self._close_tunnel(lease_id)
         self._pool.forget(lease_id)
         self._manifests.pop(lease_id, None)
@@ -143,6 +149,7 @@ class NodeOperator:
 
     def close(self) -> None:
         """Close all connections; the nodes go on."""
+        self._pushes.close()
         with self._links_lock:
             lease_ids = list(self._links)
         for lease_id in lease_ids:
@@ -215,9 +222,27 @@ class NodeOperator:
             found = attest.compare(lease.plan.offer, facts, needs)
         return NodeView(facts=facts, discrepancies=found)
 
+    def _read_sync(self, session: NodeSession, lease: Lease) -> tuple[JobReport, str]:
+        if not push.is_local(lease.plan.setup.repo):
+            return bootstrap.read_sync(session, _job_id(lease, Phase.SYNCING))
+        report = self._pushes.report(lease.lease_id)
+        return report, report.log_tail[-1] if report.state is JobState.FAILED and report.log_tail else ""
+
+    def _push_of(self, lease: Lease) -> push.Push:
+        def session_of() -> NodeSession:
+            if lease.address is None:
+                raise NodeUnreachable("The server has no address.")
+            return self._session(lease, lease.address)
+
+        return push.Push(
+            lease.plan.setup, session_of, lambda manifest: self._keep_manifest(lease.lease_id, manifest)
+        )
+
     def _sample(self, lease: Lease) -> str:
         """The largest file of the weights, below the hub's address: the node's own hub answers for it.
         "" where the hub does not tell; the line is then not measured."""
+        if push.is_local(lease.plan.setup.repo):
+            return ""
         try:
             manifest = self._manifest(lease)
         except WeightsFailed as error:
@@ -272,11 +297,17 @@ class NodeOperator:
             return None
 
     def _fetch_manifest(self, lease: Lease) -> Manifest:
+        if push.is_local(lease.plan.setup.repo):
+            raise WeightsFailed("The weights on this machine were not sent yet.", cause="not_found")
         manifest = weights.fetch_manifest(self._hub_url, lease.plan.setup)
-        file = self._manifest_file(lease.lease_id)
+        self._keep_manifest(lease.lease_id, manifest)
+        return manifest
+
+    def _keep_manifest(self, lease_id: LeaseId, manifest: Manifest) -> None:
+        file = self._manifest_file(lease_id)
         make_private_dir(file.parent)
         write_private_file(file, manifest.to_json())
-        return manifest
+        self._manifests[lease_id] = manifest
 
     def _manifest_file(self, lease_id: LeaseId) -> Path:
         return self._state_dir / "manifests" / f"{lease_id}.json"

@@ -23,7 +23,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,10 @@ COMMAND_TIMEOUT_S = 30.0
 OUTPUT_MAX_BYTES = 256 * 1024
 FILE_MAX_BYTES = 4 * 1024 * 1024
 NONCE_MAX_BYTES = 4096
+SFTP_WINDOW_BYTES = 1 << 26
+SFTP_PACKET_BYTES = 1 << 15
+SFTP_STEP_S_MAX = 60.0
+"""For one answer of the server."""
 END_OF_OUTPUT_GRACE_S = 1.0
 """Output may come after the exit status; a child in the background may also hold it open for ever."""
 _CHUNK_BYTES = 32 * 1024
@@ -317,6 +321,39 @@ class NodeSession:
         if len(out) > max_bytes:
             raise OutputTooLarge(f"A file on the server has more than {max_bytes:,} bytes.")
         return out
+
+    def append_file(self, path: str, offset: int, read: Callable[[], bytes]) -> Iterator[int]:
+        """Write what `read` gives to a file of any size, from `offset` on; yields the bytes of each step.
+
+        By SFTP, without waiting for each acknowledgement; an error of any step is raised at the latest when
+        the file is closed. The file is cut off at `offset` first.
+
+        Raises:
+            NodeUnreachable: the connection broke, or the server refuses to write.
+        """
+        if not self.is_trusted:
+            raise RuntimeError("a session without a pinned key sends nothing before its nonce was checked")
+        try:
+            client = paramiko.SFTPClient.from_transport(
+                self._transport, window_size=SFTP_WINDOW_BYTES, max_packet_size=SFTP_PACKET_BYTES
+            )
+            if client is None:
+                raise NodeUnreachable("The server does no SFTP.")
+            with client:
+                channel = client.get_channel()
+                if channel is not None:
+                    channel.settimeout(SFTP_STEP_S_MAX)
+                with client.open(path, "r+b" if offset else "wb") as file:
+                    file.truncate(offset)
+                    file.seek(offset)
+                    file.set_pipelined(True)
+                    while data := read():
+                        file.write(data)
+                        yield len(data)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise NodeUnreachable(
+                f"A file could not be sent: {clean_line(error) or type(error).__name__}"
+            ) from error
 
     def home(self) -> str:
         """The login's home folder: an absolute path of plain characters, asked for once.

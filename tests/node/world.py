@@ -157,6 +157,7 @@ def openssh_server(folder: Path) -> Iterator[Server]:
         f"ListenAddress 127.0.0.1:{port}\nHostKey {host_key}\nAuthorizedKeysFile {authorized}\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nStrictModes no\nUsePAM no\n"
         f"PidFile {folder / 'sshd.pid'}\nForceCommand {entry}\n"
+        "Subsystem sftp /usr/lib/openssh/sftp-server\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"

@@ -1,0 +1,252 @@
+"""Weights from this machine to a node: a folder or a single file, by SFTP, resumed where it was cut.
+
+A recipe names them by `repo = "file:///path"`. They have no hub, so that this is the one long piece of work
+that runs in our process and not on the node; nothing of it is lost with the process all the same. A file
+grows under `NAME.part`, is compared with our own SHA-256 on the node when it is whole, and only then gets its
+name. Who begins again finds what is there: files with their name are done, a part goes on at its end.
+
+Every path is ours: nothing that the node says names a file here or there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+from clorefleet.domain.errors import CommandFailed, NodeError, NodeUnreachable, WeightsFailed
+from clorefleet.domain.identity import LeaseId
+from clorefleet.domain.node import JobReport, JobState
+from clorefleet.domain.setup import Setup
+from clorefleet.domain.text import clean_line
+from clorefleet.node.session import NodeSession, shell
+from clorefleet.node.weights import CAUSES, COMPLETE_STAMP, FILES_MAX, Manifest, WeightFile
+
+SCHEME = "file://"
+CHUNK_BYTES = 1 << 20
+REWIND_BYTES = 8 << 20
+"""Of a part that is taken up again, this much is sent anew: what a crashed host had not written yet."""
+CUTS_MAX = 8
+"""In a row without a new byte."""
+PAUSE_S = 2.0
+PAUSE_MAX_S = 30.0
+HASH_BYTES_PER_S_MIN = 20e6
+"""A node's time limit for the digest of a file."""
+SPARE_BYTES = 64 << 20
+_CODES = {cause: code for code, (cause, _) in CAUSES.items()}
+# $1 folder, $2 file, $3 its digest: names the part if it is what was sent, throws it away if it is not.
+_FINISH = r"""
+cd "$1" || exit 2
+if [ "$(sha256sum < "$2.part" | cut -d' ' -f1)" != "$3" ]; then rm -f "$2.part"; exit 3; fi
+sync "$2.part" 2>/dev/null
+mv -f "$2.part" "$2"
+"""
+# $1 folder, $2 file: bytes under the name (or -) and of the part (or 0), and bytes free.
+_STANDING = r"""
+mkdir -p "$(dirname "$1/$2")" || exit 2
+if [ -f "$1/$2" ]; then wc -c < "$1/$2"; else echo -; fi
+if [ -f "$1/$2.part" ]; then wc -c < "$1/$2.part"; else echo 0; fi
+df -B1 --output=avail "$1" | tail -n1
+"""
+
+
+def is_local(repo: str) -> bool:
+    return repo.startswith(SCHEME)
+
+
+def manifest_of_path(setup: Setup) -> tuple[Path, Manifest]:
+    """The folder that holds a setup's local weights, and what is in it. Reads every byte.
+
+    Raises:
+        WeightsFailed: there is no such path, or no file in it that the recipe wants.
+    """
+    path = Path(unquote(urlsplit(setup.repo).path))
+    root, wanted = (path.parent, [path]) if path.is_file() else (path, sorted(path.rglob("*")))
+    files = []
+    for file in wanted:
+        name = file.relative_to(root).as_posix()
+        is_wanted = path.is_file() or any(fnmatchcase(name, pattern) for pattern in setup.files)
+        if is_wanted and file.is_file() and not name.startswith("."):
+            files.append(WeightFile(name, file.stat().st_size, sha256=_sha256(file)))
+    if not files or len(files) > FILES_MAX:
+        raise WeightsFailed(
+            f"{clean_line(path)} has no file like {', '.join(setup.files)}.",
+            cause="not_found",
+            remedy="Check the recipe's repo and files.",
+        )
+    listed = "\n".join(f"{file.path} {file.sha256}" for file in files)
+    name = "".join(char if char.isalnum() else "-" for char in path.name)[:60] or "weights"
+    return root, Manifest(f"local/{name}", hashlib.sha256(listed.encode()).hexdigest()[:40], tuple(files))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class Push:
+    """One lease's weights on their way; `report` is as of a job on the node."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        session_of: Callable[[], NodeSession],
+        keep_manifest: Callable[[Manifest], None],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._setup = setup
+        self._session_of = session_of
+        self._keep_manifest = keep_manifest
+        self._sleep = sleep
+        self._report = JobReport(JobState.RUNNING, progress_text="reading the weights on this machine")
+        self._is_stopped = threading.Event()
+        self._done = self._total = self._sent = 0
+        self._began_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="push", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon; what arrived stays on the node."""
+        self._is_stopped.set()
+
+    @property
+    def report(self) -> JobReport:
+        return self._report
+
+    def _run(self) -> None:
+        try:
+            root, manifest = manifest_of_path(self._setup)
+            self._keep_manifest(manifest)
+            self._total = manifest.total_bytes
+            for file in manifest.files:
+                self._bring(root, manifest.folder, file)
+            self._stamp(manifest)
+        except WeightsFailed as error:
+            code = _CODES.get(error.cause, _CODES["network"])
+            self._report = JobReport(JobState.FAILED, code, log_tail=(clean_line(error.what),))
+        except (OSError, NodeError) as error:
+            self._report = JobReport(JobState.FAILED, _CODES["storage"], log_tail=(clean_line(error),))
+        else:
+            self._report = JobReport(
+                JobState.SUCCEEDED, 0, progress_done=self._total, progress_total=self._total
+            )
+
+    def _bring(self, root: Path, folder: str, file: WeightFile) -> None:
+        """One file, over as many connections as it takes.
+
+        Raises:
+            WeightsFailed: cut too often, the node's disk is full, or wrong bytes arrived twice.
+        """
+        cuts = wrong = 0
+        while True:
+            before = self._sent
+            try:
+                if self._send(root, folder, file):
+                    return
+                wrong += 1
+                if wrong > 1:
+                    raise WeightsFailed(f"{file.path}: wrong bytes arrived, twice.", cause="checksum")
+            except (NodeUnreachable, OSError, EOFError) as error:
+                cuts = 1 if self._sent > before else cuts + 1
+                if cuts >= CUTS_MAX or self._is_stopped.is_set():
+                    raise WeightsFailed(f"{file.path}: {clean_line(error)}", cause="network") from error
+                self._sleep(min(PAUSE_MAX_S, PAUSE_S * 2 ** (cuts - 1)))
+
+    def _send(self, root: Path, folder: str, file: WeightFile) -> bool:
+        """True when the file has its name; false when what arrived was not what was sent."""
+        session = self._session_of()
+        target = f"{session.home()}/{folder}"
+        named, part, free = self._standing(session, target, file.path)
+        base = self._done
+        if named == file.size:
+            self._done = base + file.size
+            return True
+        start = max(0, min(part, file.size) - REWIND_BYTES) if part <= file.size else 0
+        if file.size - start + SPARE_BYTES > free + part:
+            raise WeightsFailed(f"{file.path} does not fit: {free:,} bytes are free.", cause="disk_full")
+        with (root / file.path).open("rb") as source:
+            source.seek(start)
+            for count in session.append_file(f"{target}/{file.path}.part", start, _chunks(source)):
+                self._sent += count
+                start += count
+                self._tell(base + start)
+                if self._is_stopped.is_set():
+                    raise WeightsFailed("stopped", cause="network")
+        limit_s = 60 + file.size / HASH_BYTES_PER_S_MIN
+        finished = session.run(shell(_FINISH, target, file.path, file.sha256), timeout_s=limit_s)
+        if finished.is_ok:
+            self._done = base + file.size
+        return finished.is_ok
+
+    @staticmethod
+    def _standing(session: NodeSession, target: str, path: str) -> tuple[int | None, int, int]:
+        """Raises `CommandFailed` when the node's answer is not three numbers."""
+        words = session.run_ok(shell(_STANDING, target, path)).split()
+        if len(words) != 3 or not all(word == "-" or (word.isascii() and word.isdigit()) for word in words):
+            raise CommandFailed("The server does not tell what is there.", exit_status=0)
+        named, part, free = (None if word == "-" else int(word[:18]) for word in words)
+        return named, part or 0, free or 0
+
+    def _stamp(self, manifest: Manifest) -> None:
+        session = self._session_of()
+        path = f"{session.home()}/{manifest.folder}/{COMPLETE_STAMP}"
+        session.write_file(path, hashlib.sha256(manifest.to_json()).hexdigest().encode() + b"\n")
+
+    def _tell(self, done: int) -> None:
+        rate = self._sent / max(time.monotonic() - self._began_s, 1e-3)
+        left_s = (self._total - done) / max(rate, 1.0)
+        self._report = JobReport(
+            JobState.RUNNING,
+            progress_text=f"{done / 1e9:.1f} of {self._total / 1e9:.1f} GB from this machine, "
+            f"{rate / 1e6:.0f} MB/s, {left_s / 60:.0f} min left",
+            progress_done=done,
+            progress_total=self._total,
+        )
+
+
+def _chunks(source: IO[bytes]) -> Callable[[], bytes]:
+    return lambda: source.read(CHUNK_BYTES)
+
+
+@dataclass(slots=True)
+class Pushes:
+    """The pushes of a daemon, one per lease."""
+
+    _by_lease: dict[LeaseId, Push] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, lease_id: LeaseId, make: Callable[[], Push]) -> None:
+        """Begin, unless one is under way."""
+        with self._lock:
+            found = self._by_lease.get(lease_id)
+            if found is not None and found.report.state is not JobState.FAILED:
+                return
+            push = self._by_lease[lease_id] = make()
+        push.start()
+
+    def report(self, lease_id: LeaseId) -> JobReport:
+        """ABSENT where none was begun by this process: then it is begun, and finds what is there."""
+        with self._lock:
+            found = self._by_lease.get(lease_id)
+        return JobReport(JobState.ABSENT) if found is None else found.report
+
+    def forget(self, lease_id: LeaseId) -> None:
+        with self._lock:
+            found = self._by_lease.pop(lease_id, None)
+        if found is not None:
+            found.stop()
+
+    def close(self) -> None:
+        with self._lock:
+            lease_ids = list(self._by_lease)
+        for lease_id in lease_ids:
+            self.forget(lease_id)
