@@ -157,11 +157,13 @@ def test_the_probe_reads_the_server_as_it_is(session: NodeSession, server: Serve
 
 
 def test_a_job_outlives_the_session_that_started_it(session: NodeSession, server: Server):
-    spec = jobs.JobSpec(JobId("outlives"), ("sh", "-c", "sleep 0.5; echo done; exit 7"))
+    waits = f"while [ ! -e {server.home}/go ]; do sleep 0.05; done; echo done; exit 7"
+    spec = jobs.JobSpec(JobId("outlives"), ("sh", "-c", waits))
     assert jobs.start(session, spec) is True
     session.close()
     with pinned(server, session) as later:
         assert jobs.read(later, spec.job_id).state is JobState.RUNNING
+        later.run_ok(["touch", f"{server.home}/go"])
         report = wait_for(later, "outlives", JobState.FAILED)
     assert (report.exit_code, report.log_tail) == (7, ("done",))
 
