@@ -45,6 +45,9 @@ class FleetLimits:
     """An accepted cancel whose order is still listed is asked for again after this."""
     drain: timedelta = timedelta(seconds=30)
     """Requests under way may finish for this long before the cancel."""
+    sync_patience: timedelta = timedelta(minutes=15)
+    """After this the speed of the weights so far decides whether they can be there within the phase's limit.
+    A first quarter of an hour may be slow for reasons that pass (a cold cache, a rate limit)."""
     job_attempts: int = 3
     """Starts of one job on one node before the node is given up."""
     start_failures: int = 5

@@ -56,6 +56,8 @@ from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.planner.owners import prefer_other_owners
 
 _NOTHING_SEEN = NodeView()
+_SYNC_SLACK = 1.25
+"""Lines get faster too: only what misses the limit by this much is given up before it [assumed]."""
 _LEAVING = (GiveBack, Cancel, End)
 
 
@@ -322,6 +324,8 @@ def _work(
                 yield GiveBack(lease.lease_id, view.engine_missing, blocks_host=True)
             else:
                 yield Advance(lease.lease_id, Phase.SYNCING, "the engine is there")
+        case Phase.SYNCING if too_slow := _too_slow(snapshot, lease, view.job, limits):
+            yield GiveBack(lease.lease_id, too_slow, blocks_host=True)
         case Phase.SYNCING | Phase.LAUNCHING:
             yield from _follow_job(lease, view, limits)
         case Phase.VERIFYING:
@@ -388,6 +392,23 @@ def _follow_job(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[A
         yield NoteProgress(lease.lease_id, job.progress_text, _fraction(job))
     else:
         yield from _restart(lease, view, limits)
+
+
+def _too_slow(snapshot: Snapshot, lease: Lease, job: JobReport | None, limits: FleetLimits) -> str:
+    """Why the weights would not be there in time at the speed so far: waiting for the limit would be paid."""
+    limit, waited = limits.phase.get(lease.phase), snapshot.now - lease.phase_since
+    if limit is None or job is None or job.state is not JobState.RUNNING or waited < limits.sync_patience:
+        return ""
+    fraction = _fraction(job)
+    if not fraction:
+        return "" if fraction is None else f"not one byte of the weights came in {_words(waited)}"
+    expected = waited / fraction
+    if expected <= limit * _SYNC_SLACK:
+        return ""
+    return (
+        f"the weights would take {_words(expected)} at the speed so far, {fraction:.0%} in "
+        f"{_words(waited)}; the limit is {_words(limit)}"
+    )
 
 
 def _job_ended(job: JobReport | None) -> bool:

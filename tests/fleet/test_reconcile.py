@@ -436,3 +436,25 @@ def test_a_serving_replica_has_no_time_limit():
     old = lease(phase=Phase.SERVING, phase_since=NOW - minutes(60 * 24 * 30))
     view = NodeView(job=RUNNING, is_healthy=True)
     assert decided(GiveBack, leases=(old,), orders=orders(order()), nodes={L1: view}) == []
+
+
+@pytest.mark.parametrize(
+    "waited, done, is_given_back",
+    [(10, 1, False), (20, 1, True), (20, 30, False), (20, 0, True), (20, None, False), (239, 99, False)],
+)
+def test_weights_that_cannot_come_in_time_are_not_waited_for(
+    waited: float, done: int | None, is_given_back: bool
+):
+    """Of a hundred parts, within the phase's four hours; before a quarter of an hour nothing is decided."""
+    job = JobReport(JobState.RUNNING, progress_done=done, progress_total=None if done is None else 100)
+    held = lease(phase=Phase.SYNCING, launches=1, phase_since=NOW - minutes(waited))
+    back = decided(
+        GiveBack,
+        deployments=(deployment(),),
+        leases=(held,),
+        orders=orders(order()),
+        nodes={held.lease_id: NodeView(job=job)},
+    )
+    assert bool(back) == is_given_back
+    if back:
+        assert back[0].blocks_host and "weights" in back[0].reason
