@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from clorefleet.domain.errors import ClorefleetError
 
 COMMANDS: dict[str, str] = {
-    "models": "List the models that have a recipe, or show one.",
+    "models": "List the models that have a recipe, show one, or draft a new one.",
+    "recipes": "Check recipe files.",
     "offers": "List servers on the market.",
     "plan": "Show which setup would run a model, where, and at what price.",
     "deploy": "Put a model on the cheapest server that fits, and keep it there.",

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from clorefleet.config.places import config_root, recipes_dir
+from clorefleet.config.places import PACKAGE_DIR, config_root, recipes_dir
 from clorefleet.domain.errors import BadRecipe, UnknownModel
 from clorefleet.domain.recipe import Recipe
 
@@ -33,14 +33,23 @@ def load_recipes(extra_dirs: Iterable[Path] = ()) -> dict[str, Recipe]:
     Raises:
         BadRecipe: a file that cannot be used.
     """
-    found: dict[str, Recipe] = {}
-    for folder in (recipes_dir(), config_root() / "recipes", *extra_dirs):
-        if not folder.is_dir():
-            continue
-        for file in sorted(folder.glob("*.toml")):
-            recipe = read_recipe(file)
-            found[recipe.name] = recipe
+    found = {recipe.name: recipe for recipe in map(read_recipe, recipe_files(extra_dirs))}
     return dict(sorted(found.items()))
+
+
+def recipe_files(extra_dirs: Iterable[Path] = ()) -> Iterator[Path]:
+    """The project's own, then the user's, then those of `extra_dirs`."""
+    for folder in (recipes_dir(), config_root() / "recipes", *extra_dirs):
+        if folder.is_dir():
+            yield from sorted(folder.glob("*.toml"))
+
+
+def load_calibration_recipes() -> dict[str, Recipe]:
+    """The project's own recipes, without the user's, and those that only published runs need."""
+    folder = PACKAGE_DIR / "data" / "calibration"
+    files = [*sorted(recipes_dir().glob("*.toml")), *sorted(folder.glob("*.toml"))]
+    found = (read_recipe(file) for file in files if file.stem != "runs")
+    return {recipe.name: recipe for recipe in found}
 
 
 def find_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:

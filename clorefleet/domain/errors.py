@@ -272,3 +272,10 @@ class DaemonError(ClorefleetError):
 
 class SandboxError(ClorefleetError):
     exit_code = ExitCode.STATE
+
+
+class HubError(ClorefleetError):
+    """The model hub cannot be reached, lacks what was asked for, or answers nonsense."""
+
+    fault = Fault.HOST
+    exit_code = ExitCode.MARKET

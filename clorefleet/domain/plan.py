@@ -85,7 +85,11 @@ class Speed:
     terms: tuple[Term, ...]
     mark: Mark = Mark.ASSUMED
     throughput_tokens_per_s: float | None = None
-    """All `concurrency` streams together."""
+    """Output of all `concurrency` streams together, the time for their prompts included."""
+    prefill_tokens_per_s: float | None = None
+    """Of one prompt, while nothing else runs."""
+    first_token_s: float | None = None
+    """From a typical prompt to its first token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,11 @@ def _sizes_near(gib: Decimal) -> set[str]:
 def load_gpus() -> GpuTable:
     """The packaged table. Read once."""
     text = (resources.files("clorefleet.data") / "gpus.toml").read_text("utf-8")
-    return GpuTable(tuple(_model(entry) for entry in tomllib.loads(text)["gpu"]))
+    return GpuTable(tuple(gpu_model(entry) for entry in tomllib.loads(text)["gpu"]))
 
 
-def _model(entry: dict[str, object]) -> GpuModel:
+def gpu_model(entry: dict[str, object]) -> GpuModel:
+    """A table's entry as a value."""
     major, minor = str(entry["compute_capability"]).split(".")
     tflops = entry.get("bf16_tflops")
     match = entry["match"]

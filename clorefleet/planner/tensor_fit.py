@@ -166,6 +166,8 @@ def reserve_parts(setup: Setup, recipe: Recipe, visible_bytes: int) -> tuple[Ter
     if setup.engine is EngineName.VLLM:
         return _vllm_reserve(setup, visible_bytes)
     fraction = setup.memory_fraction
+    if fraction is None and setup.engine is EngineName.KTRANSFORMERS:
+        fraction = KT_MEMORY_FRACTION
     formula = sglang_reserve(recipe, setup.gpus_needed, visible_bytes)
     total = formula.total_bytes if fraction is None else int(visible_bytes * (1 - fraction))
     process = _process(setup)

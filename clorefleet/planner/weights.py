@@ -49,7 +49,10 @@ def weights_of(recipe: Recipe, checkpoint: Checkpoint) -> Weights:
     if checkpoint.layout is WeightsLayout.GGUF:
         elsewhere = min(int(other_params * NON_EXPERT_BITS / 8), checkpoint.bytes)
     else:
-        bits = _NVFP4_BITS if checkpoint.format.startswith("NVFP4") else _EXPERT_BITS[checkpoint.precision]
+        mean_bits = checkpoint.bytes * 8 / max(1, params.total + params.mtp_layer)
+        bits = _EXPERT_BITS.get(checkpoint.precision, mean_bits)
+        if checkpoint.format.startswith("NVFP4"):
+            bits = _NVFP4_BITS
         elsewhere = max(0, checkpoint.bytes - int(expert_params * bits / 8))
     return Weights(
         total=checkpoint.bytes,

@@ -1,132 +1,85 @@
-"""Predictions beside published measurements (serving facts, section 3.2), misses included.
-
-The constants of `planner.speed` are fits to the first rows. The bands say how far off each prediction may be:
-a change of a constant that moves one out of its band has to say so here and in `docs/planner.md`.
-"""
+"""Predictions: the page beside published measurements, and what must hold of any of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import clorefleet
+from clorefleet.config.recipes import load_calibration_recipes
 from clorefleet.domain.plan import Speed
-from clorefleet.domain.recipe import Checkpoint, EngineName, Mark, Precision, Recipe, WeightsLayout
+from clorefleet.domain.recipe import EngineName, Precision
+from clorefleet.domain.setup import Setup
+from clorefleet.planner import speed as model
+from clorefleet.planner.evidence import load_evidence, median_error, page, rows, worst
+from clorefleet.planner.gpus import load_gpus
 from clorefleet.planner.search import setups
-from clorefleet.planner.speed import predict
+from clorefleet.planner.speed import Load, accept_length, predict, predict_load
 from tests.planner.machines import RECIPES, hardware, machine
 
-EPYC_TURIN = {"cpu_model": "AMD EPYC 9175F 16-Core Processor"}
+DOCS = Path(clorefleet.__file__).parent.parent / "docs"
+EVIDENCE = load_evidence()
+ROWS = rows(EVIDENCE, load_calibration_recipes(), load_gpus())
 LLAMACPP, SGLANG, VLLM = EngineName.LLAMACPP, EngineName.SGLANG, EngineName.VLLM
 
 
-@dataclass(frozen=True)
-class Run:
-    """One published run: machine, setup, measured tokens/s, and the band of predicted / measured."""
-
-    name: str
-    model: str
-    gpus: tuple[str, int, int]
-    checkpoint: str
-    engine: EngineName
-    measured: float
-    band: tuple[float, float]
-    drafts: bool = False
-    streams: int = 1
-    all_experts_in_ram: bool = False
-    experts_on_gpus: int = 0
-    """Layers whose experts the run had on GPUs, where it says so."""
-    bytes: int = 0
-    """Where the run's quantisation is none of the recipe's."""
-    server: dict[str, Any] = field(default_factory=dict)
+def test_the_page_is_what_the_command_makes():
+    assert (DOCS / "calibration.md").read_text("utf-8") == page(EVIDENCE, ROWS)
 
 
-RUNS = [
-    # Fits.
-    Run("GLM-5.2 FP8, 8xH200", "glm-5.1", ("H200", 8, 141), "fp8", VLLM, 52.6, (0.97, 1.03)),
-    Run("same, 3 drafts", "glm-5.1", ("H200", 8, 141), "fp8", VLLM, 109.3, (0.97, 1.03), drafts=True),
-    Run("same, 16 streams", "glm-5.1", ("H200", 8, 141), "fp8", SGLANG, 784, (0.9, 1.1), True, 16),
-    Run("same, 64 streams", "glm-5.1", ("H200", 8, 141), "fp8", SGLANG, 1752, (0.9, 1.1), True, 64),
-    # The link's constant was chosen by this run, whose checkpoint is not named.
-    Run("GLM-5.2, 8xRTX PRO 6000", "glm-5.1", ("RTX PRO 6000", 8, 96), "nvfp4", SGLANG, 40.0, (0.9, 1.1)),
-    Run("GLM-4.7-Flash BF16, H100", "glm-4.7-flash", ("H100", 1, 80), "bf16", SGLANG, 120.3, (0.97, 1.03)),
-    Run("same, EAGLE-3", "glm-4.7-flash", ("H100", 1, 80), "bf16", SGLANG, 167.8, (0.97, 1.03), True),
-    Run("GLM-4.7-Flash IQ5_K, RTX PRO 6000", "glm-4.7-flash", ("RTX PRO 6000", 1, 96), "q4_k_m", LLAMACPP,
-        99.4, (0.95, 1.05), bytes=21_000_000_000, server=EPYC_TURIN),
-    # Checks.
-    Run("same, experts in RAM", "glm-4.7-flash", ("RTX PRO 6000", 1, 96), "q4_k_m", LLAMACPP,
-        66.8, (0.9, 1.05), all_experts_in_ram=True, bytes=21_000_000_000, server=EPYC_TURIN),
-    Run("GLM-5.1 IQ3_KS, experts in RAM", "glm-5.1", ("RTX PRO 6000", 1, 96), "q4_k_m", LLAMACPP,
-        18.84, (0.6, 1.0), all_experts_in_ram=True, bytes=343_829_311_913, server=EPYC_TURIN),
-    Run("same, 22 of 75 layers' experts on two GPUs", "glm-5.1", ("RTX PRO 6000", 2, 96), "q4_k_m", LLAMACPP,
-        21.75, (0.55, 1.0), experts_on_gpus=22, bytes=343_829_311_913, server=EPYC_TURIN),
-    Run("GLM-5.2 UD-IQ2_M, 4x3090, desktop DDR5", "glm-5.1", ("RTX 3090", 4, 24), "ud_iq2_m", LLAMACPP,
-        7.3, (0.5, 1.0), bytes=239_000_000_000, server={"cpu_model": "AMD Ryzen 9 7950X", "ram_gib": 192}),
-    # This run had drafts, which are not modelled for llama.cpp: the agreement is luck, the plain speed lower.
-    Run("GLM-4.5-Air UD-Q4_K_XL, 3x3090", "glm-4.5-air", ("RTX 3090", 3, 24), "q4_k_m", LLAMACPP,
-        45.3, (0.8, 1.1), bytes=62_800_000_000),
-    Run("GLM-4.6 BF16, TP8, EAGLE", "glm-4.7", ("H200", 8, 141), "bf16", SGLANG, 106.3, (0.75, 1.05), True),
-    # Known misses: too low where newer kernels or five drafts are faster than the fits know.
-    Run("GLM-5.2 FP8, 8xB200, 5 drafts on random text", "glm-5.1", ("B200", 8, 180), "fp8", SGLANG,
-        288, (0.3, 0.6), True),
-    Run("same, 16 streams", "glm-5.1", ("B200", 8, 180), "fp8", SGLANG, 1376, (0.6, 1.0), True, 16),
-    Run("same, 64 streams", "glm-5.1", ("B200", 8, 180), "fp8", SGLANG, 2280, (0.9, 1.1), True, 64),
-    Run("GLM-5.2, 8xRTX PRO 6000, drafts", "glm-5.1", ("RTX PRO 6000", 8, 96), "nvfp4", SGLANG,
-        130, (0.5, 0.8), True),
-    # The one known miss upwards: this llama.cpp build on two sockets.
-    Run("DeepSeek-V3 Q4_K_M, 2x Xeon 6454S + 4090", "deepseek-v3.2", ("RTX 4090", 1, 24), "q4_k_m", LLAMACPP,
-        4.51, (1.0, 1.5), all_experts_in_ram=True, server={"cpu_model": "Intel(R) Xeon(R) Gold 6454S"}),
-]  # fmt: skip
+def test_the_median_error_is_at_most_a_quarter():
+    assert median_error(ROWS) <= 0.25
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_a_prediction_stays_within_its_band_of_what_was_measured(run: Run):
-    low, high = run.band
-    assert low <= _predicted(run) / run.measured <= high
+def test_the_worst_are_named_with_what_is_known_about_them():
+    text = page(EVIDENCE, ROWS)
+    for row in worst(ROWS):
+        assert f"{row.error:+.0%}** {row.run.name}. " in text and row.run.remark
 
 
-def _predicted(run: Run) -> float:
-    speed = _speed(run, _recipe(run))
-    return (speed.throughput_tokens_per_s or 0) if run.streams > 1 else speed.decode_tokens_per_s
+def test_a_run_that_chose_a_constant_names_one_that_exists_and_no_run_has_one_of_its_own():
+    """A constant is for all of an engine, an attention or a link; it is never a correction of one row."""
+    chosen = [name for row in ROWS for name in row.run.fits]
+    for name in chosen:
+        assert hasattr(model, name.split(" of ")[0]), name
+    assert len(chosen) < len(ROWS) / 2
 
 
-def _speed(run: Run, recipe: Recipe) -> Speed:
-    gpu, count, vram_gib = run.gpus
-    shape = hardware(machine(gpu, count, vram_gib, **run.server))
-    for setup, _ in setups(recipe, shape, context_tokens=4096):
-        if (setup.checkpoint, setup.engine) != (run.checkpoint, run.engine):
-            continue
-        if not run.drafts:
-            setup = replace(setup, speculation=None)
-        if run.all_experts_in_ram or run.experts_on_gpus:
-            first = recipe.architecture.first_k_dense + run.experts_on_gpus
-            setup = replace(setup, experts_in_ram=tuple(range(first, recipe.architecture.num_layers)))
-        return predict(replace(setup, concurrency=run.streams), recipe, shape)
+def test_every_run_has_a_source_and_a_check_within_reason_or_a_remark():
+    for row in ROWS:
+        assert row.run.source
+        assert abs(row.error) <= 0.45 or row.run.remark, row.run.name
+
+
+def _setup(name: str, gpu: str, count: int, vram_gib: int, checkpoint: str, engine: EngineName) -> tuple:
+    shape = hardware(machine(gpu, count, vram_gib))
+    recipe = RECIPES[name]
+    for setup, _ in setups(recipe, shape, context_tokens=8192):
+        if (setup.checkpoint, setup.engine) == (checkpoint, engine):
+            return setup, recipe, shape
     raise AssertionError("no such setup")
-
-
-def _recipe(run: Run) -> Recipe:
-    recipe = RECIPES[run.model]
-    if run.model == "deepseek-v3.2":
-        # The run's GGUF is not one that the recipe offers.
-        gguf = Checkpoint("q4_k_m", Precision.Q4, "GGUF Q4_K_M", WeightsLayout.GGUF, "", "", ("*",),
-                          407_326_003_588, Mark.COMPUTED, "4.85 bits per weight")  # fmt: skip
-        llamacpp = RECIPES["glm-5.1"].engine(LLAMACPP)
-        return replace(recipe, checkpoints=(gguf,), engines=(llamacpp,))
-    if not run.bytes:
-        return recipe
-    changed = (
-        replace(each, bytes=run.bytes) if each.key == run.checkpoint else each for each in recipe.checkpoints
-    )
-    return replace(recipe, checkpoints=tuple(changed))
 
 
 def test_bandwidth_alone_would_be_wrong_by_ten_times():
     """Serving facts 1.5: bandwidth would allow some 920 tok/s where 52.6 are measured."""
-    terms = {term.name: term.value for term in _speed(RUNS[0], RECIPES["glm-5.1"]).terms}
+    setup, recipe, shape = _setup("glm-5.1", "H200", 8, 141, "fp8", VLLM)
+    speed = predict(replace(setup, speculation=None), recipe, shape)
+    terms = {term.name: term.value for term in speed.terms}
     latency = next(value for name, value in terms.items() if name.endswith("latency"))
     assert latency > 10 * terms["weights read on GPUs"]
+
+
+def test_one_streams_terms_multiply_to_its_speed():
+    """What `--explain` prints: accepted tokens over the sum of the milliseconds."""
+    setup, recipe, shape = _setup("glm-5.1", "H200", 8, 141, "fp8", SGLANG)
+    speed = predict(setup, recipe, shape)
+    step_ms = sum(term.value for term in speed.terms if term.unit == "ms/token")
+    [gain] = [term.value for term in speed.terms if term.unit == "x"]
+    assert float(gain / step_ms * 1000) == pytest.approx(speed.decode_tokens_per_s, rel=0.002)
 
 
 def test_more_experts_in_ram_are_never_faster():
@@ -155,3 +108,57 @@ def test_links_without_peer_to_peer_are_slower_than_nvlink():
         )
 
     assert speed("A100 80GB SXM", 80) > speed("RTX 4090", 24)
+
+
+def test_drafts_gain_less_the_more_streams_there_are():
+    """Serving facts 3.3: the gain falls with the batch, since each draft touches experts of its own."""
+    setup, recipe, shape = _setup("glm-5.1", "H200", 8, 141, "fp8", SGLANG)
+
+    def gain(streams: int) -> float:
+        with_drafts = predict_load(setup, recipe, shape, Load(streams, 1, 1024)).throughput_tokens_per_s
+        plain = replace(setup, speculation=None)
+        without = predict_load(plain, recipe, shape, Load(streams, 1, 1024)).throughput_tokens_per_s
+        assert with_drafts and without
+        return with_drafts / without
+
+    assert 1.8 < gain(1) < 2.3 and gain(32) < gain(1)
+    assert accept_length(3) > accept_length(1) > accept_length(0) == 1
+
+
+def test_a_prompt_read_with_experts_in_ram_takes_minutes_and_on_gpus_seconds():
+    """8,192 tokens: what a guide never says about offload is how long the first token takes."""
+    recipe = RECIPES["glm-5.1"]
+    shape = hardware(machine("RTX 3090", 4, 24, ram_gib=512))
+    [offloaded] = [s for s, _ in setups(recipe, shape, context_tokens=16_384) if s.checkpoint == "q4_k_m"]
+    slow = predict_load(offloaded, recipe, shape, Load(1, 8192, 100)).first_token_s
+    setup, recipe, shape = _setup("glm-5.1", "H200", 8, 141, "fp8", SGLANG)
+    fast = predict_load(setup, recipe, shape, Load(1, 8192, 100)).first_token_s
+    assert slow is not None and fast is not None and slow > 60 and fast < 3
+
+
+CASES = st.sampled_from(
+    [
+        ("glm-5.1", "H200", 8, 141, "fp8", SGLANG),
+        ("qwen3.5-27b", "RTX 4090", 4, 24, "fp8", VLLM),
+        ("glm-5.1", "RTX 3090", 4, 24, "q4_k_m", LLAMACPP),
+        ("gpt-oss-120b", "H100", 1, 80, "mxfp4", VLLM),
+        ("glm-5.1", "H100", 4, 80, "fp8", EngineName.KTRANSFORMERS),
+    ]
+)
+
+
+@given(case=CASES, streams=st.integers(1, 32), prompt=st.integers(1, 8000), more=st.integers(1, 4000))
+@settings(max_examples=80, deadline=None)
+def test_what_must_hold_of_any_prediction(case, streams, prompt, more):
+    setup, recipe, shape = _setup(*case)
+
+    def at(load: Load, here: Setup = setup) -> Speed:
+        return predict_load(here, recipe, shape, load)
+
+    one, many = at(Load(1, prompt, 500)), at(Load(streams, prompt, 500))
+    longer = at(Load(streams, prompt + more, 500))
+    assert one.first_token_s and longer.first_token_s and many.throughput_tokens_per_s
+    assert many.throughput_tokens_per_s >= (one.throughput_tokens_per_s or 0) * 0.999
+    assert many.throughput_tokens_per_s <= one.decode_tokens_per_s * streams * 1.001
+    assert longer.first_token_s > one.first_token_s
+    assert (longer.throughput_tokens_per_s or 0) <= many.throughput_tokens_per_s
