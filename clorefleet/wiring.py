@@ -9,16 +9,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clorefleet.config.profile import Connection
     from clorefleet.domain.lease import Lease
     from clorefleet.domain.node import Credentials
     from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import PlanReport, Requirement
+    from clorefleet.domain.recipe import Recipe
     from clorefleet.fleet.edges import Market, Planner
     from clorefleet.gateway.service import GatewayService
     from clorefleet.market.rent import RentProtocol
     from clorefleet.node.operator import NodeOperator
     from clorefleet.node.session import NodeSession
+    from clorefleet.planner.calibration import Calibration
+    from clorefleet.planner.gpus import GpuTable
 
 GATEWAY_PORT = 8410
 SANDBOX_GATEWAY_PORT = 8411
@@ -62,9 +67,51 @@ def make_planner(connection: Connection) -> Planner:
     def plan(requirement: Requirement, market: MarketView) -> PlanReport:
         recipe = find_recipe(requirement.model, recipes)
         others = tuple(recipes.values())
-        return plan_requirement(requirement, market, recipe, gpus, all_recipes=others, memo=memo)
+        return plan_requirement(
+            requirement,
+            market,
+            recipe,
+            gpus,
+            all_recipes=others,
+            memo=memo,
+            calibration=read_calibration(connection, recipes, gpus),
+        )
 
     return plan
+
+
+def read_calibration(connection: Connection, recipes: Mapping[str, Recipe], gpus: GpuTable) -> Calibration:
+    """What this profile's own replicas measured, beside what would be predicted for them today.
+
+    A simulated engine counts only in the sandbox, whose machines are simulated alike.
+    """
+    from clorefleet.planner.calibration import Calibration, Measurement, slowest
+    from clorefleet.planner.hardware import hardware_of_offer
+    from clorefleet.planner.speed import predict
+    from clorefleet.store.measured import measured_leases
+
+    found = []
+    for lease in measured_leases(connection.store_url):
+        setup, recipe = lease.plan.setup, recipes.get(lease.plan.setup.model)
+        hardware = hardware_of_offer(lease.plan.offer, gpus)
+        is_known = recipe is not None and any(each.key == setup.checkpoint for each in recipe.checkpoints)
+        if recipe is None or not is_known or hardware is None or lease.measured_tokens_per_s is None:
+            continue
+        if lease.engine_is_simulated and not connection.profile.is_sandbox:
+            continue
+        found.append(
+            Measurement(
+                model=setup.model,
+                gpu_id=slowest(hardware.gpus).gpu_id,
+                engine=setup.engine,
+                precision=setup.precision,
+                reads_ram=setup.reads_ram,
+                predicted_tokens_per_s=predict(setup, recipe, hardware).decode_tokens_per_s,
+                measured_tokens_per_s=lease.measured_tokens_per_s,
+                is_simulated=connection.profile.is_sandbox,
+            )
+        )
+    return Calibration.of(found)
 
 
 def make_nodes(connection: Connection) -> NodeOperator:

@@ -55,7 +55,7 @@ def list_models() -> None:
     for recipe in recipes.values():
         total = recipe.parameters.total
         size = f"{total / 1e9:.0f}B" if total >= 1e9 else f"{total / 1e6:.0f}M"
-        precisions = ", ".join(dict.fromkeys(str(c.precision) for c in recipe.checkpoints))
+        precisions = ",".join(dict.fromkeys(str(c.precision) for c in recipe.checkpoints))
         rows.append((recipe.name, size, f"{recipe.max_context_tokens // 1024}k", precisions, recipe.license))
     table(("MODEL", "SIZE", "CONTEXT", "PRECISIONS", "LICENCE"), rows, right=(1, 2))
 

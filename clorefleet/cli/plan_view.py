@@ -33,7 +33,7 @@ def _columns(*, wide: bool) -> list[_Column]:
         _Column("GPUS", lambda plan: plan.offer.gpu_summary[: 40 if wide else 17]),
         _Column("SETUP", lambda plan: _setup(plan, 40 if wide else 19)),
         _Column("CTX", lambda plan: f"{plan.setup.context_tokens // 1024}k", True),
-        _Column("TOK/S*", lambda plan: f"{plan.speed.decode_tokens_per_s:.1f}", True),
+        _Column("TOK/S*", _speed, True),
         _Column("USD/DAY", lambda plan: usd(plan.price.all_in_usd_per_day.amount), True),
     ]
     if not wide:
@@ -56,6 +56,13 @@ def _columns(*, wide: bool) -> list[_Column]:
 
 def _setup(plan: Plan, width: int) -> str:
     return f"{plan.setup.checkpoint}/{plan.setup.engine}"[:width]
+
+
+def _speed(plan: Plan) -> str:
+    from clorefleet.domain.recipe import Mark
+
+    measured = "m" if plan.speed.mark is Mark.MEASURED else ""
+    return f"{plan.speed.decode_tokens_per_s:.1f}{measured}"
 
 
 def _per_million(plan: Plan) -> str:
@@ -102,7 +109,11 @@ def _table(report: PlanReport, plans: tuple[Plan, ...] | list[Plan], columns: li
 
 
 def _say_legend(report: PlanReport) -> None:
+    from clorefleet.domain.recipe import Mark
+
     note("* one stream, predicted. USD/day is all in: fees, paid start-up and expected loss included.")
+    if any(plan.speed.mark is Mark.MEASURED for plan in report.plans):
+        note("m corrected by what replicas of yours measured; `--explain` says which.")
     note("+ nothing that fits is both cheaper and faster.")
     lacking = [plan for plan in report.plans if plan.price.lacking is not None]
     if lacking:

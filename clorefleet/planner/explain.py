@@ -62,7 +62,16 @@ def _speed(plan: Plan) -> Section:
     speed = plan.speed
     step_ms = sum((term.value for term in speed.terms if term.unit == "ms/token"), Decimal(0))
     gain = next((term.value for term in speed.terms if term.unit == "x"), Decimal(1))
-    sentences = [f"one stream: {gain} / {step_ms:.2f} ms a step = {speed.decode_tokens_per_s:.1f} tok/s"]
+    factor = next((term.value for term in speed.terms if term.unit == "factor"), None)
+    measured = "" if factor is None else f" x {factor} measured"
+    sentences = [
+        f"one stream: {gain} / {step_ms:.2f} ms a step{measured} = {speed.decode_tokens_per_s:.1f} tok/s"
+    ]
+    if speed.first_token_s is not None and speed.prefill_tokens_per_s is not None:
+        sentences.append(
+            f"first token of a typical prompt after {speed.first_token_s:.1f} s, at "
+            f"{speed.prefill_tokens_per_s:,.0f} tok/s of prefill"
+        )
     if speed.throughput_tokens_per_s is not None and plan.setup.concurrency > 1:
         sentences.append(
             f"{plan.setup.concurrency} streams together: about {speed.throughput_tokens_per_s:.0f} tok/s"

@@ -15,6 +15,7 @@ from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.plan import Plan, PlanReport, Requirement
 from clorefleet.domain.recipe import Recipe
 from clorefleet.planner.advice import advise
+from clorefleet.planner.calibration import UNCALIBRATED, Calibration
 from clorefleet.planner.cost import CURRENCIES, price_of, start_up_of
 from clorefleet.planner.gpus import GpuTable
 from clorefleet.planner.hardware import hardware_of_offer
@@ -41,22 +42,28 @@ def plan_requirement(
     all_recipes: Collection[Recipe] = (),
     currencies: tuple[Currency, ...] = CURRENCIES,
     memo: ShapeMemo | None = None,
+    calibration: Calibration = UNCALIBRATED,
 ) -> PlanReport:
     """Pure: the same inputs give the same answer.
 
     Only `currencies` may be paid in. `all_recipes` are looked at when `recipe` has no plan. `memo` keeps
-    shapes from one plan to the next; it changes how soon the answer is there, never the answer.
+    shapes from one plan to the next; it changes how soon the answer is there, never the answer. `calibration`
+    corrects predicted speeds by measured ones.
     """
     memo = memo or ShapeMemo()
     objective = requirement.objective
-    judge = _Judge(requirement, market, recipe, gpus, currencies, memo.table(requirement, recipe))
+    judge = _Judge(
+        requirement, market, recipe, gpus, currencies, memo.table(requirement, recipe, calibration)
+    )
     for offer in market.offers:
         judge.look_at(offer)
     plans = sorted(judge.plans, key=lambda plan: plan_key(plan, objective))
     over = sorted(judge.over, key=lambda plan: (plan.price.first_day_usd, plan.offer.server_id))
 
     def best_plan(wish: Requirement, other: Recipe) -> Plan | None:
-        found = plan_requirement(wish, reachable, other, gpus, currencies=currencies, memo=memo).plans
+        found = plan_requirement(
+            wish, reachable, other, gpus, currencies=currencies, memo=memo, calibration=calibration
+        ).plans
         return found[0] if found else None
 
     reachable = market if plans else _within_reach(market, requirement)

@@ -13,6 +13,7 @@ from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.plan import Fit, Requirement, Speed
 from clorefleet.domain.recipe import Precision, Recipe
 from clorefleet.domain.setup import Setup
+from clorefleet.planner.calibration import UNCALIBRATED, Calibration
 from clorefleet.planner.fit import in_room, without_room
 from clorefleet.planner.hardware import Hardware
 from clorefleet.planner.search import RanksMemo, default_precisions, setups
@@ -58,8 +59,8 @@ class Floors:
 class ShapeTable:
     """Shapes of one recipe under one set of floors, evaluated when first asked for and kept."""
 
-    def __init__(self, recipe: Recipe, floors: Floors) -> None:
-        self.recipe, self.floors = recipe, floors
+    def __init__(self, recipe: Recipe, floors: Floors, calibration: Calibration = UNCALIBRATED) -> None:
+        self.recipe, self.floors, self.calibration = recipe, floors, calibration
         self._cuda_steps = _cuda_steps(recipe)
         self._found: dict[Hardware, tuple[tuple[Setup, Fit], ...]] = {}
         self._shapes: dict[Hardware, Shape] = {}
@@ -108,11 +109,14 @@ class ShapeTable:
     def _speed(self, setup: Setup, hardware: Hardware) -> Speed:
         """Of equal GPUs and no experts in RAM, hundreds of shapes have the same."""
         if setup.reads_ram or hardware.is_mixed:
-            return predict(setup, self.recipe, hardware)
+            return self._predict(setup, hardware)
         key = (setup, hardware.gpus)
         if key not in self._speeds:
-            self._speeds[key] = predict(setup, self.recipe, hardware)
+            self._speeds[key] = self._predict(setup, hardware)
         return self._speeds[key]
+
+    def _predict(self, setup: Setup, hardware: Hardware) -> Speed:
+        return self.calibration.correct(predict(setup, self.recipe, hardware), setup, hardware.gpus)
 
     def _with_floors(self, found: tuple[tuple[Setup, Fit], ...], hardware: Hardware) -> Shape:
         candidates: list[Candidate] = []
@@ -133,20 +137,23 @@ class ShapeTable:
 
 
 class ShapeMemo:
-    """Tables kept from one plan to the next, as long as their recipes are the same objects."""
+    """Tables kept from one plan to the next, as long as their recipes are the same objects and nothing new
+    was measured."""
 
     TABLES_MAX = 64
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, Floors], ShapeTable] = {}
 
-    def table(self, requirement: Requirement, recipe: Recipe) -> ShapeTable:
+    def table(
+        self, requirement: Requirement, recipe: Recipe, calibration: Calibration = UNCALIBRATED
+    ) -> ShapeTable:
         key = (recipe.name, Floors.of(requirement, recipe))
         known = self._tables.get(key)
-        if known is None or known.recipe is not recipe:
+        if known is None or known.recipe is not recipe or known.calibration != calibration:
             if len(self._tables) >= self.TABLES_MAX:
                 self._tables.clear()
-            known = self._tables[key] = ShapeTable(recipe, key[1])
+            known = self._tables[key] = ShapeTable(recipe, key[1], calibration)
         return known
 
 
