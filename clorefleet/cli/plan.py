@@ -9,7 +9,7 @@ import typer
 
 from clorefleet.cli import requirement as wish
 from clorefleet.cli.context import options
-from clorefleet.cli.output import print_json, usd
+from clorefleet.cli.output import print_json, say, usd
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
@@ -31,6 +31,9 @@ def plan(
     explain: bool = typer.Option(False, "--explain", help="Show the arithmetic of the best plan."),
     wide: bool = typer.Option(False, "--wide", help="More columns than 80 characters hold."),
     plot: str = typer.Option("", "--plot", help="The front as FILE.png or .svg; - draws it here."),
+    check_guide: bool = typer.Option(
+        False, "--check-guide", help="Check a known guide's machines instead; needs no market."
+    ),
 ) -> None:
     """Show which setup would run a model, where, and at what price.
 
@@ -50,6 +53,9 @@ def plan(
     from clorefleet.wiring import make_planner
 
     requirement = check_model(wishes.requirement())
+    if check_guide:
+        _check_guide(requirement.model)
+        return
     plot_front.check_target(plot)
     connection = connect(options.profile(), needs_key=False)
     market = _saved(Path(offers)) if offers else _read(connection)
@@ -66,6 +72,25 @@ def plan(
         plan_view.show_arithmetic(report.plans[0])
     if plot:
         plot_front.plot(report, plot)
+
+
+def _check_guide(model: str) -> None:
+    """docs/guide-check.md: a guide's machines for one model, each with our verdict and arithmetic."""
+    from clorefleet.config.recipes import load_calibration_recipes
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.planner import guide
+    from clorefleet.planner.gpus import load_gpus
+
+    if model.lower() != guide.MODEL:
+        raise BadInput(
+            f"The guide is about {guide.MODEL}, not {model[:60]}.",
+            remedy=f"Type: clorefleet plan {guide.MODEL} --check-guide",
+        )
+    recipe = load_calibration_recipes()[guide.MODEL]
+    if options.as_json:
+        print_json(guide.document(recipe, load_gpus()))
+        return
+    say(guide.page(recipe, load_gpus()), end="")
 
 
 def check_model(requirement: Requirement) -> Requirement:
