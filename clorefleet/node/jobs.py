@@ -39,6 +39,8 @@ PROGRESS_MAX_BYTES = 2_000
 REPORT_MAX_BYTES = 16_000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,96}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EXIT = re.compile(r"exit +([0-9]{1,3})", re.ASCII)
+"""Plain digits: other scripts have zeros too."""
 _MARK = "--clorefleet--"
 
 # $1 job, $2 bytes of the script.
@@ -221,11 +223,11 @@ def parse_report(text: str, *, log_lines: int = LOG_TAIL_LINES) -> JobReport:
 def _state(line: str) -> tuple[JobState, int | None]:
     if line == "running":
         return JobState.RUNNING, None
-    word, _, code = line.partition(" ")
-    if word == "exit" and code.strip().isdigit():
-        number = int(code)
-        return (JobState.SUCCEEDED if number == 0 else JobState.FAILED), number
-    return JobState.LOST, None
+    code = _EXIT.fullmatch(line)
+    if code is None:
+        return JobState.LOST, None
+    number = int(code.group(1))
+    return (JobState.SUCCEEDED if number == 0 else JobState.FAILED), number
 
 
 def _progress(text: str) -> tuple[int | None, int | None, str]:
