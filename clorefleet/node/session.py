@@ -62,6 +62,7 @@ _POLL_S = 0.25
 _HOME_MAX_CHARS = 200
 USER = "root"
 """The market's containers know no other."""
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 # Whether an SSH session inherits the order's environment differs between images, so all places are read:
 # the container's first process, this shell, and the file that the order's start-up script leaves.
@@ -546,7 +547,17 @@ def _is_allowed(address: str, *, allow_loopback: bool) -> bool:
     found = ipaddress.ip_address(address.split("%")[0])
     if found.is_loopback:
         return allow_loopback
-    return found.is_global and not found.is_multicast
+    inner = _address_inside(found)
+    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
+
+
+def _address_inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a mapped, 6to4 or NAT64 (RFC 6052) address leads to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _close_channel(channel: paramiko.Channel) -> None:

@@ -191,9 +191,10 @@ class _Door(paramiko.ServerInterface):
             return paramiko.OPEN_FAILED_CONNECT_FAILED
 
         def carry() -> None:
-            channel = self._transport.accept(5)
-            if channel is not None:
-                _quietly(tunnel, channel)
+            while (channel := self._transport.accept(5)) is not None:
+                if channel.get_id() == chanid:  # others are those of commands
+                    _quietly(tunnel, channel)
+                    return
 
         threading.Thread(target=carry, daemon=True).start()
         return paramiko.OPEN_SUCCEEDED

@@ -133,6 +133,14 @@ def garbage(data: bytes) -> Script:
 
 GPU = "NVIDIA GeForce RTX 4090, 24564, 580.95.05, 8.9, 4, 16, 4"
 BOMB = "[" * 50_000
+NO_ATTACKS = [
+    Attack("an honest first contact", Phase.WAITING, Script(), "harmless", True),
+    Attack("an honest probe", Phase.PROBING, Script(), "harmless"),
+    Attack("an honest image", Phase.INSTALLING, Script(), "harmless"),
+    Attack("an honest job", Phase.SYNCING, Script(), "harmless"),
+    Attack("an honest engine", Phase.LAUNCHING, always(http(b"ok")), "harmless"),
+]
+"""What the checks below must let pass."""
 ATTACKS = [
     # who it is (F5, S11)
     Attack("another key of the same kind", Phase.PROBING, Script(host_key=OTHER), "hostile"),
@@ -254,7 +262,7 @@ def secrets_about(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.DEBUG)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", NO_ATTACKS + ATTACKS, ids=lambda attack: attack.name)
 def test_an_attack_ends_as_it_should_and_gains_nothing(
     attack: Attack, tmp_path: Path, secrets_about: None, caplog: pytest.LogCaptureFixture
 ):
@@ -347,7 +355,8 @@ def test_an_address_of_our_own_network_is_never_dialled(host: str, tmp_path: Pat
         listener.settimeout(0)
         with pytest.raises(BlockingIOError):
             listener.accept()
-    assert view.trouble and view.trouble.isprintable()
+    assert view.is_hostile or "does not answer" in view.trouble  # no resolver took it for an address
+    assert view.trouble.isprintable()
 
 
 @pytest.mark.parametrize(
