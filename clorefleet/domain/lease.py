@@ -21,6 +21,7 @@ from datetime import datetime
 from enum import StrEnum
 from zlib import crc32
 
+from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId, ServerId
 from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.order import SshAddress
@@ -117,6 +118,10 @@ class Lease:
     """Why it is draining or ended, for the user."""
     blocks_host: bool = False
     """The host is to blame: later plans leave it out."""
+    cause: Cause | None = None
+    """Why the replica failed, where that is known; later plans leave out what would fail the same way."""
+    corrections: tuple[Correction, ...] = ()
+    """Made to the planned setup since earlier launches failed, each once."""
     refusal: str = ""
     """Class name of the market's refusal, where the rent was refused."""
     launches: int = 0
@@ -162,7 +167,8 @@ class Lease:
     def engine_port(self) -> int:
         """Where the engine listens on the node's loopback; differs between leases, since the sandbox's nodes
         share this machine's."""
-        return _ENGINE_PORTS_FROM + crc32(self.lease_id.encode()) % _ENGINE_PORTS
+        moved = _ENGINE_PORTS if Correction.OTHER_PORT in self.corrections else 0
+        return _ENGINE_PORTS_FROM + moved + crc32(self.lease_id.encode()) % _ENGINE_PORTS
 
     def job_id(self, phase: Phase, attempt: int) -> JobId:
         """The same for the same work: a job started before a crash is found, not started again."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.secret import NO_SECRET, Secret
 
@@ -130,6 +131,10 @@ class NodeView:
     """Why the engine cannot run here; "" when it is there."""
     job: JobReport | None = None
     job_diagnosis: str = ""
+    job_cause: Cause | None = None
+    """What the job died of, or what is wrong with a running engine's answers."""
+    correction: Correction | None = None
+    """One change to the launch that may cure the cause and was not made on this lease."""
     is_healthy: bool | None = None
     """The engine answers its readiness route through the tunnel."""
     answered: bool | None = None

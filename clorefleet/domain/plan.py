@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+from clorefleet.domain.failure import Exclusion
 from clorefleet.domain.money import Budget, Money, Rate
 from clorefleet.domain.offer import Offer
-from clorefleet.domain.recipe import Mark, Precision
+from clorefleet.domain.recipe import EngineName, Mark, Precision
 from clorefleet.domain.setup import Setup
 
 
@@ -41,6 +42,12 @@ class Requirement:
     excluded_servers: tuple[int, ...] = ()
     load_tokens_per_day: int | None = None
     """Output tokens that the user expects to generate; None: as many as the server can."""
+    engines: tuple[EngineName, ...] = ()
+    """Only these; empty: all that the recipe has."""
+    exclusions: tuple[Exclusion, ...] = ()
+    """Learned from failures; set for each planning anew, never stored."""
+    hedge: bool = False
+    """Rent two servers for an empty replica where the budget carries both; keep the first that is ready."""
 
 
 @dataclass(frozen=True, slots=True)

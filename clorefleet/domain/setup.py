@@ -55,6 +55,12 @@ class Setup:
     memory_fraction: float | None = None
     """SGLang's static share, or vLLM's utilisation."""
     speculation: Speculation | None = None
+    context_floor_tokens: int = 0
+    """What was asked for: no correction goes below it. 0: the context is never shortened."""
+    prefill_chunk_tokens: int | None = None
+    """Tokens of a prompt that are read at once; None: the engine's own choice."""
+    has_peer_to_peer: bool = True
+    """False: the GPUs of the host fail to reach each other directly, and go through its memory."""
 
     @property
     def reads_ram(self) -> bool:

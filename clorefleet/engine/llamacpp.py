@@ -6,36 +6,42 @@ from dataclasses import replace
 from itertools import accumulate
 
 from clorefleet.domain.errors import BadInput
+from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
-from clorefleet.engine.base import (
-    Diagnosis,
-    EngineMetrics,
-    Launch,
-    Symptom,
-    diagnose_by,
-    prometheus_samples,
-    whole,
-)
+from clorefleet.engine.base import EngineMetrics, Launch, chat, prometheus_samples, whole
+from clorefleet.engine.correction import with_shorter_context
+from clorefleet.engine.diagnosis import Diagnosis, Symptom, diagnose_by
 
 ALL_LAYERS = "99"
+UBATCH_AFTER_SHORTAGE = 256
 MORE_EXPERT_LAYERS = 2
 """Per GPU, moved to RAM when a split was too large for the GPUs: with GLM-5.1 at Q4 some 11 GiB."""
 _SYMPTOMS = (
+    Symptom("unknown model architecture", Cause.ENGINE_TOO_OLD, "this llama.cpp does not know the model", "a newer image"),
+    Symptom("error: invalid argument", Cause.BAD_FLAG, "this llama.cpp does not know a flag we gave", "another image"),
+    Symptom("error while handling argument", Cause.BAD_FLAG, "this llama.cpp does not take a value we gave", "another image"),
+    Symptom("invalid magic characters", Cause.BAD_CHECKPOINT, "a weight file is no GGUF, or is damaged", "the download again, with verification"),
+    Symptom("tensor data is not within the file bounds", Cause.BAD_CHECKPOINT, "a weight file is cut short", "the download again, with verification"),
+)  # fmt: skip
+_LAST = (
     Symptom(
-        "unknown model architecture",
-        "engine_too_old",
-        "this llama.cpp does not know the model",
-        "a newer image",
+        "failed to load model", Cause.BAD_CHECKPOINT, "the weights cannot be loaded", "another checkpoint"
     ),
-    Symptom("invalid argument", "bad_flag", "this llama.cpp does not know a flag we gave"),
 )
-_LAST = (Symptom("failed to load model", "bad_checkpoint", "the weights cannot be loaded"),)
 """Printed after every more particular reason."""
+_CORRECTIONS = {
+    Cause.OUT_OF_VRAM: (Correction.MORE_EXPERTS_IN_RAM, Correction.SHORTER_CONTEXT),
+    Cause.OUT_OF_VRAM_RUNNING: (Correction.MORE_EXPERTS_IN_RAM, Correction.SHORTER_CONTEXT),
+    Cause.PORT_IN_USE: (Correction.OTHER_PORT,),
+}
 
 
 class LlamaCpp:
     health_path = "/health"
+    proof_path = ""
+    stop_signal = "TERM"
+    stop_grace_s = 10.0
 
     def check_script(self) -> str:
         # The project's own image has it in /app, packages have it on PATH.
@@ -62,13 +68,19 @@ class LlamaCpp:
         ]  # fmt: skip
         if setup.layers_per_gpu:
             arguments += ["--tensor-split", ",".join(map(str, setup.layers_per_gpu))]
-        if setup.experts_in_ram:
-            layers = "|".join(map(str, setup.experts_in_ram))
-            arguments += ["--override-tensor", rf"blk\.({layers})\.ffn_.*_exps=CPU"]
+        arguments += _experts_in_ram(setup)
         if setup.kv_dtype == "q8_0":
             arguments += ["--flash-attn", "on", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
+        else:
+            arguments += ["--flash-attn", "auto"]
+        if setup.prefill_chunk_tokens is not None:
+            # Its compute buffer grows with the micro-batch, which is 512 unless named.
+            arguments += ["--ubatch-size", str(min(UBATCH_AFTER_SHORTAGE, setup.prefill_chunk_tokens))]
         find = 'p=$(command -v llama-server || echo /app/llama-server); exec "$p" "$@"'
         return Launch(("sh", "-c", find, "llama-server", *arguments))
+
+    def warm_up(self, setup: Setup) -> tuple[dict[str, object], ...]:
+        return (chat(setup, "Say hello.", max_tokens=4),)
 
     def metrics(self, text: str) -> EngineMetrics:
         samples = prometheus_samples(text)
@@ -78,19 +90,49 @@ class LlamaCpp:
             generated_tokens=whole(samples, "llamacpp:tokens_predicted_total"),
             prompt_tokens=whole(samples, "llamacpp:prompt_tokens_total"),
             kv_use=samples.get("llamacpp:kv_cache_usage_ratio"),
+            tokens_per_s=samples.get("llamacpp:predicted_tokens_seconds"),
         )
 
     def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:
         return diagnose_by(_SYMPTOMS, log, exit_code, last=_LAST)
 
-    def corrected(self, setup: Setup, cause: str) -> Setup | None:
-        if cause != "out_of_vram" or not setup.experts_in_ram:
-            return None
-        in_ram = set(setup.experts_in_ram)
-        for layers in _layers_by_gpu(setup):
-            # From the last layer back: the first ones may be dense and have no experts to move.
-            in_ram |= set([layer for layer in reversed(layers) if layer not in in_ram][:MORE_EXPERT_LAYERS])
-        return replace(setup, experts_in_ram=tuple(sorted(in_ram)))
+    def corrections(self, cause: Cause) -> tuple[Correction, ...]:
+        return _CORRECTIONS.get(cause, ())
+
+    def apply(self, setup: Setup, correction: Correction) -> Setup | None:
+        match correction:
+            case Correction.MORE_EXPERTS_IN_RAM if setup.experts_in_ram:
+                return replace(setup, experts_in_ram=_more_experts_in_ram(setup))
+            case Correction.SHORTER_CONTEXT:
+                return with_shorter_context(setup)
+            case _:
+                return None
+
+
+def _experts_in_ram(setup: Setup) -> list[str]:
+    """On one GPU the first layers' experts are in RAM, which has a flag of its own; else layers are named."""
+    layers = sorted(setup.experts_in_ram)
+    if not layers:
+        return []
+    arguments: list[str] = []
+    if setup.tensor_parallel == 1 and not setup.layers_per_gpu:
+        end = layers[0]
+        while layers and layers[0] == end:
+            layers.pop(0)
+            end += 1
+        arguments += ["--n-cpu-moe", str(end)]
+    if layers:
+        named = "|".join(map(str, layers))
+        arguments += ["--override-tensor", rf"blk\.({named})\.ffn_.*_exps=CPU"]
+    return arguments
+
+
+def _more_experts_in_ram(setup: Setup) -> tuple[int, ...]:
+    in_ram = set(setup.experts_in_ram)
+    for layers in _layers_by_gpu(setup):
+        # From the last layer back: the first ones may be dense and have no experts to move.
+        in_ram |= set([layer for layer in reversed(layers) if layer not in in_ram][:MORE_EXPERT_LAYERS])
+    return tuple(sorted(in_ram))
 
 
 def _layers_by_gpu(setup: Setup) -> list[range]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.intent import Intent, IntentState
 from clorefleet.domain.lease import Phase
@@ -50,6 +51,8 @@ class GiveBack:
     lease_id: LeaseId
     reason: str
     blocks_host: bool = False
+    cause: Cause | None = None
+    """Later plans leave out what would fail the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,8 @@ class StartWork:
     phase: Phase
     attempt: int
     reason: str
+    correction: Correction | None = None
+    """Made to the launch for this attempt and all later ones of the lease."""
 
 
 @dataclass(frozen=True, slots=True)

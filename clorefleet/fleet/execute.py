@@ -181,10 +181,13 @@ class Executor:
                 # Keys first: a death in between leaves work for the next tick, never a key for nobody.
                 self._nodes.forget(lease_id)
                 self._keep(self._journal.drop_rent(self._lease(lease_id), reason, now=now))
-            case GiveBack(lease_id, reason, blocks_host):
+            case GiveBack(lease_id, reason, blocks_host, cause):
                 self._keep(
                     self._journal.give_back(
-                        self._lease(lease_id), clean_line(reason), blocks_host=blocks_host, now=now
+                        replace(self._lease(lease_id), cause=cause),
+                        clean_line(reason),
+                        blocks_host=blocks_host,
+                        now=now,
                     )
                 )
             case End(lease_id, order_id, _, _):
@@ -326,10 +329,11 @@ class Executor:
 
     def _start_work(self, action: StartWork, now: datetime) -> None:
         def write() -> Lease:
+            lease = self._lease(action.lease_id)
+            if action.correction is not None:
+                lease = replace(lease, corrections=(*lease.corrections, action.correction))
             return self._keep(
-                self._journal.begin_job(
-                    self._lease(action.lease_id), action.phase, action.attempt, action.reason, now=now
-                )
+                self._journal.begin_job(lease, action.phase, action.attempt, action.reason, now=now)
             )
 
         def act(lease: Lease) -> str:

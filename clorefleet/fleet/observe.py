@@ -17,6 +17,7 @@ from decimal import Decimal
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import MarketError, OutOfFunds, WrongApiKey
+from clorefleet.domain.failure import Cause
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
@@ -27,6 +28,7 @@ from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.wanted import Wanted
+from clorefleet.fleet import failover
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.fleet.slots import empty_slots, held
@@ -126,7 +128,7 @@ class Observer:
             intents=intents,
             orders=orders,
             nodes=self._look_at_nodes(leases, orders),
-            plans=self._plan(wanting, view),
+            plans=self._plan(wanting, view, remembered),
             offers_trouble=offers_trouble,
             segments=spending.segments,
             closed_leases=closed,
@@ -198,11 +200,17 @@ class Observer:
             return None
 
     def _plan(
-        self, wanting: tuple[Deployment, ...], view: MarketView | None
+        self, wanting: tuple[Deployment, ...], view: MarketView | None, leases: tuple[Lease, ...]
     ) -> Mapping[DeploymentId, PlanReport]:
+        """Plans that leave out what would fail as an earlier server of the deployment did."""
         if view is None:
             return {}
-        return {d.deployment_id: self._planner(d.requirement, view) for d in wanting}
+        return {
+            d.deployment_id: self._planner(
+                replace(d.requirement, exclusions=failover.exclusions(d, leases)), view
+            )
+            for d in wanting
+        }
 
     def _look_at_nodes(
         self, leases: tuple[Lease, ...], orders: OrderList | None
@@ -241,22 +249,25 @@ def _wanted(
     deployment: Deployment, leases: tuple[Lease, ...], start_ups: tuple[timedelta, ...], now: datetime
 ) -> Wanted:
     mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
-    return wanted(deployment, now, held=len(held(mine)), start_up=start_up_of(deployment, start_ups, mine))
+    return wanted(
+        deployment,
+        now,
+        held=len({lease.slot for lease in held(mine)}),
+        start_up=start_up_of(deployment, start_ups, mine),
+    )
 
 
 def _wanting(
     deployments: tuple[Deployment, ...], leases: tuple[Lease, ...], wanted: Mapping[DeploymentId, Wanted]
 ) -> tuple[Deployment, ...]:
-    """Deployments that lack a server: only for these are offers read and plans made."""
-    return tuple(
-        d
-        for d in deployments
-        if d.desired is Desired.RUNNING
-        and empty_slots(
-            [lease for lease in leases if lease.deployment_id == d.deployment_id],
-            wanted[d.deployment_id].replicas,
-        )
-    )
+    """Deployments that lack a server, or a second one: only for these are offers read and plans made."""
+
+    def lacks(deployment: Deployment) -> bool:
+        mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
+        is_short = empty_slots(mine, wanted[deployment.deployment_id].replicas)
+        return bool(is_short or failover.hedge_slots(deployment, mine))
+
+    return tuple(d for d in deployments if d.desired is Desired.RUNNING and lacks(d))
 
 
 def _attempts(deployment: Deployment, leases: tuple[Lease, ...]) -> int:
@@ -268,6 +279,7 @@ def _attempts(deployment: Deployment, leases: tuple[Lease, ...]) -> int:
         if lease.deployment_id == deployment.deployment_id
         and lease.created_at >= since
         and lease.state is not LeaseState.REFUSED
+        and lease.cause is not Cause.SUPERSEDED
         and not (lease.state is LeaseState.ENDED and lease.measured_tokens_per_s is not None)
     )
 

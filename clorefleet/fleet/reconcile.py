@@ -22,13 +22,13 @@ from datetime import timedelta
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.failure import Cause, blames_host
 from clorefleet.domain.identity import ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.plan import Plan
-from clorefleet.domain.text import clean_line
-from clorefleet.fleet import budget
+from clorefleet.fleet import budget, failover
 from clorefleet.fleet.action import (
     Action,
     Adopt,
@@ -208,9 +208,13 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
     if reason:
         yield GiveBack(lease.lease_id, reason)
         return
+    superseded = failover.why_superseded(lease, snapshot.leases)
+    if superseded:
+        yield GiveBack(lease.lease_id, superseded, cause=Cause.SUPERSEDED)
+        return
     overrun = _overrun(snapshot, lease, limits)
     if overrun:
-        yield GiveBack(lease.lease_id, overrun, blocks_host=True)
+        yield GiveBack(lease.lease_id, overrun, blocks_host=True, cause=Cause.TOOK_TOO_LONG)
         return
     yield from _work(snapshot, lease, order, view, limits)
 
@@ -321,7 +325,9 @@ def _work(
             if view.engine_missing is None:
                 yield NoteProgress(lease.lease_id, view.trouble or "checking the engine")
             elif view.engine_missing:
-                yield GiveBack(lease.lease_id, view.engine_missing, blocks_host=True)
+                cause = view.job_cause or Cause.ENGINE_TOO_OLD
+                blocks = blames_host(cause, lease.plan.setup)
+                yield GiveBack(lease.lease_id, view.engine_missing, blocks_host=blocks, cause=cause)
             else:
                 yield Advance(lease.lease_id, Phase.SYNCING, "the engine is there")
         case Phase.SYNCING if too_slow := _too_slow(snapshot, lease, view.job, limits):
@@ -338,7 +344,7 @@ def _work(
                     engine_is_simulated=view.engine_is_simulated,
                 )
             elif _job_ended(view.job):
-                yield from _restart(lease, view, limits)
+                yield from failover.restart(lease, view, limits)
             else:
                 yield NoteProgress(lease.lease_id, view.trouble or "asking it a question")
         case Phase.SERVING:
@@ -364,7 +370,12 @@ def _probed(lease: Lease, view: NodeView) -> Iterator[Action]:
     fatal = [each for each in view.discrepancies if each.is_fatal]
     if fatal:
         lies = "; ".join(f"{each.code}: offered {each.offered}, found {each.found}" for each in fatal)
-        yield GiveBack(lease.lease_id, f"the server is not what was offered: {lies}", blocks_host=True)
+        yield GiveBack(
+            lease.lease_id,
+            f"the server is not what was offered: {lies}",
+            blocks_host=True,
+            cause=Cause.NOT_AS_OFFERED,
+        )
         return
     yield Advance(
         lease.lease_id,
@@ -381,7 +392,8 @@ def _follow_job(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[A
     if job is None:
         yield NoteProgress(lease.lease_id, view.trouble or "looking at the node")
     elif job.state is JobState.ABSENT and lease.start_failures >= limits.start_failures:
-        yield GiveBack(lease.lease_id, f"{lease.phase} could not be started: {lease.progress}")
+        text = f"{lease.phase} could not be started: {lease.progress}"
+        yield GiveBack(lease.lease_id, text, cause=Cause.UNKNOWN)
     elif job.state is JobState.ABSENT:
         yield StartWork(lease.lease_id, lease.phase, max(1, lease.launches), f"{lease.phase} begins")
     elif lease.phase is Phase.SYNCING and job.state is JobState.SUCCEEDED:
@@ -391,7 +403,7 @@ def _follow_job(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[A
     elif job.state is JobState.RUNNING:
         yield NoteProgress(lease.lease_id, job.progress_text, _fraction(job))
     else:
-        yield from _restart(lease, view, limits)
+        yield from failover.restart(lease, view, limits)
 
 
 def _too_slow(snapshot: Snapshot, lease: Lease, job: JobReport | None, limits: FleetLimits) -> str:
@@ -415,33 +427,9 @@ def _job_ended(job: JobReport | None) -> bool:
     return job is not None and job.state in (JobState.FAILED, JobState.LOST, JobState.SUCCEEDED)
 
 
-def _restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
-    """A job ended that should run, or failed: once more while attempts are left, else give back."""
-    job = view.job
-    why = view.job_diagnosis or (
-        f"the job was {job.state}" + (f" (exit code {job.exit_code})" if job.exit_code is not None else "")
-        if job is not None
-        else "the job ended"
-    )
-    # The log goes with the server: its end is all that will be left of it.
-    last = next((line for line in reversed(job.log_tail) if line), "") if job is not None else ""
-    if last and last not in why:
-        why = f"{why} (its last words: {clean_line(last, max_chars=200)})"
-    phase = Phase.SYNCING if lease.phase is Phase.SYNCING else Phase.LAUNCHING
-    allowed = limits.job_attempts if phase is Phase.SYNCING else limits.launches
-    if lease.launches >= allowed:
-        yield GiveBack(
-            lease.lease_id, f"{lease.phase} failed {lease.launches} times: {why}", blocks_host=True
-        )
-        return
-    if lease.phase in (Phase.VERIFYING, Phase.SERVING):
-        yield Advance(lease.lease_id, Phase.LAUNCHING, why)
-    yield StartWork(lease.lease_id, phase, lease.launches + 1, why)
-
-
 def _serving(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
     if _job_ended(view.job):
-        yield from _restart(lease, view, limits)
+        yield from failover.restart(lease, view, limits)
         return
     if view.is_healthy:
         if lease.unhealthy_since is not None:
@@ -456,6 +444,7 @@ def _serving(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimi
             lease.lease_id,
             f"it has not answered for {_words(limits.unhealthy)}: {view.trouble or 'no reason known'}",
             blocks_host=True,
+            cause=Cause.UNKNOWN,
         )
 
 
@@ -520,6 +509,7 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
     if not empty:
         if deployment.note:
             yield Explain(deployment.deployment_id, "")
+        yield from _hedge(snapshot, deployment, list(mine))
         return
     guard = snapshot.spending.guard
     if guard.is_stopped:
@@ -534,10 +524,13 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         return
     attempts = snapshot.attempts.get(deployment.deployment_id, 0)
     if attempts >= deployment.attempts_max:
+        told = failover.tried(
+            deployment, (*snapshot.closed_leases, *snapshot.leases), snapshot.segments, snapshot.now
+        )
         yield Explain(
             deployment.deployment_id,
-            f"{attempts} servers were tried without success; see `clorefleet logs "
-            f"{deployment.deployment_id}`. Run the same `clorefleet deploy` again to try on.",
+            f"{attempts} servers were tried without success. {told} See `clorefleet logs "
+            f"{deployment.deployment_id}`; run the same `clorefleet deploy` again to try on.",
             is_final=True,
         )
         return
@@ -563,12 +556,32 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
             avoided=taken | refused | snapshot.faulty_servers,
         )
         if plan is None:
-            yield Explain(deployment.deployment_id, why_not)
+            everyone = (*snapshot.closed_leases, *snapshot.leases)
+            told = failover.tried(deployment, everyone, snapshot.segments, snapshot.now)
+            yield Explain(deployment.deployment_id, f"{why_not} {told}".strip())
             return
         taken.add(plan.offer.server_id)
         yield Rent(deployment.deployment_id, slot, plan, f"slot {slot} has no server")
         # One rent per deployment and tick: the next one sees this one's outcome and cost.
         return
+
+
+def _hedge(snapshot: Snapshot, deployment: Deployment, mine: list[Lease]) -> Iterator[Action]:
+    """A second server for a slot whose first is not ready. Whatever is in the way, the first one goes on."""
+    slots = failover.hedge_slots(deployment, mine)
+    attempts = snapshot.attempts.get(deployment.deployment_id, 0)
+    report = snapshot.plans.get(deployment.deployment_id)
+    is_paused = bool(snapshot.pauses.get(deployment.deployment_id, ""))
+    if not slots or snapshot.orders is None or report is None or is_paused:
+        return
+    if attempts >= deployment.attempts_max:
+        return
+    refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
+    avoided = {lease.server_id for lease in snapshot.leases} | refused | snapshot.faulty_servers
+    plan, _ = _first_allowed(report.plans, deployment, mine, snapshot, avoided=avoided)
+    if plan is not None:
+        why = f"a second server for slot {slots[0]}: the one that is ready first is kept"
+        yield Rent(deployment.deployment_id, slots[0], plan, why)
 
 
 def _first_allowed(
@@ -583,7 +596,12 @@ def _first_allowed(
     spent = snapshot.spent_today_usd.get(deployment.deployment_id, Decimal(0))
     first_refusal = ""
     listed = list(plans)
-    usable = [plan for plan in listed if plan.offer.server_id not in avoided]
+    everyone = (*snapshot.closed_leases, *snapshot.leases)
+    usable = [
+        plan
+        for plan in listed
+        if plan.offer.server_id not in avoided and not failover.would_fail_again(plan, deployment, everyone)
+    ]
     skipped = len(listed) - len(usable)
     for plan in prefer_other_owners(usable, {lease.plan.offer.owner_id for lease in held if lease.is_open}):
         refusal = budget.refusal(

@@ -30,8 +30,11 @@ def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
 
 
 def surplus(leases: Iterable[Lease], wanted: int) -> tuple[Lease, ...]:
-    """Of one deployment's leases, those beyond the wanted number."""
-    return held(leases)[wanted:]
+    """Of one deployment's leases, those beyond the wanted number. Two servers that are rented for one slot,
+    of which the first to be ready is kept, count as one."""
+    kept = held(leases)
+    slots = tuple(dict.fromkeys(lease.slot for lease in kept))[:wanted]
+    return tuple(lease for lease in kept if lease.slot not in slots)
 
 
 def empty_slots(leases: Iterable[Lease], wanted: int) -> list[int]:

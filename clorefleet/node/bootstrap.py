@@ -27,6 +27,7 @@ from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
 from clorefleet.engine import engine_of
 from clorefleet.engine.base import parse_version
+from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import jobs, weights
 from clorefleet.node.session import NodeSession, shell
 from clorefleet.node.weights import Manifest
@@ -34,6 +35,9 @@ from clorefleet.node.weights import Manifest
 CHECK_TIMEOUT_S = 60.0
 """Importing an engine's package from a cold disk takes tens of seconds."""
 HEALTH_TIMEOUT_S = 5.0
+STOP_WAIT_S = 5.0
+"""A tick waits no longer for an engine to end by itself; nobody is served by one that failed its checks."""
+STOP_POLL_S = 0.1
 VERIFY_TIMEOUT_S = 120.0
 VERIFY_PROMPT = "Count from one to twenty in words."
 VERIFY_TOKENS = 48
@@ -115,20 +119,13 @@ def start_engine(
     manifest: Manifest,
     *,
     port: int,
-    earlier_job: JobId | None = None,
 ) -> None:
-    """Start the engine on the node's loopback unless this job was started before.
-
-    Where an earlier launch died of something that another flag may cure, the command is corrected once.
+    """Start the engine on the node's loopback unless this job was started before. `setup` is as corrected.
 
     Raises:
         NodeError: it could not be started; trying again is safe.
     """
     engine = engine_of(setup.engine)
-    if earlier_job is not None:
-        report = jobs.read(session, earlier_job)
-        cause = engine.diagnose(report.log_tail, report.exit_code).cause
-        setup = engine.corrected(setup, cause) or setup
     folder = f"{session.home()}/{manifest.folder}"
     launch = engine.launch(
         setup, support, weights=folder, files=tuple(file.path for file in manifest.files), port=port
@@ -137,14 +134,32 @@ def start_engine(
     jobs.start(session, jobs.JobSpec(job_id, launch.argv, launch.env, needs_file=stamp))
 
 
-def read_engine(session: NodeSession, job_id: JobId, setup: Setup) -> tuple[JobReport, str]:
+def stop_engine(session: NodeSession, job_id: JobId, setup: Setup) -> None:
+    """End a running engine as it wants to be ended, then for certain, so that its GPUs and port are free.
+
+    Takes `STOP_WAIT_S` at most. Nothing happens when it has ended already.
+
+    Raises:
+        NodeError: the node cannot be asked.
+    """
+    if jobs.read(session, job_id).state is not JobState.RUNNING:
+        return
+    engine = engine_of(setup.engine)
+    jobs.stop(session, job_id, signal_name=engine.stop_signal)
+    deadline_s = time.monotonic() + min(STOP_WAIT_S, engine.stop_grace_s)
+    while time.monotonic() < deadline_s:
+        if jobs.read(session, job_id).state is not JobState.RUNNING:
+            return
+        time.sleep(STOP_POLL_S)
+    jobs.stop(session, job_id, signal_name="KILL")
+
+
+def read_engine(session: NodeSession, job_id: JobId, setup: Setup) -> tuple[JobReport, Diagnosis | None]:
     """How the engine's process stands, and what it died of if it did."""
     report = jobs.read(session, job_id)
     if report.state in (JobState.RUNNING, JobState.ABSENT):
-        return report, ""
-    found = engine_of(setup.engine).diagnose(report.log_tail, report.exit_code)
-    text = f"{found.text}; {found.remedy}" if found.remedy else found.text
-    return report, clean_line(text)
+        return report, None
+    return report, engine_of(setup.engine).diagnose(report.log_tail, report.exit_code)
 
 
 def is_healthy(socket: Path, setup: Setup, *, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:

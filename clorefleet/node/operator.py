@@ -21,7 +21,11 @@ from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, SshAddress
 from clorefleet.domain.recipe import EngineSupport, Recipe
+from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
+from clorefleet.engine import engine_of
+from clorefleet.engine.correction import corrected, next_correction
+from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import attest, bootstrap, jobs, probe, push, weights
 from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
@@ -123,14 +127,16 @@ class NodeOperator:
         if phase is Phase.SYNCING:
             bootstrap.start_sync(session, job_id, manifest)
             return
+        if attempt > 1:
+            # An engine that runs on and fails its checks still holds the GPUs and the port.
+            bootstrap.stop_engine(session, lease.job_id(phase, attempt - 1), lease.plan.setup)
         bootstrap.start_engine(
             session,
             job_id,
-            lease.plan.setup,
+            _setup_of(lease),
             self._support(lease),
             manifest,
             port=lease.engine_port,
-            earlier_job=lease.job_id(phase, attempt - 1) if attempt > 1 else None,
         )
 
     def backend(self, lease: Lease) -> Backend | None:
@@ -252,23 +258,23 @@ class NodeOperator:
         return f"{manifest.repo}/resolve/{manifest.revision}/{quote(largest.path)}"
 
     def _look_at_engine(self, session: NodeSession, lease: Lease, address: SshAddress) -> NodeView:
-        setup = lease.plan.setup
-        report, diagnosis = bootstrap.read_engine(session, _job_id(lease, Phase.LAUNCHING), setup)
+        setup = _setup_of(lease)
+        report, found = bootstrap.read_engine(session, _job_id(lease, Phase.LAUNCHING), setup)
         if report.state is not JobState.RUNNING:
-            return NodeView(job=report, job_diagnosis=diagnosis, is_healthy=False)
+            return _died(lease, report, found)
         socket = self._tunnel(lease, address).path
         if not bootstrap.is_healthy(socket, setup):
             return NodeView(job=_with_log_line(report), is_healthy=False, trouble="the engine is loading")
         if lease.phase is not Phase.VERIFYING:
             return NodeView(job=report, is_healthy=True)
-        found = bootstrap.verify(socket, setup)
+        result = bootstrap.verify(socket, setup)
         return NodeView(
-            trouble=found.trouble,
+            trouble=result.trouble,
             job=report,
             is_healthy=True,
-            answered=found.answered,
-            measured_tokens_per_s=found.tokens_per_s,
-            engine_is_simulated=found.is_simulated,
+            answered=result.answered,
+            measured_tokens_per_s=result.tokens_per_s,
+            engine_is_simulated=result.is_simulated,
         )
 
     def _support(self, lease: Lease) -> EngineSupport:
@@ -315,6 +321,26 @@ class NodeOperator:
 
 def _job_id(lease: Lease, phase: Phase) -> JobId:
     return lease.job_id(phase, max(1, lease.launches))
+
+
+def _setup_of(lease: Lease) -> Setup:
+    """As planned, with the corrections that were made since."""
+    setup = lease.plan.setup
+    return corrected(engine_of(setup.engine), setup, lease.corrections)
+
+
+def _died(lease: Lease, report: JobReport, found: Diagnosis | None) -> NodeView:
+    """An engine that has ended: why, and what another launch may do about it."""
+    if found is None:
+        return NodeView(job=report, is_healthy=False)
+    setup = lease.plan.setup
+    return NodeView(
+        job=report,
+        job_diagnosis=clean_line(f"{found.text}; {found.remedy}" if found.remedy else found.text),
+        job_cause=found.cause,
+        correction=next_correction(engine_of(setup.engine), setup, found.cause, lease.corrections),
+        is_healthy=False,
+    )
 
 
 def _false_when_serving(lease: Lease) -> bool | None:

@@ -17,6 +17,7 @@ from clorefleet.domain.recipe import Recipe
 from clorefleet.planner.advice import advise
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
 from clorefleet.planner.cost import CURRENCIES, price_of, start_up_of
+from clorefleet.planner.exclusions import not_excluded
 from clorefleet.planner.gpus import GpuTable
 from clorefleet.planner.hardware import hardware_of_offer
 from clorefleet.planner.preference import pareto, plan_key, preferred, with_reason
@@ -112,7 +113,11 @@ class _Judge:
             self.refusals.add("gpu_unknown", "a GPU that is not in the table", offer)
             return
         shape = self._shapes.shape_of(hardware)
-        candidates = in_its_room(shape, hardware)
+        in_room = in_its_room(shape, hardware)
+        candidates = not_excluded(in_room, self._requirement.exclusions, offer, self._recipe)
+        if in_room and not candidates:
+            self.refusals.add("failed_before", "what fits here failed on a server like it", offer)
+            return
         if not candidates:
             miss = nearest_miss(shape, hardware)
             if miss is None:

@@ -55,6 +55,7 @@ def setups(
     context_tokens: int,
     precisions: tuple[Precision, ...] = tuple(Precision),
     ranks_memo: RanksMemo | None = None,
+    engines: tuple[EngineName, ...] = tuple(EngineName),
 ) -> Iterator[tuple[Setup, Fit]]:
     """What fits of each checkpoint x engine x number of GPUs; where nothing does, the nearest and why.
 
@@ -65,7 +66,7 @@ def setups(
         if checkpoint.precision not in precisions:
             continue
         for support in recipe.engines:
-            if checkpoint.layout not in support.layouts:
+            if checkpoint.layout not in support.layouts or support.engine not in engines:
                 continue
             base = _base(recipe, checkpoint, support, hardware, context_tokens)
             if support.engine is EngineName.LLAMACPP:
@@ -95,6 +96,7 @@ def _base(
         context_tokens=context_tokens,
         concurrency=1,
         kv_dtype="bf16",
+        context_floor_tokens=context_tokens,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.plan import Fit, Requirement, Speed
-from clorefleet.domain.recipe import Precision, Recipe
+from clorefleet.domain.recipe import EngineName, Precision, Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
 from clorefleet.planner.fit import in_room, without_room
@@ -46,6 +46,7 @@ class Floors:
     context_tokens: int
     decode_tokens_per_s: float
     precisions: tuple[Precision, ...]
+    engines: tuple[EngineName, ...]
 
     @classmethod
     def of(cls, requirement: Requirement, recipe: Recipe) -> Floors:
@@ -53,6 +54,7 @@ class Floors:
             requirement.min_context_tokens or recipe.floors.context_tokens,
             requirement.min_decode_tokens_per_s or recipe.floors.decode_tokens_per_s,
             requirement.precisions or default_precisions(recipe),
+            requirement.engines or tuple(EngineName),
         )
 
 
@@ -87,6 +89,7 @@ class ShapeTable:
             without_room(hardware),
             context_tokens=self.floors.context_tokens,
             precisions=self.floors.precisions,
+            engines=self.floors.engines,
         )
         shape = self._with_floors(tuple(found), hardware)
         return nearest_miss(shape, hardware)
@@ -101,6 +104,7 @@ class ShapeTable:
                     key,
                     context_tokens=self.floors.context_tokens,
                     precisions=self.floors.precisions,
+                    engines=self.floors.engines,
                     ranks_memo=self._ranks,
                 )
             )

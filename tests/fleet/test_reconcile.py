@@ -383,7 +383,7 @@ def test_a_phase_with_nothing_to_see_only_reports_progress(phase: Phase):
     [
         ("changed host key", Phase.SYNCING, NodeView(trouble="key changed", is_hostile=True)),
         ("a lie about the GPUs", Phase.PROBING, NodeView(facts=FACTS, discrepancies=(LIE,))),
-        ("no engine", Phase.INSTALLING, NodeView(engine_missing="no llama-server")),
+        ("no engine under a tag that moves", Phase.INSTALLING, NodeView(engine_missing="no llama-server")),
     ],
 )
 def test_a_bad_host_is_given_back_and_left_out_of_later_plans(name: str, phase: Phase, view: NodeView):

@@ -1,0 +1,185 @@
+"""Why a replica failed, what one flag may cure, and what a later plan has to leave out. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from clorefleet.domain.offer import Offer
+from clorefleet.domain.recipe import EngineName
+from clorefleet.domain.setup import Setup
+
+
+class Cause(StrEnum):
+    """Stable codes, shown by `--json` and kept in the store."""
+
+    OUT_OF_VRAM = "out_of_vram"
+    OUT_OF_VRAM_RUNNING = "out_of_vram_running"
+    """It served, and a request needed more than was left."""
+    NO_KV_MEMORY = "no_kv_memory"
+    CONTEXT_TOO_LONG = "context_too_long"
+    OUT_OF_RAM = "out_of_ram"
+    GPU_OCCUPIED = "gpu_occupied"
+    GPU_UNSUPPORTED = "gpu_unsupported"
+    GPU_DEAD = "gpu_dead"
+    DRIVER_TOO_OLD = "driver_too_old"
+    NCCL = "nccl"
+    SHM_TOO_SMALL = "shm_too_small"
+    PORT_IN_USE = "port_in_use"
+    DISK_FULL = "disk_full"
+    BAD_PARALLELISM = "bad_parallelism"
+    BAD_FLAG = "bad_flag"
+    ENGINE_TOO_OLD = "engine_too_old"
+    BAD_CHECKPOINT = "bad_checkpoint"
+    WEIGHTS_MISSING = "weights_missing"
+    UNAUTHORISED = "unauthorised"
+    NOT_FOUND = "not_found"
+    RATE_LIMITED = "rate_limited"
+    SLOW_DOWNLOAD = "slow_download"
+    TOOL_CALLS_DROPPED = "tool_calls_dropped"
+    NO_THINKING = "no_thinking"
+    WRONG_ANSWERS = "wrong_answers"
+    TOO_SLOW = "too_slow"
+    TOOK_TOO_LONG = "took_too_long"
+    NOT_AS_OFFERED = "not_as_offered"
+    SUPERSEDED = "superseded"
+    """Nothing is wrong: of two servers for one replica the other was ready first."""
+    UNKNOWN = "unknown"
+
+
+class Correction(StrEnum):
+    """One change to a launch that may cure a cause. Each is tried at most once on a lease."""
+
+    LOWER_MEMORY_FRACTION = "lower_memory_fraction"
+    HIGHER_MEMORY_FRACTION = "higher_memory_fraction"
+    SHORTER_CONTEXT = "shorter_context"
+    """With prefill in small chunks; never below what was asked for."""
+    MORE_EXPERTS_IN_RAM = "more_experts_in_ram"
+    NO_PEER_TO_PEER = "no_peer_to_peer"
+    OTHER_PORT = "other_port"
+
+
+HOST_IS_TO_BLAME = frozenset(
+    {
+        Cause.GPU_OCCUPIED,
+        Cause.GPU_DEAD,
+        Cause.NCCL,
+        Cause.SHM_TOO_SMALL,
+        Cause.DISK_FULL,
+        Cause.OUT_OF_RAM,
+        Cause.WRONG_ANSWERS,
+        Cause.TOO_SLOW,
+        Cause.TOOK_TOO_LONG,
+        Cause.SLOW_DOWNLOAD,
+        Cause.NOT_AS_OFFERED,
+        Cause.WEIGHTS_MISSING,
+        Cause.UNKNOWN,
+    }
+)
+"""Causes after which later plans leave the server out, whatever they would run on it."""
+NO_RETRY_HELPS = frozenset(
+    {
+        Cause.DRIVER_TOO_OLD,
+        Cause.GPU_UNSUPPORTED,
+        Cause.ENGINE_TOO_OLD,
+        Cause.BAD_FLAG,
+        Cause.BAD_PARALLELISM,
+        Cause.SHM_TOO_SMALL,
+        Cause.DISK_FULL,
+        Cause.UNAUTHORISED,
+        Cause.NOT_FOUND,
+        Cause.OUT_OF_VRAM,
+        Cause.NO_KV_MEMORY,
+        Cause.CONTEXT_TOO_LONG,
+        Cause.OUT_OF_RAM,
+        Cause.TOOL_CALLS_DROPPED,
+        Cause.NO_THINKING,
+    }
+)
+"""The same launch would end the same way: paying for another try buys nothing."""
+
+
+_OF_THE_IMAGE = frozenset({Cause.ENGINE_TOO_OLD, Cause.BAD_FLAG, Cause.TOOL_CALLS_DROPPED, Cause.NO_THINKING})
+
+
+def blames_host(cause: Cause, setup: Setup) -> bool:
+    """Whether the server is to be left out of later plans.
+
+    An image under a tag that moves (`latest`, `server-cuda`) may be an old one on this host alone.
+    """
+    return cause in HOST_IS_TO_BLAME or (cause in _OF_THE_IMAGE and not _is_pinned(setup.image))
+
+
+def _is_pinned(image: str) -> bool:
+    _, _, tag = image.rpartition("/")[2].partition(":")
+    return "@sha256:" in image or any(letter.isdigit() for letter in tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """What later plans leave out. Fields that are set must all match; the others say nothing."""
+
+    reason: str
+    engine: EngineName | None = None
+    checkpoint: str = ""
+    image: str = ""
+    gpus: str = ""
+    """As `Offer.gpu_summary` says it."""
+    cuda_at_most: tuple[int, int] | None = None
+    """Servers whose driver supports no more than this, or does not tell."""
+
+    def matches(self, offer: Offer, setup: Setup) -> bool:
+        has_old_driver = (
+            self.cuda_at_most is None or offer.cuda_version is None or offer.cuda_version <= self.cuda_at_most
+        )
+        return (
+            has_old_driver
+            and self.engine in (None, setup.engine)
+            and self.checkpoint in ("", setup.checkpoint)
+            and self.image in ("", setup.image)
+            and self.gpus in ("", offer.gpu_summary)
+        )
+
+
+def exclusion_of(
+    cause: Cause, offer: Offer, setup: Setup, *, cuda_found: tuple[int, int] | None = None
+) -> Exclusion | None:
+    """What a failure tells about other servers; None where it tells of its own server alone."""
+    match cause:
+        case Cause.DRIVER_TOO_OLD:
+            cuda = cuda_found or offer.cuda_version
+            told = "an unknown CUDA version" if cuda is None else f"CUDA {cuda[0]}.{cuda[1]}"
+            return Exclusion(
+                f"{setup.image} needs a newer driver than one for {told}",
+                image=setup.image,
+                cuda_at_most=cuda or (0, 0),
+            )
+        case Cause.GPU_UNSUPPORTED:
+            return Exclusion(
+                f"{setup.image} was not built for {offer.gpu_summary}",
+                image=setup.image,
+                gpus=offer.gpu_summary,
+            )
+        case (
+            Cause.OUT_OF_VRAM
+            | Cause.OUT_OF_VRAM_RUNNING
+            | Cause.NO_KV_MEMORY
+            | Cause.CONTEXT_TOO_LONG
+            | Cause.BAD_PARALLELISM
+        ):
+            return Exclusion(
+                f"{setup.checkpoint} in {setup.engine} did not fit on {offer.gpu_summary}",
+                engine=setup.engine,
+                checkpoint=setup.checkpoint,
+                gpus=offer.gpu_summary,
+            )
+        case _ if cause in _OF_THE_IMAGE:
+            if not _is_pinned(setup.image):
+                return None
+            return Exclusion(
+                f"{setup.image} cannot serve {setup.model}", engine=setup.engine, image=setup.image
+            )
+        case Cause.BAD_CHECKPOINT | Cause.UNAUTHORISED | Cause.NOT_FOUND:
+            return Exclusion(f"{setup.checkpoint} cannot be had or loaded", checkpoint=setup.checkpoint)
+        case _:
+            return None

@@ -1,0 +1,195 @@
+"""After a failure: whether to try again here, what the next plan leaves out, what to tell at the end. Pure.
+
+A failed replica is blamed on its host, on its driver, on its GPUs, on its image or on its weights
+(`domain.failure`). The host goes to the record of servers (`HostFault`); everything else becomes an
+`Exclusion` for this deployment alone, until its `deploy` is repeated.
+
+With a hedge, two servers are rented for one empty replica, where the budget carries both, and the one that is
+not ready first is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from decimal import Decimal
+
+from clorefleet.domain.deployment import Deployment
+from clorefleet.domain.failure import NO_RETRY_HELPS, Cause, Exclusion, blames_host, exclusion_of
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import format_usd
+from clorefleet.domain.node import NodeView
+from clorefleet.domain.plan import Plan
+from clorefleet.domain.text import clean_line
+from clorefleet.fleet.action import Advance, GiveBack, StartWork
+from clorefleet.fleet.limits import FleetLimits
+from clorefleet.fleet.slots import is_held
+
+TRIED_SHOWN_MAX = 8
+_ADVICE = {
+    Cause.OUT_OF_VRAM: "a smaller --precision, less --context, or --gpu with more memory",
+    Cause.OUT_OF_VRAM_RUNNING: "less --context, or --gpu with more memory",
+    Cause.NO_KV_MEMORY: "less --context, or --gpu with more memory",
+    Cause.CONTEXT_TOO_LONG: "less --context, or --gpu with more memory",
+    Cause.OUT_OF_RAM: "a smaller --precision",
+    Cause.DRIVER_TOO_OLD: "--engine llama.cpp, whose image needs an older driver, or a higher budget",
+    Cause.GPU_UNSUPPORTED: "--engine llama.cpp, or --gpu with a newer GPU",
+    Cause.ENGINE_TOO_OLD: "another --engine, or a recipe with a newer image",
+    Cause.BAD_FLAG: "another --engine, or a recipe with another image",
+    Cause.BAD_CHECKPOINT: "another --precision",
+    Cause.UNAUTHORISED: "another --precision, whose repository is open",
+    Cause.NOT_FOUND: "another --precision, or the recipe's repository",
+    Cause.TOO_SLOW: "a lower --min-speed, or a higher budget",
+    Cause.SLOW_DOWNLOAD: "a smaller --precision, or a higher budget",
+    Cause.TOOK_TOO_LONG: "a smaller --precision, or a higher budget",
+    Cause.TOOL_CALLS_DROPPED: "another --engine",
+    Cause.NO_THINKING: "another --engine",
+}
+_OTHERWISE = "a higher budget or --min-reliability, which reaches other hosts"
+
+
+def restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Advance | StartWork | GiveBack]:
+    """A job ended that should run, or failed: again where that may help, corrected where that may cure it,
+    else the server is given back."""
+    why = _why(view)
+    phase = Phase.SYNCING if lease.phase is Phase.SYNCING else Phase.LAUNCHING
+    correction = view.correction if phase is Phase.LAUNCHING else None
+    if correction in lease.corrections:
+        correction = None
+    allowed = limits.job_attempts if phase is Phase.SYNCING else limits.launches
+    # A corrected launch is another one, not the same once more.
+    alike = lease.launches - (len(lease.corrections) if phase is Phase.LAUNCHING else 0)
+    if correction is None and (alike >= allowed or view.job_cause in NO_RETRY_HELPS):
+        times = "once" if lease.launches <= 1 else f"{lease.launches} times"
+        cause = view.job_cause or Cause.UNKNOWN
+        yield GiveBack(
+            lease.lease_id,
+            f"{lease.phase} failed {times}: {why}",
+            blocks_host=blames_host(cause, lease.plan.setup),
+            cause=cause,
+        )
+        return
+    if lease.phase in (Phase.VERIFYING, Phase.SERVING):
+        yield Advance(lease.lease_id, Phase.LAUNCHING, why)
+    if correction is not None:
+        why = f"{why}; now with {correction.replace('_', ' ')}"
+    yield StartWork(lease.lease_id, phase, lease.launches + 1, why, correction)
+
+
+def _why(view: NodeView) -> str:
+    job = view.job
+    if view.job_diagnosis:
+        why = view.job_diagnosis
+    elif job is None:
+        why = view.trouble or "the job ended"
+    else:
+        code = f" (exit code {job.exit_code})" if job.exit_code is not None else ""
+        why = f"the job was {job.state}{code}"
+    # The log goes with the server: its end is all that will be left of it.
+    last = next((line for line in reversed(job.log_tail) if line), "") if job is not None else ""
+    if last and last not in why:
+        why = f"{why} (its last words: {clean_line(last, max_chars=200)})"
+    return why
+
+
+# -- the next plan
+
+
+def failures(deployment: Deployment, leases: Iterable[Lease]) -> tuple[Lease, ...]:
+    """Its leases that failed since its attempts are counted, oldest first."""
+    since = deployment.attempts_since or deployment.created_at
+    mine = [
+        lease
+        for lease in leases
+        if lease.deployment_id == deployment.deployment_id
+        and lease.created_at >= since
+        and lease.cause not in (None, Cause.SUPERSEDED)
+    ]
+    return tuple(sorted(mine, key=lambda lease: (lease.created_at, lease.lease_id)))
+
+
+def exclusions(deployment: Deployment, leases: Iterable[Lease]) -> tuple[Exclusion, ...]:
+    """What those failures tell about other servers."""
+    found = (
+        exclusion_of(lease.cause, lease.plan.offer, lease.plan.setup)
+        for lease in failures(deployment, leases)
+        if lease.cause is not None
+    )
+    return tuple(dict.fromkeys(each for each in found if each is not None))
+
+
+def would_fail_again(plan: Plan, deployment: Deployment, leases: Iterable[Lease]) -> bool:
+    """An exclusion covers it, or the same weights and image failed on the same server."""
+    leases, setup = tuple(leases), plan.setup
+    if any(each.matches(plan.offer, setup) for each in exclusions(deployment, leases)):
+        return True
+    return any(
+        lease.server_id == plan.offer.server_id
+        and (lease.plan.setup.image, lease.plan.setup.checkpoint) == (setup.image, setup.checkpoint)
+        for lease in failures(deployment, leases)
+    )
+
+
+def tried(
+    deployment: Deployment, leases: Iterable[Lease], segments: Iterable[LedgerSegment], now: datetime
+) -> str:
+    """What was tried, what it cost, and what to change; "" when nothing failed."""
+    failed = failures(deployment, leases)
+    if not failed:
+        return ""
+    segments = tuple(segments)
+    costs = {lease.lease_id: _cost_usd(lease, segments, now) for lease in failed}
+    lines = [
+        f"server {lease.server_id} ({lease.plan.offer.gpu_summary}, {lease.plan.setup.checkpoint} in "
+        f"{lease.plan.setup.engine}, ${format_usd(costs[lease.lease_id])}): {_short(lease.reason)}"
+        for lease in failed[-TRIED_SHOWN_MAX:]
+    ]
+    left_out = len(failed) - len(lines)
+    if left_out:
+        lines.insert(0, f"{left_out} earlier ones")
+    last = failed[-1].cause
+    change = _OTHERWISE if last is None else _ADVICE.get(last, _OTHERWISE)
+    return (
+        f"Tried for ${format_usd(sum(costs.values(), Decimal(0)))} in all: {'; '.join(lines)}. "
+        f"What may help: {change}."
+    )
+
+
+def _short(reason: str) -> str:
+    return clean_line(reason, max_chars=160).rstrip(".")
+
+
+def _cost_usd(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> Decimal:
+    return sum((each.cost_usd(now) for each in segments if each.lease_id == lease.lease_id), Decimal(0))
+
+
+# -- hedging
+
+
+def hedge_slots(deployment: Deployment, leases: Iterable[Lease]) -> list[int]:
+    """Slots for which a second server may be rented: one is under way, and none is ready."""
+    if not deployment.requirement.hedge:
+        return []
+    living = [lease for lease in leases if is_held(lease)]
+    found = []
+    for slot in sorted({lease.slot for lease in living}):
+        there = [lease for lease in living if lease.slot == slot]
+        if len(there) == 1 and there[0].phase is not Phase.SERVING and there[0].state is LeaseState.ORDERED:
+            found.append(slot)
+    return found
+
+
+def why_superseded(lease: Lease, leases: Iterable[Lease]) -> str:
+    """Another server of the same slot is ready: this one is not needed; "" while it is."""
+    if lease.phase is Phase.SERVING:
+        return ""
+    is_late = any(
+        other.deployment_id == lease.deployment_id
+        and other.slot == lease.slot
+        and other.lease_id != lease.lease_id
+        and other.phase is Phase.SERVING
+        and is_held(other)
+        for other in leases
+    )
+    return "the other of two servers was ready first" if is_late else ""

@@ -1,0 +1,330 @@
+"""What a failure teaches the next plan, and what is told when there is none. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from clorefleet.domain.failure import Cause, Correction, blames_host, exclusion_of
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Rate
+from clorefleet.domain.node import JobReport, JobState, NodeView
+from clorefleet.domain.plan import Requirement
+from clorefleet.domain.recipe import EngineName
+from clorefleet.fleet import failover
+from clorefleet.fleet.action import Action, Advance, Explain, GiveBack, Rent, StartWork
+from clorefleet.fleet.limits import DEFAULT_LIMITS
+from clorefleet.fleet.reconcile import reconcile
+from tests.fleet.builders import NOW, deployment, lease, minutes, offer, order, orders, plan, report, snapshot
+
+L1 = LeaseId("l1")
+DIED = JobReport(JobState.FAILED, exit_code=1, log_tail=("loading", "boom"))
+SGLANG_IMAGE = "lmsysorg/sglang:v0.5.23"
+
+
+def sglang_plan(server_id: int = 7, **changes: Any):
+    base = plan(server_id)
+    setup = replace(
+        base.setup,
+        engine=EngineName.SGLANG,
+        checkpoint="fp8",
+        image=SGLANG_IMAGE,
+        **changes.pop("setup", {}),
+    )
+    return replace(base, setup=setup, offer=offer(server_id, **changes))
+
+
+def failed(cause: Cause, server_id: int = 7, **changes: Any) -> Lease:
+    base = lease(
+        LeaseState.ENDED,
+        Phase.ENDED,
+        plan=changes.pop("plan", sglang_plan(server_id)),
+        lease_id=LeaseId(f"f{server_id}"),
+        order_id=OrderId(server_id),
+        cause=cause,
+        reason=f"it failed by {cause}",
+        created_at=NOW - minutes(30),
+        ended_at=NOW - minutes(20),
+    )
+    return replace(base, **changes)
+
+
+def after(view: NodeView, **changes: Any) -> list[Action]:
+    held = lease(**{"phase": Phase.LAUNCHING, "launches": 1, **changes})
+    return list(failover.restart(held, view, DEFAULT_LIMITS))
+
+
+# -- here once more, or not
+
+
+@pytest.mark.parametrize(
+    "cause", [Cause.DRIVER_TOO_OLD, Cause.BAD_FLAG, Cause.UNAUTHORISED, Cause.OUT_OF_VRAM]
+)
+def test_what_would_end_the_same_way_is_not_paid_for_twice(cause: Cause):
+    [given] = after(NodeView(job=DIED, job_cause=cause, job_diagnosis="why"))
+    assert isinstance(given, GiveBack) and given.cause is cause
+
+
+def test_what_may_have_been_chance_is_tried_once_more():
+    [again] = after(NodeView(job=DIED, job_cause=Cause.UNKNOWN))
+    assert isinstance(again, StartWork) and again.attempt == 2 and again.correction is None
+
+
+def test_a_correction_is_another_launch_and_is_told():
+    view = NodeView(
+        job=DIED,
+        job_cause=Cause.OUT_OF_VRAM,
+        correction=Correction.LOWER_MEMORY_FRACTION,
+        job_diagnosis="too small",
+    )
+    [again] = after(view, launches=2)
+    assert isinstance(again, StartWork) and again.correction is Correction.LOWER_MEMORY_FRACTION
+    assert "lower memory fraction" in again.reason
+    [given] = after(view, launches=3, corrections=(Correction.LOWER_MEMORY_FRACTION,))
+    assert isinstance(given, GiveBack)
+
+
+def test_the_number_of_launches_is_bounded_whatever_a_host_makes_us_believe():
+    """S15: a host that always names another cause gets each correction once, and the plain tries."""
+    held, launches = lease(phase=Phase.LAUNCHING, launches=1), 1
+    for number in range(100):
+        view = NodeView(
+            job=DIED, job_cause=Cause.UNKNOWN, correction=tuple(Correction)[number % len(Correction)]
+        )
+        [step] = failover.restart(held, view, DEFAULT_LIMITS)
+        if isinstance(step, GiveBack):
+            break
+        assert isinstance(step, StartWork)
+        launches += 1
+        made = () if step.correction is None else (step.correction,)
+        held = replace(held, launches=step.attempt, corrections=(*held.corrections, *made))
+    assert launches <= DEFAULT_LIMITS.launches + len(Correction)
+
+
+def test_a_serving_engine_that_dies_goes_back_to_launching_first():
+    steps = after(NodeView(job=DIED), phase=Phase.SERVING)
+    assert [type(step) for step in steps] == [Advance, StartWork]
+
+
+# -- what the next plan leaves out
+
+
+def matches(cause: Cause, failed_plan: Any, next_plan: Any) -> bool:
+    found = exclusion_of(cause, failed_plan.offer, failed_plan.setup)
+    return found is not None and found.matches(next_plan.offer, next_plan.setup)
+
+
+def test_a_driver_that_is_too_old_excludes_its_like_by_cuda():
+    bad = sglang_plan(7, cuda_version=(12, 8))
+    assert matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=(12, 8)))
+    assert matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=(12, 4)))
+    assert matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=None))
+    assert not matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=(13, 0)))
+    assert not matches(Cause.DRIVER_TOO_OLD, bad, plan(8)), "another image asks for another driver"
+
+
+def test_a_driver_that_tells_nothing_excludes_those_that_tell_nothing():
+    bad = sglang_plan(7, cuda_version=None)
+    assert matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=None))
+    assert not matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=(13, 0)))
+
+
+def test_a_shortage_of_memory_excludes_the_same_weights_on_the_same_gpus():
+    bad, smaller = sglang_plan(7), sglang_plan(8, setup={})
+    assert matches(Cause.OUT_OF_VRAM, bad, smaller)
+    assert not matches(Cause.OUT_OF_VRAM, bad, plan(8)), "other weights"
+    assert not matches(Cause.OUT_OF_VRAM, bad, sglang_plan(8, gpus=offer().gpus * 2)), "more GPUs"
+
+
+def test_a_gated_repository_excludes_the_checkpoint_everywhere():
+    assert matches(Cause.UNAUTHORISED, sglang_plan(7), sglang_plan(8, gpus=offer().gpus * 8))
+
+
+@pytest.mark.parametrize(
+    "cause", [Cause.NCCL, Cause.SHM_TOO_SMALL, Cause.GPU_DEAD, Cause.TOO_SLOW, Cause.UNKNOWN]
+)
+def test_a_fault_of_one_host_excludes_no_other(cause: Cause):
+    assert exclusion_of(cause, offer(7), sglang_plan().setup) is None and blames_host(
+        cause, sglang_plan().setup
+    )
+
+
+def test_an_image_under_a_moving_tag_is_the_hosts_fault_and_a_pinned_one_is_not():
+    pinned, moving = sglang_plan().setup, plan().setup
+    assert not blames_host(Cause.ENGINE_TOO_OLD, pinned) and blames_host(Cause.ENGINE_TOO_OLD, moving)
+    assert exclusion_of(Cause.ENGINE_TOO_OLD, offer(), pinned) is not None
+    assert exclusion_of(Cause.ENGINE_TOO_OLD, offer(), moving) is None
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_keeps_something_from_being_tried_again(cause: Cause):
+    """Else the same plan would be rented for ever, at the user's cost."""
+    gone = failed(cause)
+    if cause is Cause.SUPERSEDED:
+        assert failover.failures(deployment(), (gone,)) == ()
+    else:
+        assert failover.would_fail_again(gone.plan, deployment(), (gone,))
+
+
+def test_a_repeated_deploy_forgets_what_was_learned():
+    gone = failed(Cause.OUT_OF_VRAM)
+    assert failover.exclusions(deployment(), (gone,))
+    assert not failover.exclusions(deployment(attempts_since=NOW), (gone,))
+    assert not failover.exclusions(deployment("other"), (gone,))
+
+
+def test_the_next_rent_takes_the_plan_that_may_go_otherwise():
+    bad = failed(Cause.DRIVER_TOO_OLD, plan=sglang_plan(7, cuda_version=(12, 8)))
+    plans = {
+        DeploymentId("tiny"): report(
+            sglang_plan(8, cuda_version=(12, 8)), sglang_plan(9, cuda_version=(13, 0))
+        )
+    }
+    [rent] = [
+        step for step in reconcile(snapshot(closed_leases=(bad,), plans=plans)) if isinstance(step, Rent)
+    ]
+    assert rent.plan.offer.server_id == 9
+
+
+# -- what is told at the end
+
+
+def segment(server_id: int, hours: float) -> LedgerSegment:
+    return LedgerSegment(
+        lease_id=LeaseId(f"f{server_id}"),
+        deployment_id=DeploymentId("tiny"),
+        order_id=OrderId(server_id),
+        price=Rate.per_day("24"),
+        is_spot=False,
+        fee_percent=Decimal(0),
+        creation_fee=Decimal(0),
+        usd_per_unit=Decimal(1),
+        rate_source="test",
+        started_at=NOW - timedelta(hours=hours),
+        ended_at=NOW,
+        market_spend=Decimal(0),
+    )
+
+
+def test_after_the_last_candidate_it_says_what_was_tried_what_it_cost_and_what_to_change():
+    gone = (failed(Cause.NCCL, 7), failed(Cause.OUT_OF_VRAM, 8, created_at=NOW - minutes(10)))
+    found = reconcile(
+        snapshot(
+            deployments=(deployment(attempts_max=2),),
+            closed_leases=gone,
+            attempts={DeploymentId("tiny"): 2},
+            segments=(segment(7, 0.5), segment(8, 1)),
+        )
+    )
+    [told] = [step for step in found if isinstance(step, Explain)]
+    assert told.is_final
+    for part in (
+        "server 7",
+        "server 8",
+        "fp8 in sglang",
+        "$0.50",
+        "$1.00",
+        "$1.50 in all",
+        "a smaller --precision",
+    ):
+        assert part in told.text, told.text
+
+
+def test_also_while_nothing_else_fits_the_tries_are_told():
+    found = reconcile(
+        snapshot(closed_leases=(failed(Cause.NCCL),), plans={DeploymentId("tiny"): report(sglang_plan(7))})
+    )
+    [told] = [step for step in found if isinstance(step, Explain)]
+    assert not told.is_final and "server 7" in told.text
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_report_of_any_failure_is_one_bounded_line(cause: Cause):
+    gone = tuple(failed(cause, number, reason="x" * 5000) for number in range(50))
+    told = failover.tried(deployment(), gone, (), NOW)
+    assert len(told) < 4000 and told.isprintable()
+
+
+# -- two servers for one replica
+
+HEDGED = deployment(requirement=replace(deployment().requirement, hedge=True))
+POOR = replace(
+    HEDGED, requirement=replace(HEDGED.requirement, budget=deployment(budget="3/day").requirement.budget)
+)
+PLANS = {DeploymentId("tiny"): report(plan(8))}
+
+
+def hedged(**changes: Any) -> tuple[Action, ...]:
+    base = {
+        "deployments": (HEDGED,),
+        "leases": (lease(phase=Phase.SYNCING),),
+        "orders": orders(order()),
+        "plans": PLANS,
+    }
+    return reconcile(snapshot(**{**base, **changes}))
+
+
+def rents(actions: tuple[Action, ...]) -> list[Rent]:
+    return [step for step in actions if isinstance(step, Rent)]
+
+
+def test_a_hedge_rents_a_second_server_for_the_same_slot():
+    [second] = rents(hedged())
+    assert (second.slot, second.plan.offer.server_id) == (0, 8)
+
+
+def test_without_the_wish_there_is_no_hedge():
+    assert rents(hedged(deployments=(deployment(),))) == []
+    assert not Requirement("m").hedge
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("the budget carries one only", {"deployments": (POOR,)}),
+        ("the first already serves", {"leases": (lease(phase=Phase.SERVING),)}),
+        ("the first is in doubt", {"leases": (lease(LeaseState.INTENT, Phase.RENTING),)}),
+        ("the order list was not read", {"orders": None}),
+        ("there is no other plan", {"plans": {DeploymentId("tiny"): report(plan(7))}}),
+        ("the attempts are used up", {"attempts": {DeploymentId("tiny"): 5}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_hedge_waits_silently_while(name: str, changes: dict):
+    actions = hedged(**changes)
+    assert rents(actions) == []
+    assert not any(isinstance(step, Explain) and step.text for step in actions)
+
+
+def test_two_under_way_are_not_made_three():
+    two = (lease(phase=Phase.SYNCING), second_lease(Phase.LAUNCHING))
+    two_orders, plans = orders(order(), order(901, 8)), {DeploymentId("tiny"): report(plan(9))}
+    assert rents(hedged(leases=two, orders=two_orders, plans=plans)) == []
+
+
+def second_lease(phase: Phase) -> Lease:
+    return lease(phase=phase, server_id=8, lease_id=LeaseId("l2"), order_id=OrderId(901))
+
+
+def test_the_one_that_is_not_ready_first_is_given_back_and_blamed_for_nothing():
+    two = (lease(phase=Phase.SYNCING), second_lease(Phase.SERVING))
+    given = [
+        step
+        for step in hedged(leases=two, orders=orders(order(), order(901, 8)))
+        if isinstance(step, GiveBack)
+    ]
+    assert [(step.lease_id, step.blocks_host, step.cause) for step in given] == [
+        (L1, False, Cause.SUPERSEDED)
+    ]
+
+
+def test_a_replica_of_another_slot_supersedes_nobody():
+    other = replace(second_lease(Phase.SERVING), slot=1)
+    assert failover.why_superseded(lease(phase=Phase.SYNCING), (other,)) == ""
+    assert ServerId(8) == other.server_id
