@@ -117,12 +117,19 @@ def read_calibration(connection: Connection, recipes: Mapping[str, Recipe], gpus
 def make_nodes(connection: Connection) -> NodeOperator:
     from clorefleet.config.recipes import load_recipes
     from clorefleet.node.operator import NodeOperator
+    from clorefleet.node.verify import KNOWN_ANSWERS
 
+    known_answers = KNOWN_ANSWERS
+    if connection.profile.is_sandbox:
+        from clorefleet.sandbox.assets import has_real_model
+
+        known_answers = KNOWN_ANSWERS if has_real_model() else ()
     return NodeOperator(
         connection.profile.state_dir,
         hub_url=connection.hub_url,
         recipes=load_recipes(),
         allow_loopback=connection.allows_loopback_nodes,
+        known_answers=known_answers,
     )
 
 

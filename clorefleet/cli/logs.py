@@ -11,6 +11,9 @@ from clorefleet.cli.output import note, print_json, say
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 FOLLOW_EVERY_S = 0.5
+FOLLOW_AGAIN_S = 3.0
+FOLLOW_PER_SESSION = 20
+"""Readings before the store is asked again which server it is, and which launch."""
 
 
 @app.command()
@@ -28,7 +31,7 @@ def logs(
 
       clorefleet logs glm-5.1 --follow
 
-      clorefleet logs smollm2-135m --engine --sandbox
+      clorefleet logs smollm2-135m --engine --follow --sandbox
     """
     from clorefleet.config.profile import store_url
     from clorefleet.domain.errors import BadInput
@@ -43,6 +46,9 @@ def logs(
             if tx.deployment(deployment_id) is None:
                 known = ", ".join(each.deployment_id for each in tx.deployments()) or "none"
                 raise BadInput(f"There is no deployment “{name[:60]}”.", remedy=f"There are: {known}.")
+    if engine and follow:
+        _follow_engine(name)
+        return
     if engine:
         _engine_log(name, lines)
         return
@@ -67,6 +73,38 @@ def _plain(event: object) -> object:
     from clorefleet.store.codec import encode
 
     return encode(event)
+
+
+def _follow_engine(name: str) -> None:
+    """The engine's log from its end on, until Ctrl-C or until its server is given back. A relaunch of the
+    engine is followed as well; a cut connection is made again."""
+    from clorefleet.cli.replica import find_replica, open_session
+    from clorefleet.domain.errors import NodeError
+    from clorefleet.node.operator import EngineLogReader
+
+    reader = EngineLogReader()
+    trouble = ""
+    while True:
+        connection, lease = find_replica(name)
+        try:
+            with open_session(connection, lease) as session:
+                trouble = ""
+                for _ in range(FOLLOW_PER_SESSION):
+                    for line in reader.read(session, lease):
+                        _say_line(lease.lease_id, line)
+                    time.sleep(FOLLOW_EVERY_S)
+        except NodeError as error:
+            if error.what != trouble:
+                note(f"The server does not answer: {error.what} It is tried again.")
+            trouble = error.what
+            time.sleep(FOLLOW_AGAIN_S)
+
+
+def _say_line(lease_id: str, line: str) -> None:
+    if options.as_json:
+        print_json({"lease_id": lease_id, "line": line})
+    else:
+        say(line)
 
 
 def _engine_log(name: str, lines: int) -> None:

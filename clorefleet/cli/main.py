@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "deploy": "Put a model on the cheapest server that fits, and keep it there.",
     "status": "Show what runs, in which phase, and what it costs.",
     "logs": "Show what happened to a deployment, and its engine's log.",
+    "diagnose": "Say what a log of an engine means, and what would cure it.",
     "ssh": "Open a shell on a replica's server.",
     "stop": "Stop a deployment and everything it pays for.",
     "cost": "Show what was spent, lease by lease.",

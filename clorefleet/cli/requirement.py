@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from clorefleet.domain.plan import Requirement
-    from clorefleet.domain.recipe import Precision
+    from clorefleet.domain.recipe import EngineName, Precision
 
 LOAD_MAX_TOKENS = 10**15
 
@@ -44,6 +44,12 @@ class Wishes:
     gpu: Annotated[str, typer.Option("--gpu", help="GPU name contains this.")] = ""
     country: Annotated[str, typer.Option("--country", help="ISO codes, separated by commas.")] = ""
     exclude: Annotated[str, typer.Option("--exclude", help="Never these servers: numbers, by commas.")] = ""
+    engine: Annotated[
+        str, typer.Option("--engine", help="Only these, by commas: sglang,vllm,llama.cpp,ktransformers.")
+    ] = ""
+    hedge: Annotated[
+        bool, typer.Option("--hedge", help="Rent two servers, if the budget allows; keep the first ready.")
+    ] = False
     spot: Annotated[
         bool, typer.Option("--spot", help="Spot offers too; they can be taken away any time.")
     ] = False
@@ -74,6 +80,8 @@ class Wishes:
             min_reliability=Decimal(str(self.min_reliability)) if self.min_reliability else None,
             countries=tuple(_words(self.country.upper())),
             gpu=self.gpu,
+            engines=_engines(self.engine),
+            hedge=self.hedge,
             spot=self.spot or self.spot_only,
             spot_only=self.spot_only,
             excluded_servers=_servers(self.exclude),
@@ -137,6 +145,18 @@ def _precisions(text: str) -> tuple[Precision, ...]:
         better = QUALITY[: QUALITY.index(precision) + 1] if word.endswith("+") else (precision,)
         wanted.extend(each for each in better if each not in wanted)
     return tuple(wanted)
+
+
+def _engines(text: str) -> tuple[EngineName, ...]:
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.domain.recipe import EngineName
+
+    known = {each.value: each for each in EngineName} | {"llamacpp": EngineName.LLAMACPP}
+    for word in _words(text.lower()):
+        if word not in known:
+            names = ", ".join(each.value for each in EngineName)
+            raise BadInput(f"“{word[:40]}” is not an engine that clorefleet starts.", remedy=f"Use {names}.")
+    return tuple(dict.fromkeys(known[word] for word in _words(text.lower())))
 
 
 def _servers(text: str) -> tuple[int, ...]:

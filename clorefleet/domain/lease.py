@@ -136,6 +136,9 @@ class Lease:
     spend_seen: Money | None = None
     """The market's own counter at the last reading."""
     measured_tokens_per_s: float | None = None
+    measured_together_tokens_per_s: float | None = None
+    """Of `measured_streams` requests at once, all together; with the plan's prediction, a calibration."""
+    measured_streams: int = 1
     engine_is_simulated: bool = False
     """The engine's own model card says that it only simulates its hardware."""
     unhealthy_since: datetime | None = None

@@ -140,6 +140,11 @@ class NodeView:
     answered: bool | None = None
     """The engine completed a prompt."""
     measured_tokens_per_s: float | None = None
+    measured_together_tokens_per_s: float | None = None
+    """Of `measured_streams` requests at once, all together."""
+    measured_streams: int = 1
+    speed_is_comparable: bool = False
+    """The measured speed is that of the rented hardware, and may be held against the prediction."""
     engine_is_simulated: bool = False
     in_flight: int = 0
     """Requests the gateway has under way on this replica."""

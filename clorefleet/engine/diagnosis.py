@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clorefleet.domain.failure import Cause
+from clorefleet.domain.recipe import EngineName
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +138,23 @@ def _found(symptom: Symptom, log: tuple[str, ...], lowered: list[str], at: int) 
         remedy = "a lower memory fraction, or prefill in smaller chunks"
         return Diagnosis(Cause.OUT_OF_VRAM_RUNNING, text, remedy, log[at])
     return Diagnosis(symptom.cause, symptom.text, symptom.remedy, log[at])
+
+
+_MARKS = {
+    EngineName.KTRANSFORMERS: ("kt-kernel", "kt_kernel", "ktransformers", "--kt-"),
+    EngineName.SGLANG: ("sglang", "mem-fraction-static", "ServerArgs("),
+    EngineName.VLLM: ("vllm", "EngineCore", "gpu_memory_utilization"),
+    EngineName.LLAMACPP: ("llama_", "ggml_", "gguf", "llama-server", "srv  "),
+}
+
+
+def engine_of_log(log: tuple[str, ...]) -> EngineName:
+    """The engine whose words a log uses most; SGLang where it uses none of any."""
+    counts = {
+        name: sum(any(mark.lower() in line.lower() for mark in marks) for line in log)
+        for name, marks in _MARKS.items()
+    }
+    if counts[EngineName.KTRANSFORMERS]:
+        return EngineName.KTRANSFORMERS  # it is SGLang's server, and says so as well
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] else EngineName.SGLANG

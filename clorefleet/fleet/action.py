@@ -137,6 +137,8 @@ class Advance:
     facts: NodeFacts | None = None
     discrepancies: tuple[Discrepancy, ...] = ()
     measured_tokens_per_s: float | None = None
+    measured_together_tokens_per_s: float | None = None
+    measured_streams: int = 1
     engine_is_simulated: bool = False
 
 

@@ -396,6 +396,9 @@ class Executor:
             lease.entered(action.phase, now),
             host_key=action.host_key or lease.host_key,
             measured_tokens_per_s=action.measured_tokens_per_s or lease.measured_tokens_per_s,
+            measured_together_tokens_per_s=action.measured_together_tokens_per_s
+            or lease.measured_together_tokens_per_s,
+            measured_streams=max(action.measured_streams, lease.measured_streams),
             launches=0 if begins_afresh else lease.launches,
             engine_is_simulated=action.engine_is_simulated or lease.engine_is_simulated,
             unhealthy_since=None,

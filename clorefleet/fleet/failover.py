@@ -77,6 +77,28 @@ def restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Advan
     yield StartWork(lease.lease_id, phase, lease.launches + 1, why, correction)
 
 
+def verified(lease: Lease, view: NodeView, limits: FleetLimits) -> Advance | GiveBack:
+    """It passed the checks. Its speed decides whether it serves, serves as degraded, or goes back."""
+    predicted, measured = lease.plan.speed.decode_tokens_per_s, view.measured_tokens_per_s
+    reason = "it answered what it was asked"
+    if view.speed_is_comparable and measured is not None and predicted > 0:
+        share = measured / predicted
+        told = f"{measured:.1f} tok/s measured, {predicted:.1f} predicted"
+        if share < limits.give_back_share:
+            text = f"it is too slow: {told}"
+            return GiveBack(lease.lease_id, text, blocks_host=True, cause=Cause.TOO_SLOW)
+        reason += f"; degraded: {told}" if share < limits.degraded_share else f"; {told}"
+    return Advance(
+        lease.lease_id,
+        Phase.SERVING,
+        reason,
+        measured_tokens_per_s=measured,
+        measured_together_tokens_per_s=view.measured_together_tokens_per_s,
+        measured_streams=view.measured_streams,
+        engine_is_simulated=view.engine_is_simulated,
+    )
+
+
 def _why(view: NodeView) -> str:
     job = view.job
     if view.job_diagnosis:

@@ -53,6 +53,10 @@ class FleetLimits:
     start_failures: int = 5
     """Times in a row that a job may fail to start before the server is given back."""
     launches: int = 2
+    degraded_share: float = 0.6
+    """Of the predicted speed for one stream: a replica below it serves, and is called degraded."""
+    give_back_share: float = 0.35
+    """Below this its server is given back. Both are assumed: most predictions lie within a factor of two."""
     unhealthy: timedelta = timedelta(minutes=3)
     """How long a serving replica may fail to answer before its server is given back."""
     order_ct_skew: timedelta = timedelta(minutes=10)

@@ -336,14 +336,8 @@ def _work(
             yield from _follow_job(lease, view, limits)
         case Phase.VERIFYING:
             if view.answered:
-                yield Advance(
-                    lease.lease_id,
-                    Phase.SERVING,
-                    "it answered a prompt",
-                    measured_tokens_per_s=view.measured_tokens_per_s,
-                    engine_is_simulated=view.engine_is_simulated,
-                )
-            elif _job_ended(view.job):
+                yield failover.verified(lease, view, limits)
+            elif _job_ended(view.job) or view.job_cause is not None:
                 yield from failover.restart(lease, view, limits)
             else:
                 yield NoteProgress(lease.lease_id, view.trouble or "asking it a question")

@@ -112,6 +112,10 @@ exit 0
 )
 
 # $1 job, $2 offset, $3 bytes.
+_LOG_SIZE = r"""
+f="$HOME/.clorefleet/jobs/$1/log"
+[ -f "$f" ] && wc -c < "$f" || echo 0
+"""
 _LOG = r"""
 f="$HOME/.clorefleet/jobs/$1/log"
 [ -f "$f" ] || exit 0
@@ -200,6 +204,16 @@ def read_log(
     _, raw, _ = session.run_raw(shell(_LOG, *words), max_output_bytes=size + LOG_TAIL_BYTES)
     whole = raw if len(raw) >= size and b"\n" not in raw else raw[: raw.rfind(b"\n") + 1]
     return tuple(clean_lines(whole.decode("utf-8", "replace"), max_lines=LOG_LINES_MAX)), offset + len(whole)
+
+
+def log_size(session: NodeSession, job_id: JobId) -> int:
+    """Bytes of a job's log; 0 where it has none.
+
+    Raises:
+        NodeError: the node cannot be asked.
+    """
+    text = session.run_ok(shell(_LOG_SIZE, _checked(job_id))).strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 def parse_report(text: str, *, log_lines: int = LOG_TAIL_LINES) -> JobReport:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -31,6 +32,7 @@ from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.session import ForbiddenAddress, NodeSession
 from clorefleet.node.tunnel import Tunnel, socket_path
+from clorefleet.node.verify import KNOWN_ANSWERS, KnownAnswers, VerifyResult, verify
 from clorefleet.node.weights import Manifest
 
 log = logging.getLogger("clorefleet.node")
@@ -38,6 +40,11 @@ log = logging.getLogger("clorefleet.node")
 IMAGE_BYTES = 5 * 10**9
 """Free disk wanted beside the weights [assumed]; the image itself is already there."""
 DISK_FACTOR = 1.02
+VERIFIERS_MAX = 8
+"""Replicas that are verified side by side; others wait."""
+VERIFY_LOOK_S = 2.0
+"""How long a look waits for the checks."""
+FOLLOW_FROM_BYTES = 4_000
 
 
 @dataclass(slots=True)
@@ -60,14 +67,18 @@ class NodeOperator:
         hub_url: str,
         recipes: Mapping[str, Recipe],
         allow_loopback: bool,
+        known_answers: KnownAnswers = KNOWN_ANSWERS,
     ) -> None:
         self._state_dir = state_dir
         self._hub_url = hub_url
         self._recipes = recipes
         self._allow_loopback = allow_loopback
+        self._known_answers = known_answers
         self._pool = SessionPool()
         self._links: dict[LeaseId, _Link] = {}
         self._links_lock = threading.Lock()
+        self._verifiers = ThreadPoolExecutor(VERIFIERS_MAX, thread_name_prefix="verify")
+        self._verifications: dict[tuple[LeaseId, int], Future[VerifyResult]] = {}
         self._manifests: dict[LeaseId, Manifest] = {}
         self._pushes = push.Pushes()
 
@@ -160,6 +171,7 @@ class NodeOperator:
             lease_ids = list(self._links)
         for lease_id in lease_ids:
             self._close_tunnel(lease_id)
+        self._verifiers.shutdown(wait=False, cancel_futures=True)
         self._pool.close()
 
     # -- sessions and tunnels
@@ -267,15 +279,49 @@ class NodeOperator:
             return NodeView(job=_with_log_line(report), is_healthy=False, trouble="the engine is loading")
         if lease.phase is not Phase.VERIFYING:
             return NodeView(job=report, is_healthy=True)
-        result = bootstrap.verify(socket, setup)
+        result = self._verified(lease, socket, setup)
+        if result is None:
+            return NodeView(job=report, is_healthy=True, trouble="it is asked questions")
+        made = lease.corrections
         return NodeView(
             trouble=result.trouble,
             job=report,
+            job_diagnosis=result.trouble if result.cause else "",
+            job_cause=result.cause,
+            correction=next_correction(engine_of(setup.engine), lease.plan.setup, result.cause, made)
+            if result.cause
+            else None,
             is_healthy=True,
             answered=result.answered,
             measured_tokens_per_s=result.tokens_per_s,
+            measured_together_tokens_per_s=result.together_tokens_per_s,
+            measured_streams=result.streams,
+            # A sandbox's engine runs on this machine, whatever its server would have done.
+            speed_is_comparable=not self._allow_loopback,
             engine_is_simulated=result.is_simulated,
         )
+
+    def _verified(self, lease: Lease, socket: Path, setup: Setup) -> VerifyResult | None:
+        """The checks run beside the ticks: at two tokens a second they take minutes. None: not done yet.
+
+        A result is given once; asked again, the checks begin anew.
+        """
+        key = (lease.lease_id, lease.launches)
+        with self._links_lock:
+            running = self._verifications.get(key)
+            if running is None:
+                support = self._support(lease)
+                running = self._verifiers.submit(
+                    verify, socket, setup, support, known_answers=self._known_answers
+                )
+                self._verifications[key] = running
+        try:
+            result = running.result(timeout=VERIFY_LOOK_S)
+        except TimeoutError:
+            return None
+        with self._links_lock:
+            self._verifications.pop(key, None)
+        return result
 
     def _support(self, lease: Lease) -> EngineSupport:
         setup = lease.plan.setup
@@ -352,6 +398,27 @@ def _with_log_line(report: JobReport) -> JobReport:
     if report.progress_text or not report.log_tail:
         return report
     return replace(report, progress_text=clean_line(report.log_tail[-1], max_chars=80))
+
+
+class EngineLogReader:
+    """Reads on where it stopped. Begins with the last lines of the newest launch, not with its first."""
+
+    def __init__(self) -> None:
+        self._job: JobId | None = None
+        self._offset = 0
+
+    def read(self, session: NodeSession, lease: Lease) -> tuple[str, ...]:
+        """What is new, cleaned and bounded.
+
+        Raises:
+            NodeError: the node cannot be asked.
+        """
+        job_id = _job_id(lease, Phase.LAUNCHING)
+        if job_id != self._job:
+            size = jobs.log_size(session, job_id)
+            self._job, self._offset = job_id, max(0, size - FOLLOW_FROM_BYTES)
+        lines, self._offset = jobs.read_log(session, job_id, offset=self._offset)
+        return lines
 
 
 def read_engine_log(session: NodeSession, lease: Lease, lines: int) -> list[str]:

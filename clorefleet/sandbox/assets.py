@@ -56,6 +56,11 @@ def default_cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("clorefleet")) / "sandbox"
 
 
+def has_real_model(cache_dir: Path | None = None) -> bool:
+    """The words of the sandbox have sense: they do not come from random weights."""
+    return ((cache_dir or default_cache_dir()) / GGUF_NAME).is_file()
+
+
 def ensure_assets(cache_dir: Path | None = None, progress: Progress | None = None) -> Assets:
     """The model file, fetched or made if it is not there yet. Safe to call from several processes at once.
 

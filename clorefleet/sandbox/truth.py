@@ -53,4 +53,5 @@ class ServerTruth:
     """Ways in which the offer differs from this record, for instance `gpu_missing`, `less_vram`,
     `old_driver`, `slow_network`, `small_disk`, `never_boots`, `own_host_key` (the image ignores the key that
     the order's script puts in place), `driver_mismatch`, `nvml`, `no_devices`, `gpu_lost`. Empty for an
-    honest host."""
+    honest host. `dead_gpu`, `wrong_answers`, `drops_tool_calls`, `empty_thinking`: of a simulated engine that
+    calls itself healthy."""

@@ -112,6 +112,66 @@ def test_a_serving_engine_that_dies_goes_back_to_launching_first():
     assert [type(step) for step in steps] == [Advance, StartWork]
 
 
+# -- verified, degraded, too slow
+
+
+def after_verify(measured: float | None, **changes: Any) -> Advance | GiveBack:
+    """Of a plan that predicts 100 tok/s."""
+    view = NodeView(answered=True, measured_tokens_per_s=measured, **{"speed_is_comparable": True, **changes})
+    return failover.verified(lease(phase=Phase.VERIFYING), view, DEFAULT_LIMITS)
+
+
+def test_a_replica_far_below_its_prediction_is_given_back_with_both_figures():
+    given = after_verify(20.0)
+    assert isinstance(given, GiveBack) and given.cause is Cause.TOO_SLOW and given.blocks_host
+    assert "20.0 tok/s measured, 100.0 predicted" in given.reason
+
+
+def test_one_somewhat_below_serves_and_is_called_degraded():
+    step = after_verify(50.0, measured_together_tokens_per_s=120.0, measured_streams=4)
+    assert isinstance(step, Advance) and step.phase is Phase.SERVING
+    assert "degraded: 50.0 tok/s measured, 100.0 predicted" in step.reason
+    assert (step.measured_tokens_per_s, step.measured_together_tokens_per_s) == (50, 120)
+    assert step.measured_streams == 4
+
+
+def test_one_near_its_prediction_serves_with_predicted_beside_measured():
+    step = after_verify(90.0)
+    assert isinstance(step, Advance) and "degraded" not in step.reason and "100.0 predicted" in step.reason
+
+
+@pytest.mark.parametrize("measured, changes", [(1.0, {"speed_is_comparable": False}), (None, {})])
+def test_a_speed_that_says_nothing_of_the_server_decides_nothing(measured: float | None, changes: dict):
+    assert isinstance(after_verify(measured, **changes), Advance)
+
+
+@pytest.mark.parametrize(
+    "cause, launches, step",
+    [
+        (Cause.WRONG_ANSWERS, 1, StartWork),
+        (Cause.WRONG_ANSWERS, 2, GiveBack),
+        (Cause.GPU_DEAD, 1, StartWork),
+        (Cause.TOOL_CALLS_DROPPED, 1, GiveBack),
+        (Cause.NO_THINKING, 1, GiveBack),
+    ],
+)
+def test_an_engine_that_runs_and_fails_its_checks_is_not_served(cause: Cause, launches: int, step: type):
+    """F16."""
+    held = lease(phase=Phase.VERIFYING, launches=launches)
+    running = JobReport(JobState.RUNNING)
+    view = NodeView(job=running, is_healthy=True, answered=False, job_cause=cause, job_diagnosis="why")
+    found = reconcile(snapshot(leases=(held,), orders=orders(order()), nodes={L1: view}))
+    assert not any(isinstance(each, Advance) and each.phase is Phase.SERVING for each in found)
+    assert step in {type(each) for each in found}
+
+
+def test_a_check_that_only_did_not_come_through_is_asked_again():
+    held = lease(phase=Phase.VERIFYING, launches=1)
+    view = NodeView(job=JobReport(JobState.RUNNING), is_healthy=True, answered=False, trouble="timed out")
+    found = reconcile(snapshot(leases=(held,), orders=orders(order()), nodes={L1: view}))
+    assert {type(each).__name__ for each in found} == {"NoteProgress"}
+
+
 # -- what the next plan leaves out
 
 

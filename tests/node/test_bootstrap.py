@@ -12,6 +12,8 @@ import pytest
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.node import JobState
 from clorefleet.domain.recipe import EngineName, EngineSupport
+from clorefleet.engine import engine_of
+from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.node import bootstrap, jobs, weights
 from clorefleet.node.keys import make_keys
 from clorefleet.node.session import NodeSession
@@ -51,6 +53,41 @@ def ended(session: NodeSession, job_id: JobId) -> None:
     while jobs.read(session, job_id).state in (JobState.RUNNING, JobState.ABSENT):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "line, fraction",
+    [("1. set --mem-fraction-static to a smaller value (e.g., 0.8)", "0.83"), ("who knows", "0.88")],
+)
+def test_a_second_launch_corrects_what_the_first_died_of(session: NodeSession, line: str, fraction: str):
+    first, second = (
+        JobId(f"launch-{fraction}-1".replace(".", "")),
+        JobId(f"launch-{fraction}-2".replace(".", "")),
+    )
+    jobs.start(session, jobs.JobSpec(first, ("sh", "-c", 'echo "$1"; exit 1', "sh", line)))
+    ended(session, first)
+    _, found = bootstrap.read_engine(session, first, SETUP)
+    assert found is not None
+    engine = engine_of(SETUP.engine)
+    correction = next_correction(engine, SETUP, found.cause, ())
+    setup = corrected(engine, SETUP, () if correction is None else (correction,))
+    bootstrap.start_engine(session, second, setup, SUPPORT, MANIFEST, port=21_000)
+    script = session.read_file(f"{session.home()}/.clorefleet/jobs/{second}/script").decode()
+    assert f"--mem-fraction-static {fraction}" in script
+    ended(session, second)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["ends when asked", "must be killed"])
+def test_an_engine_that_fails_its_checks_is_ended_before_the_next_launch(
+    session: NodeSession, listens: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bootstrap, "STOP_WAIT_S", 0.5)
+    job_id = JobId(f"stop-{listens}".lower())
+    trap = "" if listens else "trap '' TERM; "
+    jobs.start(session, jobs.JobSpec(job_id, ("sh", "-c", f"{trap}while :; do sleep 0.1; done")))
+    bootstrap.stop_engine(session, job_id, SETUP)
+    ended(session, job_id)
+    bootstrap.stop_engine(session, job_id, SETUP)  # again: nothing happens
 
 
 def test_a_sync_that_fails_says_why_in_words(session: NodeSession):

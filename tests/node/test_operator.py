@@ -48,7 +48,13 @@ class World:
     order: Order
 
     def operator(self) -> NodeOperator:
-        return NodeOperator(self.state_dir, hub_url=self.hub_url, recipes=load_recipes(), allow_loopback=True)
+        return NodeOperator(
+            self.state_dir,
+            hub_url=self.hub_url,
+            recipes=load_recipes(),
+            allow_loopback=True,
+            known_answers=(),  # the tests' model says nothing that has sense
+        )
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def test_the_whole_way_with_a_new_daemon_at_every_phase(world: World):
     operator = world.operator()
     view = at(Phase.LAUNCHING, operator, lambda view: bool(view.is_healthy) or view.job_diagnosis != "")
     assert view.is_healthy, view
-    view = at(Phase.VERIFYING, operator, lambda _: True)
+    view = at(Phase.VERIFYING, operator, lambda view: view.answered is not None)
     assert view.answered and (view.measured_tokens_per_s or 0) > 0, view.trouble
 
     backend = operator.backend(lease)

@@ -496,3 +496,61 @@ def test_scaled_weights_are_marked(rack: RunningRack, tmp_path: Path):
     repository = Shelf(assets=lambda: rack.assets).find(FLASH_GGUF)
     assert repository is not None
     assert repository.files[FLASH_GGUF_FILE].content.read(0, 100).startswith(SCALED_LINE)
+
+
+# -- healthy by its own word, and failing all the same (F16)
+
+GLM = "zai-org/GLM-4.7-Flash"
+H100 = TrueGpu("NVIDIA H100 80GB HBM3", 81_559, "9.0", 3350, 5, 16, 700, nvlink=True)
+GLM_SERVER = (
+    f"python3 -m sglang.launch_server --model-path {WEIGHTS} --tp-size 1 --context-length 8192 "
+    "--tool-call-parser glm47 --reasoning-parser glm45"
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def lying(*lies: str) -> ServerTruth:
+    return machine(1, H100, lies=frozenset(lies), ram_bytes=256 << 30)
+
+
+def asks_about_weather(engine: Engine) -> dict:
+    question = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
+    return engine.chat(60, messages=question, tools=[WEATHER])["choices"][0]["message"]
+
+
+@on(SGLANG, lying())
+def test_an_honest_one_calls_tools_and_thinks_apart(node: Node, port: int):
+    node.has(GLM)
+    engine = node.serves(f"{GLM_SERVER} --port {port}", port)
+    assert asks_about_weather(engine)["tool_calls"][0]["function"]["name"] == "get_weather"
+    message = engine.chat(40)["choices"][0]["message"]
+    assert message["reasoning_content"] and "<think>" not in message["content"]
+    assert httpx.get(f"{engine.url}/health_generate", timeout=30).status_code == 200
+
+
+@on(SGLANG, lying("dead_gpu"))
+def test_a_dead_gpu_leaves_health_at_200(node: Node, port: int):
+    node.has(GLM)
+    engine = node.serves(f"{GLM_SERVER} --port {port}", port)
+    assert httpx.get(f"{engine.url}/health", timeout=5).status_code == 200
+    assert httpx.get(f"{engine.url}/health_generate", timeout=30).status_code == 503
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    assert httpx.post(f"{engine.url}/v1/chat/completions", json=body, timeout=30).status_code == 500
+    assert "CUDA error" in node.log()
+
+
+@on(SGLANG, lying("wrong_answers", "drops_tool_calls", "empty_thinking"))
+def test_wrong_answers_dropped_calls_and_empty_thinking_are_behaviours(node: Node, port: int):
+    node.has(GLM)
+    engine = node.serves(f"{GLM_SERVER} --port {port}", port)
+    assert set(engine.chat(40)["choices"][0]["message"]["content"].split()) <= {"zq"}
+    assert not engine.chat(40)["choices"][0]["message"].get("reasoning_content")
+    called = asks_about_weather(engine)
+    assert not called.get("tool_calls") and "<tool_call>" in called["content"]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import node_truth
 import serving_speed
 import text_writer
 
@@ -23,6 +24,9 @@ BODY_BYTES_MAX = 32 << 20
 THINKING_TOKENS = 12
 """A simulated reasoning model thinks for this many tokens of the small model's text."""
 DEFAULT_TOKENS_MAX = 512
+FAULTS = frozenset({"dead_gpu", "wrong_answers", "drops_tool_calls", "empty_thinking"})
+"""Of the host's `lies`: how an engine that calls itself healthy may fail all the same (F16)."""
+NONSENSE = " zq"
 _HISTOGRAM_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -97,6 +101,9 @@ class Engine:
         self.is_ready = threading.Event()
         self.writer: text_writer.Writer | None = None
         self.started_s = int(time.time())
+        self.faults = frozenset(node_truth.load().get("lies", ())) & FAULTS
+        if "drops_tool_calls" in self.faults:
+            self.parses_tools = False
 
     def get(self, path: str) -> tuple[int, str, str] | None:
         """Status, content type and body of a GET route; None = unknown."""
@@ -151,6 +158,10 @@ class Engine:
         """The writer's pieces, not faster than the simulated hardware would bring them."""
         if self.writer is None:
             raise Refused(503, {"error": "not loaded"})
+        if "dead_gpu" in self.faults:
+            message = "CUDA error: unspecified launch failure"
+            print(f"RuntimeError: {message}", file=sys.stderr, flush=True)
+            raise Refused(500, {"error": {"message": message, "type": "InternalServerError", "code": 500}})
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or DEFAULT_TOKENS_MAX
         counters = self.counters
         began_s = time.monotonic()
@@ -176,7 +187,7 @@ class Engine:
                     counters.prompt_s += now_s - began_s
             last_s = now_s
             due_s = max(due_s, now_s - 1 / speed) + 1 / speed
-            yield piece
+            yield NONSENSE if "wrong_answers" in self.faults else piece
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -299,6 +310,8 @@ class Handler(BaseHTTPRequestHandler):
             if thinks and seen == THINKING_TOKENS + 1 and not engine.splits_thinking:
                 yield {"content": "</think>"}
             is_thought = thinks and engine.splits_thinking and seen <= THINKING_TOKENS
+            if is_thought and "empty_thinking" in engine.faults:
+                continue
             yield {"reasoning_content" if is_thought else "content": piece}
 
     def _tool_deltas(self, called: tuple[str, dict], prompt_tokens: int) -> Iterator[dict]:

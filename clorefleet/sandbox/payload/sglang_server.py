@@ -277,7 +277,7 @@ class SglangEngine(openai_front.Engine):
 
     def _generates(self) -> bool:
         """Whether one token comes out of the small model."""
-        if self.writer is None:
+        if self.writer is None or "dead_gpu" in self.faults:
             return False
         asked = {"messages": [{"role": "user", "content": "."}]}
         return any(True for _ in self.writer.write(asked, tokens_max=1))
