@@ -208,7 +208,9 @@ class NodeOperator:
             link = self._links.setdefault(lease.lease_id, _Link())
         with link.lock:
             link.lease = replace(lease, address=address)
-            if link.tunnel is None or not link.tunnel.is_open:
+            # A corrected launch may listen on another port.
+            leads_there = link.tunnel is not None and link.tunnel.port == lease.engine_port
+            if link.tunnel is None or not link.tunnel.is_open or not leads_there:
                 if link.tunnel is not None:
                     link.tunnel.close()
                 path = socket_path(self._state_dir, lease.lease_id)

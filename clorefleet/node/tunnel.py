@@ -51,7 +51,7 @@ class Tunnel:
 
     def __init__(self, path: Path, port: int, session_of: Callable[[], NodeSession]) -> None:
         self.path = path
-        self._port = port
+        self.port = port
         self._session_of = session_of
         self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
         self._is_closed = threading.Event()
@@ -102,7 +102,7 @@ class Tunnel:
         with self._lock:
             self._connections.add(connection)
         try:
-            channel = self._session_of().open_tunnel_channel(self._port)
+            channel = self._session_of().open_tunnel_channel(self.port)
             try:
                 _pump(connection, channel)
             finally:

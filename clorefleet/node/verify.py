@@ -184,7 +184,8 @@ def _check_answers(
     known_answers: KnownAnswers,
 ) -> None:
     wrong = ""
-    for question, wanted in known_answers:
+    # Without a known answer the form of one is looked at all the same.
+    for question, wanted in known_answers or ((KNOWN_ANSWERS[0][0], ("",)),):
         message = _message(complete(client, chat(setup, question, max_tokens=ANSWER_TOKENS)))
         content, thought = _text(message, "content"), _text(message, "reasoning_content")
         if support.reasoning_parser:
@@ -193,9 +194,8 @@ def _check_answers(
         if any(word in f"{thought} {content}".lower() for word in wanted):
             return
         wrong = content or thought
-    if known_answers:
-        said = clean_line(wrong, max_chars=80)
-        raise _Failed(Cause.WRONG_ANSWERS, f"it answers known questions wrongly, for instance “{said}”")
+    said = clean_line(wrong, max_chars=80)
+    raise _Failed(Cause.WRONG_ANSWERS, f"it answers known questions wrongly, for instance “{said}”")
 
 
 def _check_thinking(content: str, thought: str) -> None:

@@ -310,8 +310,7 @@ class Handler(BaseHTTPRequestHandler):
             if thinks and seen == THINKING_TOKENS + 1 and not engine.splits_thinking:
                 yield {"content": "</think>"}
             is_thought = thinks and engine.splits_thinking and seen <= THINKING_TOKENS
-            if is_thought and "empty_thinking" in engine.faults:
-                continue
+            is_thought = is_thought and "empty_thinking" not in engine.faults
             yield {"reasoning_content" if is_thought else "content": piece}
 
     def _tool_deltas(self, called: tuple[str, dict], prompt_tokens: int) -> Iterator[dict]:
