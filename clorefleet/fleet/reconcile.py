@@ -28,6 +28,7 @@ from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.plan import Plan
+from clorefleet.domain.text import clean_line
 from clorefleet.fleet import budget, failover
 from clorefleet.fleet.action import (
     Action,
