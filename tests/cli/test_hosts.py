@@ -5,16 +5,16 @@ from __future__ import annotations
 
 def test_a_blocked_server_is_left_out_until_it_is_unblocked(account):
     deploy = ("deploy", "smollm2-135m", "--budget", "16/day", "--dry-run", "--json")
-    best = account(*deploy).json["plans"][0]["offer"]["server_id"]
+    best = account(*deploy).json["plans"][0]["server"]["id"]
     assert account("hosts", "list").code == 0
     assert account("hosts", "block", str(best), "--reason", "slow \x1b[2Jdisk").code == 0
     [record] = account("hosts", "list", "--json").json
     assert (record["server_id"], record["is_left_out"]) == (best, True)
     assert "\x1b" not in record["state"] and "disk" in record["state"]
     plans = account(*deploy).json["plans"]
-    assert best not in [each["offer"]["server_id"] for each in plans]
+    assert best not in [each["server"]["id"] for each in plans]
     assert account("hosts", "unblock", str(best)).code == 0
-    assert account(*deploy).json["plans"][0]["offer"]["server_id"] == best
+    assert account(*deploy).json["plans"][0]["server"]["id"] == best
     shown = account("hosts", "history", str(best))
     assert shown.code == 0 and "unblocked by you" in shown.out and "\x1b" not in shown.out
 
