@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.host import HostFault
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.lease import LeaseState
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Rate
+from clorefleet.domain.money import Currency, Money, Rate, parse_budget
 from clorefleet.fleet import budget
 from tests.fleet.builders import NOW, deployment, lease, minutes, plan
 
@@ -99,3 +103,139 @@ def test_midnight_is_utc_also_for_a_clock_in_another_zone():
 
     elsewhere = datetime(2026, 11, 25, 1, 0, tzinfo=timezone(timedelta(hours=3)))
     assert budget.midnight_utc(elsewhere) == datetime(2026, 11, 24, tzinfo=UTC)
+
+
+# -- the fleet's ceilings
+
+
+def fleet(*held, per_day=None, total=None, today="0", spent="0", rates=None, own_total=None):
+    guard = FleetGuard(
+        per_day=parse_budget(per_day) if per_day else None,
+        total_usd=None if total is None else Decimal(total),
+        deployment_totals_usd={} if own_total is None else {DeploymentId("tiny"): Decimal(own_total)},
+    )
+    return budget.FleetSpending(
+        guard=guard,
+        open_leases=tuple(held),
+        spent_today_usd=Decimal(today),
+        spent_total_usd=Decimal(spent),
+        deployment_spent_total_usd={DeploymentId("tiny"): Decimal(spent)},
+        usd_per_unit=rates or {},
+    )
+
+
+def asked(the_plan, spending, *, ceiling="16/day"):
+    return budget.refusal(
+        deployment(budget=ceiling),
+        the_plan,
+        open_leases=(),
+        spent_today_usd=Decimal(0),
+        now=NOW,
+        fleet=spending,
+    )
+
+
+def test_other_deployments_count_against_the_fleets_ceiling():
+    other = lease(plan=plan(2, "8"), deployment_id=DeploymentId("other"), lease_id=LeaseId("l2"))
+    assert asked(plan(1, "9"), fleet(other, per_day="20/day")) is None
+    assert "fleet" in asked(plan(1, "12"), fleet(other, per_day="20/day")).text
+
+
+def test_a_total_ceiling_refuses_what_it_would_not_carry_for_an_hour():
+    assert asked(plan(1, "12"), fleet(total="10", spent="9.2")) is None
+    assert asked(plan(1, "12"), fleet(total="10", spent="9.5")).is_lasting
+    assert asked(plan(1, "12"), fleet(own_total="10", spent="9.5")).is_lasting
+
+
+def in_clore(number=1, per_day="150", usd_per_unit="0.1"):
+    return plan(
+        number,
+        billed=Rate.per_day(per_day, Currency.CLORE),
+        usd_per_unit=Decimal(usd_per_unit),
+        creation_fee=Decimal(0),
+    )
+
+
+def test_a_coins_worst_admissible_rate_is_what_counts():
+    """150 CLORE x 1.05 fee x $0.1 = $15.75, and 5 % more at the worst: above 16."""
+    assert asked(in_clore(per_day="150"), fleet()).is_lasting
+    assert asked(in_clore(per_day="145"), fleet()) is None  # 15.225 x 1.05 = 15.99
+    assert asked(in_clore(per_day="145"), fleet(rates={Currency.CLORE: Decimal("0.101")})).is_lasting
+
+
+def over(spending, *, ceiling="16/day", today="0", now=NOW):
+    return budget.overspending(
+        [deployment(budget=ceiling)],
+        spent_today_usd={DeploymentId("tiny"): Decimal(today)},
+        fleet=spending,
+        now=now,
+    )
+
+
+def held(number, usd="4", **changes):
+    return lease(
+        plan=plan(number, usd),
+        lease_id=LeaseId(f"l{number}"),
+        created_at=NOW - minutes(100 - number),
+        **changes,
+    )
+
+
+def test_a_lowered_budget_gives_back_the_newest_and_no_more_than_needed():
+    """B9."""
+    assert over(fleet(held(1), held(2), held(3))) == {}
+    assert set(over(fleet(held(1), held(2), held(3)), ceiling="9/day")) == {"l3"}
+    assert set(over(fleet(held(1), held(2), held(3)), ceiling="3/day")) == {"l1", "l2", "l3"}
+
+
+def test_a_coin_that_jumps_gives_back_what_the_ceiling_no_longer_carries():
+    """B3."""
+    mine = lease(plan=in_clore(per_day="100"), price=Rate.per_day(100, Currency.CLORE))
+    assert over(fleet(mine)) == {}
+    assert set(over(fleet(mine, rates={Currency.CLORE: Decimal(1)}))) == {"l1"}
+
+
+def test_a_total_is_never_reached_because_ending_takes_time():
+    ending = fleet(held(1, "96"), total="10", spent="9.2")  # $4.2 an hour, $1.05 in the lead of 15 min
+    assert set(over(ending, ceiling="200/day")) == {"l1"}
+    assert over(fleet(held(1, "96"), total="10", spent="8.9"), ceiling="200/day") == {}
+
+
+@given(
+    usd=st.decimals("0.5", "15", places=2),
+    minute=st.integers(0, 24 * 60 - 1),
+)
+def test_what_was_allowed_is_never_given_back_by_the_day_alone(usd, minute):
+    """No flapping: a rent within the ceiling at midnight is within it at each later minute."""
+    midnight = NOW.replace(hour=0, minute=0)
+    now = midnight + timedelta(minutes=minute)
+    mine = lease(plan=plan(1, str(usd)), ordered_at=midnight, created_at=midnight)
+    fee = Decimal("0.1") if minute >= 10 else Decimal(0)
+    burnt = usd * Decimal("1.05") * minute / 1440 + fee
+    if refused(plan(1, str(usd)), now=midnight) is None:
+        assert over(fleet(mine), today=str(burnt), now=now) == {}
+
+
+def test_the_breaker_counts_rents_that_cost_and_hosts_that_failed():
+    rents = [held(number, state=LeaseState.ENDED) for number in range(1, 14)]
+    assert "13 servers" in budget.why_stop_renting(
+        [replace(each, created_at=NOW - minutes(5)) for each in rents], (), FleetGuard(), NOW
+    )
+    assert (
+        budget.why_stop_renting(
+            [replace(each, created_at=NOW - minutes(61)) for each in rents], (), FleetGuard(), NOW
+        )
+        == ""
+    )
+    refused_ones = [replace(each, state=LeaseState.REFUSED, created_at=NOW) for each in rents]
+    assert budget.why_stop_renting(refused_ones, (), FleetGuard(), NOW) == ""
+    faults = [HostFault(ServerId(n), NOW - minutes(n), "bad", Decimal(0)) for n in range(1, 10)]
+    assert "9 hosts" in budget.why_stop_renting((), faults, FleetGuard(), NOW)
+    assert budget.why_stop_renting((), faults, FleetGuard(resumed_at=NOW), NOW) == ""
+
+
+def test_a_low_wallet_is_warned_about_before_the_market_ends_the_orders():
+    reading = WalletReading(Money.usd(3), NOW, Decimal(0), Decimal(8), Decimal(3), NOW, Decimal(0))
+    assert "9.0 hours" in budget.wallet_warning(reading)
+    assert budget.wallet_warning(replace(reading, balance=Money.usd(30))) == ""
+    assert budget.wallet_warning(replace(reading, burn_per_day=Decimal(0))) == ""

@@ -1,0 +1,114 @@
+"""Whose an order is, and the end of those that are ours: refusing to act is tested like acting."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.identity import OrderId
+from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.fleet.sweep import Standing, end_orders, explain_orders
+from tests.fleet.builders import IMAGE, NOW, deployment, lease, order
+from tests.fleet.test_reconcile import minutes
+from tests.fleet.world import World
+
+OURS = frozenset({IMAGE})
+WANTED = (deployment(),)
+
+
+def standing(the_order, *leases, wishes=WANTED, images=OURS):
+    [finding] = explain_orders([the_order], leases=leases, deployments=wishes, images=images)
+    return finding.standing
+
+
+@pytest.mark.parametrize(
+    ("held", "wishes", "expected"),
+    [
+        (lease(), (deployment(),), Standing.LEASED),
+        (lease(), (deployment(desired=Desired.STOPPED),), Standing.LEFT_OVER),
+        (lease(), (), Standing.LEFT_OVER),
+        (lease(LeaseState.ENDED, Phase.ENDED), (deployment(),), Standing.LEFT_OVER),
+        (lease(LeaseState.INTENT, Phase.RENTING), (deployment(),), Standing.IN_DOUBT),
+    ],
+)
+def test_a_record_decides(held, wishes, expected):
+    assert standing(order(), held, wishes=wishes) is expected
+
+
+def test_without_a_record_the_image_makes_it_likely_and_nothing_makes_it_certain():
+    """E5, E6: the store is empty, or of yesterday."""
+    assert standing(order()) is Standing.LIKELY
+    assert standing(order(image="somebody/else")) is Standing.FOREIGN
+    assert standing(order(), images=frozenset()) is Standing.FOREIGN
+
+
+def test_a_rent_in_doubt_explains_only_its_own_server_image_and_kind():
+    doubt = lease(LeaseState.INTENT, Phase.RENTING)
+    assert standing(order(server_id=8), doubt) is Standing.LIKELY
+    assert standing(order(image="somebody/else"), doubt) is Standing.FOREIGN
+    assert standing(order(is_spot=True), doubt) is Standing.LIKELY
+
+
+def test_an_age_protects_what_another_machine_may_just_have_made():
+    [young] = explain_orders([order(created_at=NOW - minutes(30))], images=OURS)
+    assert not young.is_older_than(timedelta(hours=2), NOW)
+    assert young.is_older_than(timedelta(minutes=30), NOW)
+
+
+def ended(world: World, **hazards: int):
+    for name, count in hazards.items():
+        setattr(world.hazards, name, count)
+    return end_orders(
+        world.market, world.market.live, sleep=world.clock.sleep, tell=lambda text: None, rounds_max=8
+    )
+
+
+def test_ending_reads_back_twice_and_survives_lost_and_lying_answers(tmp_path: Path):
+    """A14, A16, L6: only the market is needed."""
+    world = World(tmp_path)
+    world.wish()
+    world.tick(20)
+    [live] = world.market.live
+    result = ended(world, cancel_lost=2, cancel_lies=2)
+    assert result.ended == (live.order_id,) and result.unending == () and world.market.live == []
+
+
+def test_what_will_not_end_is_named_with_its_price_and_attempts(tmp_path: Path):
+    world = World(tmp_path)
+    world.wish()
+    world.tick(20)
+    result = ended(world, cancel_lies=99)
+    [unending] = result.unending
+    assert unending.attempts == 8 and unending.price == "$0.0834/hour"
+    assert unending.order_id == world.market.live[0].order_id
+
+
+def test_only_the_named_orders_are_ended(tmp_path: Path):
+    """S9."""
+    world = World(tmp_path)
+    world.market.orders = {900: order(900), 901: order(901, server_id=8, image="somebody/else")}
+    world.market.visible_from = {900: NOW, 901: NOW}
+    end_orders(
+        world.market,
+        [world.market.orders[900]],
+        sleep=world.clock.sleep,
+        tell=lambda text: None,
+    )
+    assert [each.order_id for each in world.market.live] == [OrderId(901)]
+
+
+def test_the_daemon_tells_which_orders_will_not_end_until_they_do(tmp_path: Path):
+    world = World(tmp_path)
+    told = []
+    object.__setattr__(world.fleet, "note_unending", told.append)
+    world.wish()
+    world.tick(20)
+    world.wish(desired=Desired.STOPPED)
+    world.hazards.cancel_lies = 6
+    world.tick(14, every_s=20)
+    assert any(told), "nobody was told"
+    world.tick(20, every_s=20)
+    assert told[-1] == () and world.market.live == []
