@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from clorefleet.domain.identity import OrderId, OwnerId, ServerId
 from clorefleet.domain.money import Currency, Money, Rate
@@ -48,7 +50,7 @@ class Order:
         return self.price.currency
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OrderList:
     """One reading of `my_orders`."""
 
@@ -63,13 +65,25 @@ class OrderList:
 
     def by_id(self, order_id: OrderId) -> Order | None:
         """The order of that number; the live one, should a market have given a number twice."""
-        found = [order for order in self.orders if order.order_id == order_id]
-        return next((order for order in found if not order.is_expired), found[0] if found else None)
+        return _live_or_first(self._by_number.get(order_id, ()))
 
     def on_server(self, order_id: OrderId, server_id: ServerId) -> Order | None:
         """The order of that number on that server: what an old number means now is another order."""
-        found = [each for each in self.orders if (each.order_id, each.server_id) == (order_id, server_id)]
-        return next((order for order in found if not order.is_expired), found[0] if found else None)
+        return _live_or_first(
+            [each for each in self._by_number.get(order_id, ()) if each.server_id == server_id]
+        )
+
+    @cached_property
+    def _by_number(self) -> dict[OrderId, list[Order]]:
+        """Asked for each lease in each tick: going through the list each time is what a large fleet feels."""
+        found: dict[OrderId, list[Order]] = {}
+        for order in self.orders:
+            found.setdefault(order.order_id, []).append(order)
+        return found
+
+
+def _live_or_first(orders: Sequence[Order]) -> Order | None:
+    return next((order for order in orders if not order.is_expired), orders[0] if orders else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,8 +224,9 @@ class Observer:
             (lease, order)
             for lease in leases
             if lease.state is LeaseState.ORDERED and lease.phase in _LOOKED_AT
-            for order in ([] if orders is None else orders.live())
-            if order.order_id == lease.order_id and order.ssh is not None
+            if orders is not None and lease.order_id is not None
+            for order in [orders.by_id(lease.order_id)]
+            if order is not None and not order.is_expired and order.ssh is not None
         ]
         lookers = min(self._lookers_max, len(looks))
         if lookers <= 1:

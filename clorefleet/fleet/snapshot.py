@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import WalletReading
@@ -24,7 +25,7 @@ from clorefleet.fleet.budget import FleetSpending, midnight_utc
 from clorefleet.fleet.wanted import wanted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     now: datetime
     deployments: tuple[Deployment, ...]
@@ -103,10 +104,23 @@ class Snapshot:
         return tuple(readings)
 
     def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
-        return next((d for d in self.deployments if d.deployment_id == deployment_id), None)
+        return self._deployments_by_id.get(deployment_id)
+
+    @cached_property
+    def _deployments_by_id(self) -> Mapping[DeploymentId, Deployment]:
+        return {each.deployment_id: each for each in self.deployments}
 
     def wanted_of(self, deployment: Deployment) -> Wanted:
         return self.wanted.get(deployment.deployment_id) or wanted(deployment, self.now)
 
     def leases_of(self, deployment_id: DeploymentId) -> tuple[Lease, ...]:
-        return tuple(lease for lease in self.leases if lease.deployment_id == deployment_id)
+        return self._leases_by_deployment.get(deployment_id, ())
+
+    @cached_property
+    def _leases_by_deployment(self) -> Mapping[DeploymentId, tuple[Lease, ...]]:
+        """A tick asks for each lease; going through all of them each time is what a large fleet would
+        feel."""
+        found: dict[DeploymentId, list[Lease]] = {}
+        for lease in self.leases:
+            found.setdefault(lease.deployment_id, []).append(lease)
+        return {deployment_id: tuple(leases) for deployment_id, leases in found.items()}

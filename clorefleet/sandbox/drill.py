@@ -36,31 +36,35 @@ from urllib.parse import quote
 from clorefleet.sandbox import process as sandbox
 
 FAULTS: dict[str, dict[str, Any]] = {
-    "timeout_before": {"rate": 0.02, "hold_real_s": 3},
-    "timeout_after": {"rate": 0.03, "hold_real_s": 3},
-    "cut_body": {"rate": 0.05},
-    "error_before": {"rate": 0.04},
-    "error_after": {"rate": 0.04},
-    "code1_before": {"rate": 0.1},
-    "code1_after": {"rate": 0.1},
-    "rate_limited": {"rate": 0.03},
-    "malformed": {"rate": 0.03},
-    "late_order": {"rate": 0.3, "polls": 2},
-    "vanishing_order": {"rate": 0.03, "polls": 1},
-    "duplicate_in_list": {"rate": 0.1},
-    "id_as_string": {"rate": 0.2},
-    "create_refused": {"rate": 0.1},
-    "cancel_ignored": {"rate": 0.2},
-    "cancel_reported_failed": {"rate": 0.2},
+    "timeout_before": {"rate": 0.04, "hold_real_s": 3},
+    "timeout_after": {"rate": 0.04, "hold_real_s": 3},
+    "cut_body": {"rate": 0.08},
+    "error_before": {"rate": 0.06},
+    "error_after": {"rate": 0.06},
+    "code1_before": {"rate": 0.2},
+    "code1_after": {"rate": 0.3},
+    "rate_limited": {"rate": 0.05},
+    "malformed": {"rate": 0.05},
+    "late_order": {"rate": 0.5, "polls": 2},
+    "vanishing_order": {"rate": 0.05, "polls": 1},
+    "duplicate_in_list": {"rate": 0.2},
+    "id_as_string": {"rate": 0.3},
+    "create_refused": {"rate": 0.2},
+    "cancel_ignored": {"rate": 0.3},
+    "cancel_reported_failed": {"rate": 0.3},
 }
 """API faults that leave the market honest about its list and bills."""
 TIME_FACTOR = 30.0
 """Simulated seconds per second: a kill costs minutes of rent, so that bills are worth comparing."""
 MODEL = "smollm2-135m"
-LIFE_S = (0.4, 7.0)
-"""From the start of a daemon's process to its death: in the imports, in a tick, or between two of them."""
-KILLS_PER_WISH = 6
-COMMAND_S_MAX = 120
+LIFE_S = (0.2, 6.0)
+"""From when a daemon is ready to its death: in a tick, or between two."""
+EARLY_DEATHS = 0.25
+"""Share of the daemons that die before they are ready: in the imports, the migrations, the first connections."""
+EARLY_LIFE_S = (0.1, 2.0)
+READY_S_MAX = 60
+KILLS_PER_WISH = 5
+COMMAND_S_MAX = 400
 SETTLE_S_MAX = 240
 
 
@@ -119,6 +123,16 @@ class Drill:
                 start_new_session=True,
             )
 
+    def _wait_until_ready(self, daemon: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + READY_S_MAX
+        while time.monotonic() < deadline and daemon.poll() is None:
+            try:
+                if json.loads((self._state / "daemon.json").read_text("utf-8"))["pid"] == daemon.pid:
+                    return
+            except (OSError, ValueError, KeyError):
+                pass
+            time.sleep(0.05)
+
     def _kill_other_daemon(self) -> bool:
         """The one that holds the profile's lock, by the pid inside it."""
         text = (self._state / "daemon.lock").read_text("ascii").strip()
@@ -153,7 +167,11 @@ class Drill:
                 is_running = not is_running
                 self._wish(is_running=is_running)
             daemon = self._spawn_daemon()
-            time.sleep(self._random.uniform(*LIFE_S))
+            if self._random.random() < EARLY_DEATHS:
+                time.sleep(self._random.uniform(*EARLY_LIFE_S))
+            else:
+                self._wait_until_ready(daemon)
+                time.sleep(self._random.uniform(*LIFE_S))
             self._note_secrets()
             if daemon.poll() is None:
                 daemon.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 T = TypeVar("T")
 
@@ -36,3 +37,8 @@ def decode(kind: type[T], document: Any) -> T:
     """
     result: T = _adapter(kind).validate_python(document)
     return result
+
+
+def json_text(document: Any) -> str:
+    """What a JSON column holds; several times as fast as the standard library, and a tick writes many."""
+    return to_json(document).decode()

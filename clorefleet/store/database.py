@@ -24,6 +24,7 @@ from sqlmodel import Session
 from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
 from clorefleet.domain.text import clean_line
+from clorefleet.store.codec import json_text
 from clorefleet.store.migrate import upgrade
 from clorefleet.store.queries import Transaction
 
@@ -172,6 +173,7 @@ def connect_engine(url: str) -> tuple[Engine, Path | None]:
             },
             pool_pre_ping=True,
             hide_parameters=True,
+            json_serializer=json_text,
         )
     except ModuleNotFoundError as error:
         raise StoreError(
@@ -189,7 +191,7 @@ def _sqlite_engine(parsed: URL) -> tuple[Engine, Path]:
     if not file.exists():
         file.touch(mode=0o600)
     connect_args = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
-    engine = create_engine(parsed, connect_args=connect_args, hide_parameters=True)
+    engine = create_engine(parsed, connect_args=connect_args, hide_parameters=True, json_serializer=json_text)
     _prepare_sqlite(engine)
     return engine, file
 

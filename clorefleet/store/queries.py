@@ -187,9 +187,11 @@ class Transaction:
 
     def note_leases(self, leases: Iterable[Lease]) -> None:
         """What is believed of leases that are stored already, all at once. Their plans stay as they are."""
-        rows = [{"lease_id": lease.lease_id, **_beliefs(lease)} for lease in leases]
+        rows = [{"the_lease": lease.lease_id, **_beliefs(lease)} for lease in leases]
         if rows:
-            self.session.execute(update(LeaseRow), rows)
+            table = LeaseRow.__table__  # type: ignore[attr-defined]
+            statement = update(table).where(table.c.lease_id == bindparam("the_lease"))
+            self.session.connection().execute(statement, rows)
 
     # -- intents
 

@@ -1,4 +1,4 @@
-"""S7: no gap, overlap or negative interval, also across clock jumps; in the end the sum is the market's own."""
+"""S7: no gap, overlap or negative interval, also across clock jumps; the final sum is the market's own."""
 
 from __future__ import annotations
 
