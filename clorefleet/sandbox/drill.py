@@ -60,7 +60,7 @@ MODEL = "smollm2-135m"
 LIFE_S = (0.2, 6.0)
 """From when a daemon is ready to its death: in a tick, or between two."""
 EARLY_DEATHS = 0.25
-"""Share of the daemons that die before they are ready: in the imports, the migrations, the first connections."""
+"""Share of the daemons that die before they are ready: in imports, migrations, first connections."""
 EARLY_LIFE_S = (0.1, 2.0)
 READY_S_MAX = 60
 KILLS_PER_WISH = 5
@@ -197,10 +197,12 @@ class Drill:
         with subprocess.Popen(
             words, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as watching:
-            try:
-                watching.wait(timeout=self._random.uniform(1.5, 4))
-            except subprocess.TimeoutExpired:
-                watching.kill()
+            deadline = time.monotonic() + COMMAND_S_MAX
+            while watching.poll() is None and time.monotonic() < deadline:
+                wishes = {each["desired"] for each in self._json("status")["deployments"]}
+                if wishes == {"stopped"}:
+                    break
+            watching.kill()
         self._run("daemon", "stop")
 
     def _count(self) -> None:
