@@ -5,8 +5,8 @@
 
 Every node's spend counter has moved and every one is healthy: the usual tick of a fleet that serves, with the
 most rows that such a tick can write. The floor is what no program can do without: the same rows, as bytes
-that are ready, in one durable transaction of Python's own sqlite3, on the same disk, in the same run. Reading the
-store and the market is timed apart: it is not part of what is compared.
+that are ready, in one durable transaction of Python's own sqlite3, on the same disk, in the same run. Reading
+the store and the market is timed apart: it is not part of what is compared.
 """
 
 from __future__ import annotations
