@@ -76,6 +76,7 @@ def test_killed_at_any_boundary_the_next_process_ends_up_the_same(
     assert set(world.nodes.started.values()) <= {1, 2}
 
 
+@pytest.mark.slow
 @at_each_boundary
 def test_killed_again_while_recovering(tmp_path: Path, effect: Effect, boundary: Boundary):
     """C2: the second death comes at the same boundary of a later process."""

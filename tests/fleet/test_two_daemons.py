@@ -24,6 +24,7 @@ from tests.fleet.builders import NOW, deployment, plan
 from tests.fleet.world import Hazards, MemoryMarket, MemoryNodes, VirtualClock
 from tests.postgres import empty_database
 
+pytestmark = pytest.mark.slow
 PLANS = (plan(7), plan(8), plan(9))
 
 
