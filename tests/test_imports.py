@@ -105,7 +105,8 @@ def test_the_core_has_no_clock_no_network_no_chance(file: Path):
 
 
 @pytest.mark.parametrize(
-    "heavy", ["rich", "httpx", "pydantic", "sqlmodel", "paramiko", "apscheduler", "asyncssh"]
+    "heavy",
+    ["rich", "numpy", "msgspec", "httpx", "pydantic", "sqlmodel", "paramiko", "apscheduler", "asyncssh"],
 )
 def test_help_imports_nothing_heavy(heavy: str):
     code = (

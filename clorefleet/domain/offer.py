@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +19,14 @@ class OfferedGpu:
     name: str
     """The market's text, cleaned, without count and without "NVIDIA"."""
     claimed_vram_gib: Decimal | None = None
+
+
+def gpu_summary(gpus: Iterable[OfferedGpu]) -> str:
+    """For instance `8x RTX 4090`, or `2x RTX 3090 + 1x RTX 3060` for a mixed rig."""
+    counts: dict[str, int] = {}
+    for gpu in gpus:
+        counts[gpu.name] = counts.get(gpu.name, 0) + 1
+    return " + ".join(f"{n}x {name}" for name, n in counts.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +85,7 @@ class Offer:
 
     @property
     def gpu_summary(self) -> str:
-        """For instance `8x RTX 4090`, or `2x RTX 3090 + 1x RTX 3060` for a mixed rig."""
-        counts: dict[str, int] = {}
-        for gpu in self.gpus:
-            counts[gpu.name] = counts.get(gpu.name, 0) + 1
-        return " + ".join(f"{n}x {name}" for name, n in counts.items())
+        return gpu_summary(self.gpus)
 
     def price_in(self, currency: Currency, *, is_spot: bool) -> Rate | None:
         prices = self.spot if is_spot else self.on_demand
@@ -142,7 +146,7 @@ DOCUMENTED_FEES = RenterFees(
 class MarketView:
     """One reading of the market: all that the planner needs of it."""
 
-    offers: tuple[Offer, ...]
+    offers: Sequence[Offer]
     rates: MarketRates
     fees: RenterFees
     read_at: datetime

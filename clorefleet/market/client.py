@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
@@ -55,10 +55,13 @@ from clorefleet.market.limiter import NoTurn, Priority, RequestLimiter
 from clorefleet.market.records import GigaspotNotice, HostedServer, ProofOfHolding, SpotMarket
 from clorefleet.market.transport import USER_AGENT, Answer, HttpTransport, NoAnswer, NotSent, Timeouts
 
+if TYPE_CHECKING:
+    from clorefleet.market.bulk import OfferTable
+
 log = logging.getLogger("clorefleet.market")
 
-MARKETPLACE_BYTES_MAX = 64 << 20
-"""2 MB for 3,500 servers in 2024."""
+MARKETPLACE_BYTES_MAX = 128 << 20
+"""2 MB for 3,500 servers in 2024; the bulk reading takes a few times this in memory."""
 ANSWER_BYTES_MAX = 4 << 20
 READ_ATTEMPTS_MAX = 3
 READ_PAUSE_FIRST_S = 1.0
@@ -135,14 +138,21 @@ class MarketClient:
         offers, rates = self.fetch_marketplace()
         return MarketView(offers=offers, rates=rates, fees=self._known_fees(), read_at=self._clock.now())
 
-    def fetch_marketplace(self) -> tuple[tuple[Offer, ...], MarketRates]:
-        """All servers of the market, rented ones too, and USD rates by the market's own conversion."""
-        doc = self._read(
-            # Public: the key is not sent where it is not needed.
-            _Call("GET", "marketplace", Priority.READ, needs_key=False, size_max=MARKETPLACE_BYTES_MAX),
-            lists="servers",
-        )
-        servers = _kept(wire.read_marketplace(doc), "servers")
+    def fetch_marketplace(self) -> tuple[Sequence[Offer], MarketRates]:
+        """All servers of the market, rented ones too, and USD rates by the market's own conversion.
+
+        Of a plain answer an `OfferTable`, whose offers are made when they are looked at.
+        """
+        from clorefleet.market.bulk import OfferTable  # numpy: for those who look at offers
+
+        # Public: the key is not sent where it is not needed.
+        call = _Call("GET", "marketplace", Priority.READ, needs_key=False, size_max=MARKETPLACE_BYTES_MAX)
+        read = self._retrying()(self._read_marketplace, call)
+        if isinstance(read, OfferTable):
+            if read.skipped:
+                log.warning("records_skipped list=servers count=%s", read.skipped)
+            return read, read.rates
+        servers = _kept(wire.read_marketplace(read), "servers")
         rates = convert.coin_rates(servers, read_at=self._clock.now())
         return tuple(convert.offer(server, rates) for server in servers), rates
 
@@ -331,14 +341,16 @@ class MarketClient:
 
         `lists` names the array that the answer must have. Without it "no orders" and "no answer" look alike.
         """
-        retrying = Retrying(
+        return self._retrying()(self._read_once, call, lists)
+
+    def _retrying(self) -> Retrying:
+        return Retrying(
             stop=stop_after_attempt(READ_ATTEMPTS_MAX),
             wait=self._pause_s,
             retry=retry_if_exception(_may_repeat),
             sleep=self._clock.sleep,
             reraise=True,
         )
-        return retrying(self._read_once, call, lists)
 
     def _pause_s(self, state: RetryCallState) -> float:
         """1, 2, 4 s..., each between half and whole, so that clients do not march in step."""
@@ -346,12 +358,30 @@ class MarketClient:
         return whole_s * (0.5 + self._random_unit() / 2)
 
     def _read_once(self, call: _Call, lists: str) -> wire.Fields:
+        answer = self._ask(call)
+        verdict = answer if isinstance(answer, InDoubt) else judge(answer, call.stake)
+        return self._settled(verdict, lists)
+
+    def _read_marketplace(self, call: _Call) -> OfferTable | wire.Fields:
+        """The answer in bulk where it is plain, else read tolerantly."""
+        from clorefleet.market.bulk import table_of_answer
+
+        answer = self._ask(call)
+        if isinstance(answer, InDoubt):
+            return self._settled(answer, "servers")
+        table = table_of_answer(answer.body, read_at=self._clock.now())
+        if table is None:
+            return self._settled(judge(answer, call.stake), "servers")
+        self._limiter.note_served()
+        return table
+
+    def _ask(self, call: _Call) -> Answer | InDoubt:
         try:
-            verdict = judge(self._send(call), call.stake)
-        except NotSent as failure:
-            verdict = InDoubt(failure.reason)
-        except NoAnswer as failure:
-            verdict = InDoubt(failure.reason)
+            return self._send(call)
+        except (NotSent, NoAnswer) as failure:
+            return InDoubt(failure.reason)
+
+    def _settled(self, verdict: Verdict, lists: str) -> wire.Fields:
         self._note(verdict)
         match verdict:
             case Rejected(error):

@@ -53,8 +53,8 @@ RATE_SAMPLES_MIN = 3
 _GIB = 1 << 30
 _GB = 10**9
 _HOUR_S = 3600
-_RAM_GIB_MAX = 65_536
-_DISK_GB_MAX = 10_000_000
+RAM_GIB_MAX = 65_536
+DISK_GB_MAX = 10_000_000
 _SSH_PORT = 22
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
@@ -149,18 +149,19 @@ def told_rates(usd_rates: Mapping[str, Decimal], *, read_at: datetime) -> Market
 
 def offer(server: wire.WireServer, rates: MarketRates) -> Offer:
     specs = server.specs
-    names = gpu_names(specs.gpu, server.gpu_array or tuple(kind for kind, _ in specs.gpus))
+    gpus = offered_gpus(specs, server.gpu_array)
+    names = tuple(gpu.name for gpu in gpus)
     on_demand = _rates_per_day(server.on_demand, server.allowed_coins)
     # A spot order on such a server is refused by name.
     spot = () if server.is_on_gigaspot else _rates_per_day(server.spot, server.allowed_coins)
     usd = _usd_figure(server)
-    ram_bytes = _bytes(specs.ram_gb, _GIB, limit=_RAM_GIB_MAX)
-    disk_bytes = _bytes(specs.disk_gb, _GB, limit=_DISK_GB_MAX)
+    ram_bytes = _bytes(specs.ram_gb, _GIB, limit=RAM_GIB_MAX)
+    disk_bytes = _bytes(specs.disk_gb, _GB, limit=DISK_GB_MAX)
     return Offer(
         server_id=ServerId(server.id),
         owner_id=None if server.owner is None else OwnerId(server.owner),
-        gpus=_gpus(names, specs),
-        cpu_model=_clean(specs.cpu, CPU_CHARS_MAX),
+        gpus=gpus,
+        cpu_model=cpu_name(specs.cpu),
         cores=specs.cores,
         threads=specs.threads,
         ram_bytes=ram_bytes,
@@ -168,7 +169,7 @@ def offer(server: wire.WireServer, rates: MarketRates) -> Offer:
         disk_mb_s=_positive(specs.disk_mb_s),
         down_mbit_s=_positive(specs.down_mbit_s),
         up_mbit_s=_positive(specs.up_mbit_s),
-        country=specs.country.upper() if _COUNTRY.fullmatch(specs.country) else "",
+        country=country_code(specs.country),
         cuda_version=server.cuda_version,
         reliability=_fraction(server.reliability),
         rating=server.rating if server.rating_count else None,
@@ -185,6 +186,20 @@ def offer(server: wire.WireServer, rates: MarketRates) -> Offer:
             *_spec_flags(server, names, ram_bytes, disk_bytes),
         ),
     )
+
+
+def cpu_name(raw: str) -> str:
+    return _clean(raw, CPU_CHARS_MAX)
+
+
+def country_code(raw: str) -> str:
+    """Two letters, upper case; "" for anything else."""
+    return raw.upper() if _COUNTRY.fullmatch(raw) else ""
+
+
+def offered_gpus(specs: wire.WireSpecs, listed: tuple[str, ...]) -> tuple[OfferedGpu, ...]:
+    """One per GPU, from how the server is described and from `listed`, its `gpu_array`."""
+    return _gpus(gpu_names(specs.gpu, listed or tuple(kind for kind, _ in specs.gpus)), specs)
 
 
 def _gpus(names: tuple[str, ...], specs: wire.WireSpecs) -> tuple[OfferedGpu, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketView
 from clorefleet.market import convert, wire
+from clorefleet.market.bulk import table_of_answer
 
 SAVED_BYTES_MAX = 256 << 20
 
@@ -27,7 +28,11 @@ def view_of_saved_answer(file: Path) -> MarketView:
         raise NotAnAnswer(f"it is larger than {SAVED_BYTES_MAX >> 20} MiB")
     read_at = datetime.fromtimestamp(status.st_mtime, UTC)
     try:
-        document = wire.fields(wire.parse(file.read_bytes()))
+        body = file.read_bytes()
+        table = table_of_answer(body, read_at=read_at, needs_code=False)
+        if table is not None:
+            return MarketView(offers=table, rates=table.rates, fees=DOCUMENTED_FEES, read_at=read_at)
+        document = wire.fields(wire.parse(body))
     except wire.NotJson as error:
         raise NotAnAnswer("it is not JSON") from error
     if not isinstance(document.get("servers"), list):

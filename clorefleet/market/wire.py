@@ -57,9 +57,24 @@ def parse(body: bytes) -> Json:
         raise NotJson(type(error).__name__) from error
 
 
+def parse_first(piece: bytes) -> Json:
+    """The JSON value that `piece` begins with; None when its end is not in the piece.
+
+    For pieces of a document that was found to be UTF-8 and JSON as a whole.
+    """
+    try:
+        value: Json = _decoder.raw_decode(piece.decode("utf-8", errors="ignore"))[0]
+    except ValueError:
+        return None
+    return value
+
+
 def _exact(text: str) -> Decimal | None:
-    """None for a number that is too long or too extreme to be meant."""
-    return _bounded(Decimal(text)) if len(text) <= NUMBER_CHARS_MAX else None
+    """None for a number that is too extreme to be meant."""
+    try:
+        return _bounded(Decimal(text))
+    except InvalidOperation:
+        return None
 
 
 def _whole(text: str) -> int | None:
@@ -74,6 +89,9 @@ def _bounded(value: Decimal) -> Decimal | None:
         return Decimal(0)
     # `adjusted` is the exponent of the first digit; the texts are short, so the last one is near.
     return value if _EXPONENT_MIN < value.adjusted() < _EXPONENT_MAX else None
+
+
+_decoder = json.JSONDecoder(parse_float=_exact, parse_int=_whole, parse_constant=lambda _: None)
 
 
 # -- values
@@ -301,7 +319,7 @@ def read_server(raw: Fields) -> WireServer | None:
     if server_id is None:
         return None
     price, rating = fields(raw.get("price")), fields(raw.get("rating"))
-    rented, gigaspot = flag(raw.get("rented")), raw.get("gigaspot")
+    rented = flag(raw.get("rented"))
     return WireServer(
         id=server_id,
         owner=identifier(raw.get("owner")),
@@ -319,12 +337,13 @@ def read_server(raw: Fields) -> WireServer | None:
         rating_count=max(0, whole(rating.get("cnt")) or 0),
         gpu_array=strings(raw.get("gpu_array"), limit=GPUS_MAX + 1),
         cuda_version=version(raw.get("cuda_version")),
-        is_on_gigaspot=(
-            flag(gigaspot.get("enabled")) is not False
-            if isinstance(gigaspot, dict)
-            else flag(gigaspot) is True
-        ),
+        is_on_gigaspot=is_on_gigaspot(raw.get("gigaspot")),
     )
+
+
+def is_on_gigaspot(value: Json) -> bool:
+    """`true`, or an object that does not say it is disabled."""
+    return flag(value.get("enabled")) is not False if isinstance(value, dict) else flag(value) is True
 
 
 def _original_usd(value: Json) -> dict[str, Decimal]:

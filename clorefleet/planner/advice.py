@@ -52,8 +52,9 @@ def _hours(requirement: Requirement, over_budget: Iterable[Plan]) -> tuple[str, 
 def _less_context(
     requirement: Requirement, recipe: Recipe, best_plan: Callable[[Requirement, Recipe], Plan | None]
 ) -> tuple[str, ...]:
-    """The same model with the most of half, a quarter... of the context that has a plan."""
-    tokens = (requirement.min_context_tokens or recipe.floors.context_tokens) // 2
+    """The same model with the most of half, a quarter... of the context that has a plan, or of all it has."""
+    asked = requirement.min_context_tokens or recipe.floors.context_tokens
+    tokens = asked // 2 if asked <= recipe.max_context_tokens else recipe.max_context_tokens
     while tokens >= CONTEXT_MIN_TOKENS:
         plan = best_plan(replace(requirement, min_context_tokens=tokens), recipe)
         if plan is not None:

@@ -82,7 +82,7 @@ def _tariff(offer: Offer, market: MarketView, currency: Currency, *, is_spot: bo
     billed = offer.price_in(currency, is_spot=is_spot)
     if billed is None or billed.amount <= 0:
         return None
-    unit = _usd_per_unit(currency, market)
+    unit = usd_per_unit(currency, market)
     if unit is None:
         return None
     percent = market.fees.percent(currency, is_spot=is_spot)
@@ -93,7 +93,8 @@ def _tariff(offer: Offer, market: MarketView, currency: Currency, *, is_spot: bo
     return Tariff(billed, is_spot, percent, creation, *unit, lacking)
 
 
-def _usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] | None:
+def usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] | None:
+    """What one unit is worth, and who says so; None when nobody does."""
     if currency is Currency.USD:
         return Decimal(1), "USD"
     rate = market.rates.of_currency(currency)
@@ -135,9 +136,8 @@ def _price(
     load_tokens_per_day: int | None,
     hosted: HostedPrice | None,
 ) -> Price:
-    capacity = Decimal(str(speed.throughput_tokens_per_s or speed.decode_tokens_per_s)) * _DAY_S
-    load = capacity if load_tokens_per_day is None else Decimal(load_tokens_per_day)
-    copies = max(1, math.ceil(load / capacity)) if capacity else 1
+    load, copies = load_of(speed, load_tokens_per_day)
+    capacity, _ = load_of(speed, None)
     break_even = _break_even(total, hosted)
     return Price(
         billed=tariff.billed,
@@ -154,6 +154,13 @@ def _price(
         usd_per_unit=tariff.usd_per_unit,
         rate_source=tariff.rate_source,
     )
+
+
+def load_of(speed: Speed, load_tokens_per_day: int | None) -> tuple[Decimal, int]:
+    """Output tokens a day that are paid for, and the servers it takes; without a load, as many as one can."""
+    capacity = Decimal(str(speed.throughput_tokens_per_s or speed.decode_tokens_per_s)) * _DAY_S
+    load = capacity if load_tokens_per_day is None else Decimal(load_tokens_per_day)
+    return load, max(1, math.ceil(load / capacity)) if capacity else 1
 
 
 def _terms(offer: Offer, setup: Setup, market: MarketView, tariff: Tariff) -> Iterable[Term]:

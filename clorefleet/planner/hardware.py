@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.node import NodeFacts
-from clorefleet.domain.offer import Offer
+from clorefleet.domain.offer import Offer, OfferedGpu
 from clorefleet.planner.gpus import GpuTable
 
 GIB = 1 << 30
@@ -71,14 +71,10 @@ class Hardware:
 
 def hardware_of_offer(offer: Offer, gpus: GpuTable) -> Hardware | None:
     """None when a GPU is not in the table: what is not known is not promised."""
-    models = [gpus.find(gpu.name, gpu.claimed_vram_gib) for gpu in offer.gpus]
-    found = tuple(model for model in models if model is not None)
-    if not found or len(found) != len(models):
+    models = offered_models(offer.gpus, gpus)
+    if models is None:
         return None
-    vram = tuple(
-        min(model.vram_mib, int(gpu.claimed_vram_gib * 1024)) if gpu.claimed_vram_gib else model.vram_mib
-        for model, gpu in zip(found, offer.gpus, strict=True)
-    )
+    found, vram = models
     return Hardware(
         gpus=found,
         vram_mib=vram,
@@ -87,6 +83,21 @@ def hardware_of_offer(offer: Offer, gpus: GpuTable) -> Hardware | None:
         cuda_version=offer.cuda_version,
         ram_bandwidth_gb_s=ram_bandwidth_gb_s(offer.cpu_model),
     )
+
+
+def offered_models(
+    offered: tuple[OfferedGpu, ...], gpus: GpuTable
+) -> tuple[tuple[GpuModel, ...], tuple[int, ...]] | None:
+    """The GPUs that are offered and the memory of each in MiB; None where the table lacks one."""
+    models = [gpus.find(gpu.name, gpu.claimed_vram_gib) for gpu in offered]
+    found = tuple(model for model in models if model is not None)
+    if not found or len(found) != len(models):
+        return None
+    vram = tuple(
+        min(model.vram_mib, int(gpu.claimed_vram_gib * 1024)) if gpu.claimed_vram_gib else model.vram_mib
+        for model, gpu in zip(found, offered, strict=True)
+    )
+    return found, vram
 
 
 def hardware_of_facts(facts: NodeFacts, gpus: GpuTable) -> Hardware | None:

@@ -28,35 +28,42 @@ def preferred(
     offer: Offer, candidates: Iterable[Candidate], objective: Objective, recipe: Recipe
 ) -> Candidate:
     """The offer's best setup. Its price has no part in this, so a falling price never changes the setup."""
-    order = {checkpoint.key: index for index, checkpoint in enumerate(recipe.checkpoints)}
     entries = [(1 + start_up_of(offer, each.setup).total_s / 86_400, each) for each in candidates]
     if objective is Objective.COST:
         limit = min(share for share, _ in entries) * (1 + SAME_PRICE_SHARE)
         entries = [entry for entry in entries if entry[0] <= limit]
-    return min(entries, key=lambda entry: _setup_key(entry[0], entry[1], objective, order))[1]
+
+    def key(entry: tuple[float, Candidate]) -> tuple[Parts, float, Parts]:
+        before, divisor, after = setup_parts(entry[1], objective, recipe)
+        return before, entry[0] / divisor, after
+
+    return min(entries, key=key)[1]
 
 
-def _setup_key(
-    share: float, candidate: Candidate, objective: Objective, order: dict[str, int]
-) -> tuple[float | int | str, ...]:
-    """Smaller is better. `share` is what a day costs here, start-up included, as a multiple of its rate."""
+Parts = tuple[float | int | str, ...]
+
+
+def setup_parts(candidate: Candidate, objective: Objective, recipe: Recipe) -> tuple[Parts, float, Parts]:
+    """What setups are compared by on one server, smaller being better: first part, then share / divisor, then
+    last part. The share is what a day costs there, start-up included, as a multiple of its rate."""
     setup = candidate.setup
+    order = {checkpoint.key: index for index, checkpoint in enumerate(recipe.checkpoints)}[setup.checkpoint]
     speed, quality = -candidate.speed.decode_tokens_per_s, QUALITY.index(setup.precision)
-    last = (order[setup.checkpoint], setup.engine, setup.tensor_parallel)
+    last: Parts = (order, setup.engine, setup.tensor_parallel)
     match objective:
         case Objective.COST if setup.precision in (Precision.BF16, Precision.FP8):
             # Both are the model as its maker serves it: the faster one.
-            return (-1, 0, speed, share, *last)
+            return (-1, 0, speed), 1.0, last
         case Objective.COST:
             # Of a model's quantisations in one class, the recipe names its choice first.
-            return (quality, order[setup.checkpoint], speed, share, *last)
+            return (quality, order, speed), 1.0, last
         case Objective.SPEED:
-            return (speed, share, quality, *last)
+            return (speed,), 1.0, (quality, *last)
         case Objective.QUALITY:
-            return (quality, share, speed, *last)
+            return (quality,), 1.0, (speed, *last)
         case Objective.VALUE:
             together = candidate.speed.throughput_tokens_per_s or candidate.speed.decode_tokens_per_s
-            return (share / together, quality, speed, *last)
+            return (), together, (quality, speed, *last)
 
 
 # -- all plans

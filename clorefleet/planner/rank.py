@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from clorefleet.domain.money import Currency
 from clorefleet.domain.offer import MarketView, Offer
+from clorefleet.domain.offer_columns import BulkOffers
 from clorefleet.domain.plan import Plan, PlanReport, Requirement
 from clorefleet.domain.recipe import Recipe
 from clorefleet.planner.advice import advise
@@ -23,6 +24,7 @@ from clorefleet.planner.hardware import hardware_of_offer
 from clorefleet.planner.preference import pareto, plan_key, preferred, with_reason
 from clorefleet.planner.refusals import Refusals, words_of
 from clorefleet.planner.shapes import Candidate, ShapeMemo, ShapeTable, in_its_room, nearest_miss
+from clorefleet.planner.sieve import SIEVED_FROM, SieveLimits, sieve
 
 PLANS_MAX = 50
 OVER_BUDGET_MAX = 20
@@ -52,25 +54,48 @@ def plan_requirement(
     corrects predicted speeds by measured ones.
     """
     memo = memo or ShapeMemo()
-    objective = requirement.objective
-    judge = _Judge(
-        requirement, market, recipe, gpus, currencies, memo.table(requirement, recipe, calibration)
-    )
-    for offer in market.offers:
-        judge.look_at(offer)
-    plans = sorted(judge.plans, key=lambda plan: plan_key(plan, objective))
-    over = sorted(judge.over, key=lambda plan: (plan.price.first_day_usd, plan.offer.server_id))
+    report = _plan(requirement, market, recipe, gpus, currencies, memo, calibration)
+    if report.plans:
+        return report
+    reachable = market if isinstance(market.offers, BulkOffers) else _within_reach(market, requirement)
 
     def best_plan(wish: Requirement, other: Recipe) -> Plan | None:
-        found = plan_requirement(
-            wish, reachable, other, gpus, currencies=currencies, memo=memo, calibration=calibration
-        ).plans
+        # Without advice of its own, which would ask for advice in turn.
+        found = _plan(wish, reachable, other, gpus, currencies, memo, calibration).plans
         return found[0] if found else None
 
-    reachable = market if plans else _within_reach(market, requirement)
+    advice = advise(requirement, recipe, report.over_budget, others=all_recipes, best_plan=best_plan)
+    return replace(report, advice=advice)
+
+
+def _plan(
+    requirement: Requirement,
+    market: MarketView,
+    recipe: Recipe,
+    gpus: GpuTable,
+    currencies: tuple[Currency, ...],
+    memo: ShapeMemo,
+    calibration: Calibration,
+) -> PlanReport:
+    objective, table = requirement.objective, memo.table(requirement, recipe, calibration)
+    judge = _Judge(requirement, market, recipe, gpus, currencies, table)
+    bulk = market.offers
+    if isinstance(bulk, BulkOffers) and len(bulk) >= SIEVED_FROM:
+        limits = SieveLimits(
+            PLANS_MAX, OVER_BUDGET_MAX, float(least_reliability(requirement)), DOWNLOAD_MAX_S
+        )
+        sieved = sieve(bulk, requirement, market, gpus, table, currencies, limits)
+        for position in sieved.positions:
+            judge.look_at(bulk[position])
+        judge.refusals.add_counts(sieved.counts)
+    else:
+        for offer in market.offers:
+            judge.look_at(offer)
+    plans = sorted(judge.plans, key=lambda plan: plan_key(plan, objective))
+    over = sorted(judge.over, key=lambda plan: (plan.price.first_day_usd, plan.offer.server_id))
     front = pareto(plans)
     kept = tuple(
-        with_reason(plan, plans[rank + 1] if rank + 1 < len(plans) else None, objective)
+        with_reason(plan, plans[rank + 1] if rank < min(PLANS_MAX, len(plans) - 1) else None, objective)
         for rank, plan in enumerate(plans)
         if rank < PLANS_MAX or plan.key in front
     )
@@ -81,7 +106,6 @@ def plan_requirement(
         refusals=judge.refusals.listed(),
         offers_seen=len(market.offers),
         pareto=front,
-        advice=() if plans else advise(requirement, recipe, over, others=all_recipes, best_plan=best_plan),
     )
 
 

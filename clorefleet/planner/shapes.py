@@ -7,10 +7,11 @@ it, RAM bandwidth only where experts are read from RAM.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from clorefleet.domain.gpu import GpuModel
-from clorefleet.domain.plan import Fit, Requirement, Speed
+from clorefleet.domain.plan import Fit, Objective, Requirement, Speed
 from clorefleet.domain.recipe import EngineName, Precision, Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
@@ -19,6 +20,8 @@ from clorefleet.planner.hardware import Hardware
 from clorefleet.planner.search import RanksMemo, default_precisions, setups
 from clorefleet.planner.software import parse_version
 from clorefleet.planner.speed import predict
+
+Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,14 @@ class ShapeTable:
         self._cuda_steps = _cuda_steps(recipe)
         self._found: dict[Hardware, tuple[tuple[Setup, Fit], ...]] = {}
         self._shapes: dict[Hardware, Shape] = {}
+        self._rows: dict[tuple[int, Objective, int | None], Rows] = {}
         self._ranks: RanksMemo = {}
         self._speeds: dict[tuple[Setup, tuple[GpuModel, ...]], Speed] = {}
+
+    @property
+    def evaluated(self) -> int:
+        """Shapes so far."""
+        return len(self._shapes)
 
     def shape_of(self, hardware: Hardware) -> Shape:
         """As for `hardware` with RAM and disk enough, and a driver of its class."""
@@ -75,6 +84,15 @@ class ShapeTable:
         if key not in self._shapes:
             self._shapes[key] = self._evaluate(key)
         return self._shapes[key]
+
+    def remembered(
+        self, shape: Shape, objective: Objective, load: int | None, make: Callable[[Shape], Rows]
+    ) -> Rows:
+        """`make(shape)`, made once for each objective and load."""
+        key = (id(shape), objective, load)
+        if key not in self._rows:
+            self._rows[key] = make(shape)
+        return self._rows[key]
 
     def cuda_class(self, version: tuple[int, int] | None) -> tuple[int, int] | None:
         """The newest CUDA that some image asks for and `version` reaches; (0, 0) for one older than all."""

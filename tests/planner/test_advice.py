@@ -72,3 +72,22 @@ def test_the_search_for_another_model_is_bounded_and_takes_the_largest_first():
     assert len(tried) == MODELS_TRIED_MAX
     totals = [next(each for each in many if each.name == name).parameters.total for name in tried]
     assert totals == sorted(totals, reverse=True) and max(totals) < GLM.parameters.total
+
+
+def test_less_context_is_named_where_that_is_what_was_too_much():
+    requirement = wish(min_context_tokens=10**9)
+    assert report(requirement, RIG).plans == ()
+    [text] = [each for each in report(requirement, RIG).advice if each.startswith("--context")]
+    tokens = int(text.split()[1])
+    assert report(wish(min_context_tokens=tokens), RIG).plans != ()
+
+
+def test_advice_asks_for_no_advice():
+    """Each of some 20 contexts and models is planned once, not each under each."""
+    asked: list[tuple[str, int | None]] = []
+
+    def nothing(requirement, recipe):
+        asked.append((recipe.name, requirement.min_context_tokens))
+
+    advise(wish(min_context_tokens=10**9), GLM, (), others=ALL, best_plan=nothing)
+    assert len(asked) == len(set(asked)) < 8 + len(ALL)

@@ -1,0 +1,195 @@
+"""From a marketplace answer's bytes to ranked plans, beside a minimal typed decode of the same bytes.
+
+python benchmarks/plan_bulk.py [--model glm-5.1] [--sizes 1000,10000,100000] [--rounds 5]
+
+The floor is msgspec decoding only the fields that ranking needs, as plain floats and texts, with the
+garbage collector off; it decides nothing. `cold` is a first plan: every hardware shape is evaluated.
+`warm` is the next one of the same process, as the daemon makes at each tick: shapes are known, offers and
+prices are new. Goals at 100,000 offers: at most 2x the floor (aim 1.5x), time linear in the offers, and
+memory at most 6x the document. Documents are generated: simulated servers from a seed, half of them rented.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from clorefleet.config.recipes import find_recipe, load_recipes
+from clorefleet.domain.offer import DOCUMENTED_FEES, MarketView
+from clorefleet.domain.plan import PlanReport, Requirement
+from clorefleet.market.bulk import table_of_answer
+from clorefleet.planner import plan_requirement
+from clorefleet.planner.gpus import load_gpus
+from clorefleet.planner.shapes import ShapeMemo
+from clorefleet.sandbox.catalogue import Catalogue
+from clorefleet.sandbox.coins import CoinRates
+from clorefleet.sandbox.listing import MarketplaceDocument
+
+SEED = 7
+SETUPS_MIN = 20
+
+
+class Net(msgspec.Struct, gc=False):
+    cc: str = ""
+    down: float = 0
+
+
+class Coins(msgspec.Struct, gc=False):
+    bitcoin: float = 0
+    clore: float = msgspec.field(default=0, name="CLORE-Blockchain")
+    usd: float = msgspec.field(default=0, name="USD-Blockchain")
+
+
+class Worth(msgspec.Struct, gc=False):
+    on_demand_btc: float = 0
+    on_demand_clore: float = 0
+
+
+class Price(msgspec.Struct, gc=False):
+    on_demand: Coins
+    usd: Worth | None = None
+
+
+class Specs(msgspec.Struct, gc=False):
+    cpu: str
+    ram: float
+    disk: str
+    disk_speed: float
+    gpu: str
+    gpuram: float
+    net: Net
+
+
+class Server(msgspec.Struct, gc=False):
+    id: int
+    price: Price
+    rented: bool
+    specs: Specs
+    reliability: float
+    allowed_coins: list[str]
+    mrl: float = 0
+    cuda_version: str = ""
+
+
+class Answer(msgspec.Struct, gc=False):
+    servers: list[Server]
+
+
+def document(servers: int) -> bytes:
+    rates = CoinRates.at_start(SEED)
+    catalogue = Catalogue.of_seed(SEED, server_count=servers, rates=rates)
+    rng = random.Random(SEED)
+    rented = frozenset(number for number in catalogue.servers if rng.random() < 0.55)
+    return MarketplaceDocument(catalogue, SEED).with_rented(rented)
+
+
+class Planner:
+    def __init__(self, model: str) -> None:
+        self.recipes, self.gpus = load_recipes(), load_gpus()
+        self.recipe = find_recipe(model, self.recipes)
+        self.requirement = Requirement(model)
+
+    def plan(self, body: bytes, memo: ShapeMemo) -> PlanReport:
+        now = datetime.now(UTC)
+        table = table_of_answer(body, read_at=now)
+        assert table is not None
+        market = MarketView(table, table.rates, DOCUMENTED_FEES, now)
+        return plan_requirement(self.requirement, market, self.recipe, self.gpus, memo=memo)
+
+    def setups(self, memo: ShapeMemo) -> tuple[int, int]:
+        """Distinct setups that were found to run somewhere, and shapes that were looked at."""
+        table = memo.table(self.requirement, self.recipe)
+        shapes = table._shapes.values()
+        return len({each.setup for shape in shapes for each in shape.candidates}), table.evaluated
+
+
+def measure(size: int, model: str, rounds: int) -> tuple[float, ...]:
+    """Medians of floor, cold and warm in seconds, taken in turn, and what was counted."""
+    body = document(size)
+    decoder, planner = msgspec.json.Decoder(Answer), Planner(model)
+    floors, colds, warms = [], [], []
+    for _ in range(rounds):
+        gc.collect()
+        gc.disable()
+        began = time.perf_counter()
+        decoded = decoder.decode(body)
+        floors.append(time.perf_counter() - began)
+        del decoded
+        gc.enable()
+        memo = ShapeMemo()
+        for taken in (colds, warms):
+            began = time.perf_counter()
+            report = planner.plan(body, memo)
+            taken.append(time.perf_counter() - began)
+            assert report.plans and report.offers_seen >= size
+    found, shapes = planner.setups(memo)
+    if found < SETUPS_MIN:
+        raise SystemExit(f"only {found} setups: choose a model with more")
+    floor, cold, warm = (statistics.median(each) for each in (floors, colds, warms))
+    ratio_cold = statistics.median(c / f for f, c in zip(floors, colds, strict=True))
+    ratio_warm = statistics.median(w / f for f, w in zip(floors, warms, strict=True))
+    print(
+        f"{size:>7,} offers {len(body) / 1e6:6.1f} MB   floor {floor * 1000:7.1f} ms   "
+        f"cold {cold * 1000:7.1f} ms {ratio_cold:5.2f}x   warm {warm * 1000:7.1f} ms {ratio_warm:5.2f}x   "
+        f"{found} setups on {shapes} shapes"
+    )
+    return size, floor, cold, warm, ratio_warm
+
+
+_MEMORY = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import plan_bulk
+planner, memo = plan_bulk.Planner({model!r}), plan_bulk.ShapeMemo()
+small = Path({small!r}).read_bytes()
+planner.plan(small, memo)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+planner.plan(Path({large!r}).read_bytes(), memo)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def memory(size: int, model: str) -> float:
+    """Growth of a process of its own at its peak, the document included, as a multiple of the document."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name, servers in (("small", 1000), ("large", size)):
+            files[name] = Path(folder) / name
+            files[name].write_bytes(document(servers))
+        code = _MEMORY.format(
+            here=str(Path(__file__).parent), model=model, small=str(files["small"]), large=str(files["large"])
+        )
+        grown = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        return int(grown) / files["large"].stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="glm-5.1")
+    parser.add_argument("--sizes", default="1000,10000,100000")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    sizes = [int(size) for size in arguments.sizes.split(",")]
+    rows = [measure(size, arguments.model, arguments.rounds) for size in sizes]
+    for smaller, larger in pairwise(rows):
+        growth = (larger[3] / smaller[3]) / (larger[0] / smaller[0])
+        print(f"warm time per offer, {larger[0]:,.0f} against {smaller[0]:,.0f}: {growth:.2f}x (linear: 1)")
+    print(f"memory at {sizes[-1]:,} offers: {memory(sizes[-1], arguments.model):.1f}x the document (goal: 6)")
+
+
+if __name__ == "__main__":
+    main()
