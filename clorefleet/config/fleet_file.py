@@ -102,8 +102,7 @@ def read_fleet_file(name: str, data: bytes, *, check_model: CheckModel | None = 
 
 
 def _known_model(name: str) -> str:
-    find_recipe(name, load_recipes())
-    return name
+    return find_recipe(name, load_recipes()).name
 
 
 def parse_zone(text: str) -> str:

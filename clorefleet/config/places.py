@@ -22,6 +22,11 @@ def migrations_dir() -> Path:
     return _bundled("_migrations", "migrations")
 
 
+def example_fleet_file() -> Path:
+    inside = PACKAGE_DIR / "_examples" / "fleet.toml"
+    return inside if inside.is_file() else PACKAGE_DIR.parent / "fleet.toml"
+
+
 def state_root() -> Path:
     """`$CLOREFLEET_HOME/state`, else the platform's state folder for users."""
     home = os.environ.get("CLOREFLEET_HOME")

@@ -3,7 +3,8 @@ is kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -31,6 +32,50 @@ class Alert:
     text: str
     """Harmless and without secrets: controls are stripped where it is made."""
     deployment_id: DeploymentId | None = None
+
+
+class DeliveryState(StrEnum):
+    WAITING = "waiting"
+    SENDING = "sending"
+    """Written before it is sent. Found like this by another process, nobody knows whether it went out."""
+    SENT = "sent"
+    FAILED = "failed"
+    """Given up after `attempts` tries."""
+    UNKNOWN = "unknown"
+    """It may have gone out, and is not sent again: at most once."""
+
+
+UNFINISHED = frozenset({DeliveryState.WAITING, DeliveryState.SENDING})
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One alert to one channel."""
+
+    alert: Alert
+    channel: str
+    state: DeliveryState
+    attempts: int
+    next_at: datetime
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a deployment's replicas were like when it was last looked at."""
+
+    is_complete: bool
+    """All that were wanted served."""
+    serving: int
+    """How many served when it was last complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookout:
+    """How far alerts have been made, so that none is made twice and none is missed."""
+
+    event_id: int
+    standings: Mapping[DeploymentId, Standing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,8 @@ def _why_unwanted(snapshot: Snapshot, lease: Lease) -> str:
         return "its deployment is gone"
     if deployment.desired is Desired.STOPPED:
         return "you asked to stop"
+    if lease.plan.setup.model.lower() != deployment.model.lower():
+        return f"the deployment runs {deployment.model} now"
     wanted = snapshot.wanted_of(deployment)
     if lease in surplus(snapshot.leases_of(deployment.deployment_id), wanted.replicas):
         return f"{wanted.replicas} replica(s) are wanted: {wanted.reason}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -164,6 +165,19 @@ def transitions(
             found.append(Transition(moment, replicas, here.reason))
         held, moment = replicas, here.until
     return tuple(found)
+
+
+def replica_days(
+    schedule: Schedule | None, base: Bounds, since: datetime, until: datetime
+) -> tuple[Decimal, Decimal]:
+    """How many replica-days the bounds ask for, at least and at most; leads are not counted."""
+    found = (Level(since, until, base),) if schedule is None else levels(schedule, base, since, until)
+    least = most = Decimal(0)
+    for level in found:
+        days = Decimal(int((level.end - level.start).total_seconds())) / 86_400
+        least += level.bounds.replicas_min * days
+        most += level.bounds.replicas_max * days
+    return least, most
 
 
 def levels(schedule: Schedule, base: Bounds, since: datetime, until: datetime) -> tuple[Level, ...]:

@@ -15,8 +15,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from clorefleet.domain.alert import UNFINISHED, Delivery, DeliveryState, Lookout
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
+from clorefleet.domain.fleet_file import AppliedFile
 from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.host import HostFault, HostVerdict, left_out
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
@@ -52,6 +54,7 @@ class Tables:
     wallets: dict[Currency, WalletReading] = field(default_factory=dict)
     usage_hours: dict[tuple[LeaseId, datetime], UsageHour] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
+    deliveries: dict[tuple[str, str], Delivery] = field(default_factory=dict)
     wanted: dict[DeploymentId, Wanted] = field(default_factory=dict)
     start_ups: dict[LeaseId, tuple[DeploymentId, datetime, timedelta]] = field(default_factory=dict)
     single: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +101,39 @@ class MemoryTransaction(Transaction):
 
     def put_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
         self._set(self._tables.wanted, deployment_id, wanted)
+
+    def applied_file(self) -> AppliedFile | None:
+        found: AppliedFile | None = self._tables.single.get("applied_file")
+        return found
+
+    def put_applied_file(self, applied: AppliedFile) -> None:
+        self._set(self._tables.single, "applied_file", applied)
+
+    def lookout(self) -> Lookout | None:
+        found: Lookout | None = self._tables.single.get("lookout")
+        return found
+
+    def put_lookout(self, lookout: Lookout) -> None:
+        self._set(self._tables.single, "lookout", lookout)
+
+    def add_delivery(self, delivery: Delivery) -> bool:
+        if (delivery.alert.key, delivery.channel) in self._tables.deliveries:
+            return False
+        self.put_delivery(delivery)
+        return True
+
+    def put_delivery(self, delivery: Delivery) -> None:
+        self._set(self._tables.deliveries, (delivery.alert.key, delivery.channel), delivery)
+
+    def deliveries(self, *states: DeliveryState, limit: int = 200) -> tuple[Delivery, ...]:
+        found = [each for each in self._tables.deliveries.values() if each.state in states]
+        return tuple(sorted(found, key=lambda each: (each.next_at, each.alert.key))[:limit])
+
+    def drop_deliveries(self, *, before: datetime) -> None:
+        for key, each in list(self._tables.deliveries.items()):
+            if each.alert.at < before and each.state not in UNFINISHED:
+                self._undo.append((self._tables.deliveries, key, each))
+                del self._tables.deliveries[key]
 
     def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
         mine = [(at, took) for name, at, took in self._tables.start_ups.values() if name == deployment_id]

@@ -11,8 +11,10 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, or_, update
 from sqlmodel import Session, col, select
 
+from clorefleet.domain.alert import UNFINISHED, Alert, Delivery, DeliveryState, Lookout
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
+from clorefleet.domain.fleet_file import AppliedFile
 from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.host import HostFault, HostVerdict, Verdict, left_out
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
@@ -26,7 +28,9 @@ from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import codec
 from clorefleet.store.tables import (
+    AppliedFileRow,
     CoinRateRow,
+    DeliveryRow,
     DeploymentRow,
     EventRow,
     FleetGuardRow,
@@ -38,6 +42,7 @@ from clorefleet.store.tables import (
     LeadershipRow,
     LeaseRow,
     LedgerSegmentRow,
+    LookoutRow,
     NodeFactRow,
     StartUpRow,
     TickRow,
@@ -129,6 +134,75 @@ class Transaction:
                 noted_at=now,
             )
         )
+
+    def applied_file(self) -> AppliedFile | None:
+        row = self.session.get(AppliedFileRow, 1)
+        return None if row is None else AppliedFile(row.path, row.digest, row.applied_at)
+
+    def put_applied_file(self, applied: AppliedFile) -> None:
+        self.session.merge(
+            AppliedFileRow(row_id=1, path=applied.path, digest=applied.digest, applied_at=applied.applied_at)
+        )
+
+    # -- alerts
+
+    def lookout(self) -> Lookout | None:
+        row = self.session.get(LookoutRow, 1)
+        return None if row is None else codec.decode(Lookout, row.document)
+
+    def put_lookout(self, lookout: Lookout) -> None:
+        self.session.merge(LookoutRow(row_id=1, document=codec.encode(lookout)))
+
+    def add_delivery(self, delivery: Delivery) -> bool:
+        """True when it is new; an alert that went or goes to that channel already is left as it is."""
+        if self.session.get(DeliveryRow, (delivery.alert.key, delivery.channel)) is not None:
+            return False
+        self.put_delivery(delivery)
+        return True
+
+    def put_delivery(self, delivery: Delivery) -> None:
+        self.session.merge(
+            DeliveryRow(
+                alert_key=delivery.alert.key,
+                channel=delivery.channel,
+                alert=codec.encode(delivery.alert),
+                state=delivery.state,
+                attempts=delivery.attempts,
+                created_at=delivery.alert.at,
+                next_at=delivery.next_at,
+                trouble=delivery.trouble,
+            )
+        )
+        self.session.flush()
+
+    def deliveries(self, *states: DeliveryState, limit: int = 200) -> tuple[Delivery, ...]:
+        """Of those states, the earliest due first."""
+        query = select(DeliveryRow).where(col(DeliveryRow.state).in_([str(state) for state in states]))
+        rows = self.session.exec(
+            query.order_by(col(DeliveryRow.next_at), col(DeliveryRow.alert_key)).limit(limit)
+        )
+        return tuple(
+            Delivery(
+                alert=codec.decode(Alert, row.alert),
+                channel=row.channel,
+                state=DeliveryState(row.state),
+                attempts=row.attempts,
+                next_at=row.next_at,
+                trouble=row.trouble,
+            )
+            for row in rows
+        )
+
+    def drop_deliveries(self, *, before: datetime) -> None:
+        """Forget finished ones of long ago."""
+        finished = [str(state) for state in DeliveryState if state not in UNFINISHED]
+        self.session.exec(
+            delete(DeliveryRow).where(
+                col(DeliveryRow.created_at) < before, col(DeliveryRow.state).in_(finished)
+            )
+        )
+
+    # -- starts
 
     def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
         """How long the latest starts took from rent to serving, newest first."""

@@ -75,6 +75,38 @@ class WantedRow(SQLModel, table=True):
     noted_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class AppliedFileRow(SQLModel, table=True):
+    """One row: which fleet file was last approved. Its text is not kept."""
+
+    __tablename__ = "applied_file"
+    row_id: int = Field(default=1, primary_key=True)
+    path: str
+    digest: str
+    applied_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One alert on its way to one channel. The key makes that it goes out once."""
+
+    __tablename__ = "delivery"
+    alert_key: str = Field(primary_key=True)
+    channel: str = Field(primary_key=True)
+    alert: dict[str, Any] = Field(sa_type=JSON)
+    state: str = Field(index=True)
+    attempts: int
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    next_at: datetime = Field(sa_type=UtcDateTime)
+    trouble: str = ""
+
+
+class LookoutRow(SQLModel, table=True):
+    """One row: up to which event alerts were made, and what each deployment's replicas were like then."""
+
+    __tablename__ = "lookout"
+    row_id: int = Field(default=1, primary_key=True)
+    document: dict[str, Any] = Field(sa_type=JSON)
+
+
 class StartUpRow(SQLModel, table=True):
     """How long a replica took from rent to serving."""
 
