@@ -34,9 +34,8 @@ def init(
     from clorefleet.domain.errors import ConfigError
     from clorefleet.domain.money import parse_budget
 
-    find_recipe(model, load_recipes())
     parse_budget(budget)
-    text = full_example() if full else starter(model, budget.strip(), model)
+    text = full_example() if full else starter(find_recipe(model, load_recipes()).name, budget.strip())
     read_fleet_file(str(file), text.encode())  # what we write must be readable
     try:
         with file.open("w" if force else "x", encoding="utf-8") as target:

@@ -13,15 +13,15 @@ _STARTER = """\
 budget = "{budget}"            # over all deployments together: an amount of USD per hour, day or month
 
 [deployments.{name}]
-model = "{model}"              # a name from `clorefleet models`
+model = "{model}"
 budget = "{budget}"            # nothing is rented without a ceiling
 replicas = 1
 """
 
 
-def starter(model: str, budget: str, name: str) -> str:
+def starter(model: str, budget: str) -> str:
     """A small fleet file. The words were checked by the caller and need no quoting."""
-    return _STARTER.format(model=model, budget=budget, name=name)
+    return _STARTER.format(model=model, budget=budget, name=model.replace(".", "-"))
 
 
 def full_example() -> str:

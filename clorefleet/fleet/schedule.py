@@ -80,7 +80,11 @@ def scheduled(
     found = levels(schedule, base, now - break_even, now + max(HORIZON, break_even, lead) + _DAY)
     here = next(index for index, level in enumerate(found) if level.start <= now < level.end)
     current = found[here]
-    bounds, reason = current.bounds, _in_force(current, schedule) if current.name else ""
+    bounds, reason = current.bounds, ""
+    if current.name:
+        # A level that reaches the horizon has no end that could be told: it would move with each look.
+        until = f" until {_clock(current.end, schedule)}" if current is not found[-1] else ""
+        reason = f"window “{current.name}”{until}"
     coming = [each for each in found[here + 1 :] if each.start <= now + lead]
     higher = max(coming, key=lambda each: each.bounds.replicas_min, default=current)
     if higher.bounds.replicas_min > bounds.replicas_min:
@@ -268,10 +272,6 @@ def first_moment(day: date, minute: int, zone: ZoneInfo) -> datetime:
         else:
             before = middle
     return after
-
-
-def _in_force(level: Level, schedule: Schedule) -> str:
-    return f"window “{level.name}” until {_clock(level.end, schedule)}"
 
 
 def _clock(instant: datetime, schedule: Schedule) -> str:

@@ -308,6 +308,12 @@ def test_what_is_held_is_kept_over_a_dip_that_a_restart_would_cost_more_than(
     assert now_min(schedule, "2026-11-25 12:20", start_up=start_up, held=held) == replicas
 
 
+def test_the_reason_of_what_always_holds_does_not_move_with_time():
+    always = Schedule("UTC", (Window("always", daily_at(0), Bounds(1, 1), until_minute=1440),))
+    early, late = (scheduled(always, BASE, at(f"2026-11-2{day} 12:00")) for day in (5, 6))
+    assert early.reason == late.reason == "window “always”"
+
+
 def test_the_next_transitions_follow_the_working_week():
     found = transitions(
         Schedule(BERLIN, (WORKDAY,)),
