@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import PlanReport, Requirement
     from clorefleet.domain.recipe import Recipe
+    from clorefleet.domain.secret import Secret
     from clorefleet.fleet.edges import Market, Planner
     from clorefleet.gateway.service import GatewayService
     from clorefleet.market.rent import RentProtocol
@@ -131,6 +132,13 @@ def make_nodes(connection: Connection) -> NodeOperator:
         allow_loopback=connection.allows_loopback_nodes,
         known_answers=known_answers,
     )
+
+
+def gateway_token(connection: Connection) -> Secret:
+    """What the gateway's clients show; here so that it can be kept out of what is told."""
+    from clorefleet.gateway.token import load_or_create
+
+    return load_or_create(connection.profile.state_dir)
 
 
 def make_gateway(connection: Connection) -> GatewayService:

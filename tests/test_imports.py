@@ -23,7 +23,9 @@ PURE_FLEET = {
     "idle",
     "action",
     "audit",
+    "alerts",
     "budget",
+    "change",
     "doubt",
     "limits",
     "reconcile",
@@ -41,12 +43,13 @@ ALLOWED: dict[str, set[str]] = {
     "node": {"node", "engine", "domain", "clock", "config", "planner"},
     "engine": {"engine", "domain"},
     "gateway": {"gateway", "domain", "config", "clock"},
+    "notify": {"notify", "fleet", "store", "config", "domain", "clock"},
     "report": {"report", "domain"},
     "config": {"config", "domain", "clock", "sandbox"},
     "sandbox": {"sandbox", "domain"},
     "simulation": {"simulation", "domain", "fleet", "store", "market", "planner"},
     "fleet": {"fleet", "domain", "store", "clock", "planner"},
-    "daemon": {"daemon", "clock", "fleet", "store", "config", "domain", "wiring"},
+    "daemon": {"daemon", "fleet", "notify", "store", "config", "domain", "clock", "wiring"},
 }
 SIMULATED_EDGES = {"market", "nodes", "choice", "clock", "dice", "faults"}
 IO_MODULES = {"httpx", "sqlmodel", "sqlalchemy", "paramiko", "time", "random", "logging", "socket", "os"}

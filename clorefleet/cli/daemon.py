@@ -18,13 +18,21 @@ app = typer.Typer(
 @app.command()
 def start(
     foreground: bool = typer.Option(False, "--foreground", help="Stay, and log to this terminal."),
+    log_format: str = typer.Option("", "--log-format", help="With --foreground: text or json."),
 ) -> None:
     """Start the daemon of this profile, if none runs."""
+    from clorefleet.domain.errors import BadInput
+
     profile = options.profile()
+    if log_format not in ("", "text", "json") or (log_format and not foreground):
+        raise BadInput(
+            "--log-format is text or json, and goes with --foreground.",
+            remedy='Put log_format = "json" into config.toml for a daemon in the background.',
+        )
     if foreground:
         from clorefleet.daemon.service import run
 
-        raise typer.Exit(run(profile, foreground=True))
+        raise typer.Exit(run(profile, foreground=True, as_json=log_format == "json" if log_format else None))
     from clorefleet.config.profile import connect
     from clorefleet.daemon import process
 
@@ -67,6 +75,7 @@ def status() -> None:
                 "running": info is not None,
                 "pid": None if info is None else info.pid,
                 "gateway_url": None if info is None else info.gateway_url,
+                "metrics_url": None if info is None else info.metrics_url,
                 "ticks": 0 if tick is None else tick.count,
                 "last_tick_at": None if tick is None else tick.finished_at,
                 "orders_read_at": None if tick is None else tick.orders_read_at,
@@ -78,8 +87,114 @@ def status() -> None:
     else:
         say(f"Daemon pid {info.pid}, version {info.version}, since {info.started_at[:19]}")
         say(f"Gateway {info.gateway_url}/v1")
+        say(f"Metrics {info.metrics_url}/metrics, health {info.metrics_url}/healthz")
         if tick is not None:
             seconds = int((now - tick.finished_at).total_seconds())
             say(f"{tick.count} ticks, the last {seconds} s ago{': ' + tick.trouble if tick.trouble else ''}")
     if info is None:
         raise typer.Exit(10)
+
+
+@app.command()
+def install(
+    print_: bool = typer.Option(False, "--print", help="Print the unit and change nothing."),
+    start_now: bool = typer.Option(True, "--start/--no-start", help="Start it now as well."),
+) -> None:
+    """Let systemd start the daemon when you log in, and again whenever it ends.
+
+    Writes a user unit; nothing runs as root. Examples:
+
+      clorefleet daemon install --print
+
+      clorefleet daemon install
+    """
+    import os
+    import sys
+
+    from clorefleet.config.places import config_root
+    from clorefleet.config.profile import connect
+    from clorefleet.daemon import process
+    from clorefleet.daemon.unit import unit_name, unit_path, unit_text
+    from clorefleet.domain.errors import DaemonError
+
+    profile = options.profile()
+    kept = ("CLOREFLEET_HOME", "CLORE_API_URL", "HF_ENDPOINT", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+    environment = [(name, os.environ[name]) for name in kept if os.environ.get(name)]
+    environment_file = config_root() / "daemon.env"
+    try:
+        text = unit_text(
+            profile.name, sys.executable, environment=environment, environment_file=environment_file
+        )
+    except ValueError as error:
+        raise DaemonError(f"The unit cannot be written: {error}.", remedy="Mend the environment.") from error
+    if print_:
+        say(text, end="")
+        return
+    connect(profile)  # a missing key shows here, not in a journal
+    if "CLORE_API_KEY" in os.environ and not profile.is_sandbox:
+        note(
+            "Your API key is in this shell's environment, which systemd does not see: put api_key into "
+            f"config.toml, or CLORE_API_KEY=... into {environment_file} (chmod 600)."
+        )
+    path = unit_path(profile.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    say(f"Wrote {path}.")
+    if not start_now:
+        name = unit_name(profile.name)
+        note(f"Start it: systemctl --user daemon-reload && systemctl --user enable --now {name}")
+        return
+    if process.stop(profile.state_dir):
+        note("Ended the daemon that ran; systemd starts it from now on.")
+    _systemctl("daemon-reload")
+    _systemctl("enable", "--now", unit_name(profile.name))
+    say(f"systemd keeps {unit_name(profile.name)} running.")
+    note("So that it also runs while you are logged out: loginctl enable-linger")
+
+
+@app.command()
+def uninstall() -> None:
+    """Take the systemd unit away again. What is rented goes on billing, and nothing watches it."""
+    from clorefleet.daemon.unit import unit_name, unit_path
+
+    profile = options.profile()
+    path = unit_path(profile.name)
+    if not path.exists():
+        say("No unit of this profile is installed.")
+        return
+    _systemctl("disable", "--now", unit_name(profile.name), is_needed=False)
+    path.unlink(missing_ok=True)
+    _systemctl("daemon-reload", is_needed=False)
+    say(f"Removed {path}.")
+    note(
+        "Orders that exist go on billing, unwatched. "
+        f"`clorefleet daemon start{profile.flag}` watches them, "
+        f"`clorefleet stop --all{profile.flag}` ends them."
+    )
+
+
+def _systemctl(*words: str, is_needed: bool = True) -> None:
+    """
+    Raises:
+        DaemonError: systemd does not do it, and it is needed.
+    """
+    import subprocess
+
+    from clorefleet.domain.errors import DaemonError
+    from clorefleet.domain.text import clean_line
+
+    try:
+        done = subprocess.run(
+            ["systemctl", "--user", *words], capture_output=True, text=True, timeout=60, check=False
+        )
+        why = "" if done.returncode == 0 else clean_line(done.stderr) or f"exit code {done.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = type(error).__name__
+    if why and is_needed:
+        raise DaemonError(
+            f"systemctl --user {' '.join(words)} failed: {why}",
+            remedy="Is systemd your user's manager here? `clorefleet daemon start` needs none.",
+            money="The unit is written; no daemon was started by it.",
+        )
+    if why:
+        note(f"systemctl --user {' '.join(words)}: {why}")

@@ -7,6 +7,7 @@ The API key comes from `CLORE_API_KEY` or the file; a key in a file that others 
     api_url = "https://api.clore.ai/v1"        # or CLORE_API_URL
     hub_url = "https://huggingface.co"         # or HF_ENDPOINT
     store_url = "postgresql+psycopg://..."     # default: SQLite in the state folder
+    log_format = "text"                        # of the daemon: text, or json for one object per line
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from clorefleet.domain.secret import Secret
 
 DEFAULT_API_URL = "https://api.clore.ai/v1"
 DEFAULT_HUB_URL = "https://huggingface.co"
-_KNOWN = ("api_key", "api_url", "hub_url", "store_url")
+_KNOWN = ("api_key", "api_url", "hub_url", "store_url", "log_format")
+_LOG_FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Settings:
     hub_url: str
     store_url: str
     file: Path
+    log_format: str = "text"
 
 
 def load_settings() -> Settings:
@@ -51,7 +54,16 @@ def load_settings() -> Settings:
         hub_url=(os.environ.get("HF_ENDPOINT") or values.get("hub_url", DEFAULT_HUB_URL)).rstrip("/"),
         store_url=values.get("store_url", ""),
         file=file,
+        log_format=_log_format(file, values.get("log_format", "text")),
     )
+
+
+def _log_format(file: Path, value: str) -> str:
+    if value not in _LOG_FORMATS:
+        raise ConfigError(
+            f"{file}: log_format cannot be “{value[:20]}”.", remedy=f"Use {' or '.join(_LOG_FORMATS)}."
+        )
+    return value
 
 
 def _read(file: Path) -> dict[str, str]:

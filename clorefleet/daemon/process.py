@@ -32,6 +32,7 @@ class DaemonInfo:
     gateway_url: str
     started_at: str
     version: str
+    metrics_url: str = ""
 
 
 def lock_path(state_dir: Path) -> Path:

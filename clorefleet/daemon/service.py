@@ -11,12 +11,11 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from logging.handlers import RotatingFileHandler
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -27,23 +26,41 @@ from clorefleet import __version__
 from clorefleet.clock import SystemClock
 from clorefleet.config.places import make_private_dir, write_private_file
 from clorefleet.config.profile import Profile, connect
+from clorefleet.config.settings import load_settings
 from clorefleet.daemon import process, unending
+from clorefleet.daemon.fleet_file import FileFollower
+from clorefleet.daemon.log import log_to
+from clorefleet.daemon.metrics import MetricsServer, TickCounts
+from clorefleet.daemon.timers import ClockWatch, SideJob, guarded, pause_until_next
 from clorefleet.domain.errors import DaemonError, LostLeadership, StoreError
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Money
 from clorefleet.fleet.budget import running_usd_per_day
 from clorefleet.fleet.limits import DEFAULT_LIMITS, SANDBOX_LIMITS
 from clorefleet.fleet.loop import Fleet
+from clorefleet.notify.notifier import Notifier
 from clorefleet.store import leadership
 from clorefleet.store.database import FencingToken, open_store
 from clorefleet.store.leadership import Standby
-from clorefleet.wiring import make_gateway, make_market, make_nodes, make_planner, startup_command
+from clorefleet.wiring import (
+    gateway_token,
+    make_gateway,
+    make_market,
+    make_nodes,
+    make_planner,
+    startup_command,
+)
 
 log = logging.getLogger("clorefleet.daemon")
 
-LOG_BYTES_MAX = 5_000_000
-LOG_FILES_MAX = 3
-_TICK, _BEAT = "tick", "beat"
+METRICS_PORT = 8420
+SANDBOX_METRICS_PORT = 8421
+"""Preferred; any free port is taken where they are not."""
+SIDE_WORKERS = 4
+"""Threads for what is done beside the tick; more than there are jobs that may be slow."""
+LATE_AFTER_QUIET_TICKS = 5
+"""Quiet pauses without a tick after which `/healthz` says that the daemon is not well."""
+_TICK, _BEAT, _SIDE = "tick", "beat", "side"
 TICK_S_MAX = 600
 """A tick that is under way for longer counts as hung: this daemon stops beating, and another may lead."""
 
@@ -68,20 +85,40 @@ class Service:
     else. With it, a beat of its own shows that it lives, also while a tick waits long for the market.
     """
 
-    def __init__(self, fleet: Fleet, token: FencingToken | None, pace: Pace, standby: Standby) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        token: FencingToken | None,
+        pace: Pace,
+        standby: Standby,
+        *,
+        ended: threading.Event,
+        counts: TickCounts,
+        clock_factor: float = 1.0,
+    ) -> None:
         self._fleet = fleet
+        self._side_jobs: tuple[SideJob, ...] = ()
+        self._clock_factor = clock_factor
+        self._clock_watch = ClockWatch(SystemClock())
+        self.counts = counts
         self._token = token
         self._pace = pace
         self._standby = standby
         self._tick_began_s = 0.0
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
+        self._ended = ended
+        # A signal may call `wake` in the middle of the main thread's own call of it.
+        self._lock = threading.RLock()
         self._is_ticking = False
         self._is_wanted = False
         """Somebody asked for a tick while one was under way."""
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(1), _BEAT: ThreadPoolExecutor(1)},
+            executors={
+                "default": ThreadPoolExecutor(1),
+                _BEAT: ThreadPoolExecutor(1),
+                _SIDE: ThreadPoolExecutor(SIDE_WORKERS),
+            },
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
     @property
@@ -89,16 +126,42 @@ class Service:
         """The leadership, while it is held."""
         return self._token
 
+    def beside_the_tick(self, *jobs: SideJob) -> None:
+        """Done from the start on, each in its own rhythm. To be told before the service runs."""
+        self._side_jobs += jobs
+
     def run_until_ended(self) -> None:
         """Tick until `end` is called, then wait for the tick in hand."""
         self._scheduler.start()
         self._plan_tick(0)
-        self._scheduler.add_job(
-            self._beat, IntervalTrigger(seconds=leadership.BEAT_EVERY_S), executor=_BEAT, coalesce=True
-        )
+        self._plan_others()
         while not self._ended.wait(timeout=1.0):
-            pass
+            jump = self._clock_watch.jump()
+            if jump:
+                self._after_jump(jump)
         self._scheduler.shutdown(wait=True)
+
+    def _plan_others(self) -> None:
+        self._repeat(_BEAT, self._beat, leadership.BEAT_EVERY_S, executor=_BEAT)
+        for job in self._side_jobs:
+            self._repeat(job.name, guarded(job), job.every.total_seconds(), executor=_SIDE)
+
+    def _repeat(self, name: str, run: Callable[[], None], every_s: float, *, executor: str) -> None:
+        self._scheduler.add_job(
+            run,
+            IntervalTrigger(seconds=every_s, timezone=UTC),
+            id=name,
+            executor=executor,
+            replace_existing=True,
+            next_run_time=datetime.now(UTC),
+        )
+
+    def _after_jump(self, jump: timedelta) -> None:
+        """Jobs are planned by the wall clock: all of them anew, from the present."""
+        log.warning("clock_jumped by_s=%.0f", jump.total_seconds())
+        self.counts.clock_jumps += 1
+        self._plan_others()
+        self.wake()
 
     def end(self) -> None:
         self._ended.set()
@@ -124,6 +187,7 @@ class Service:
             self._is_ticking, self._is_wanted = True, False
         self._tick_began_s = time.monotonic()
         pause_s = self._pace.busy_s
+        self.counts.started += 1
         try:
             if self._token is None:
                 self._token = self._standby.try_to_lead()
@@ -133,13 +197,23 @@ class Service:
                 pause_s = leadership.STANDBY_LOOKS_EVERY_S
             else:
                 leadership.renew(self._fleet.store, self._token, now=self._fleet.clock.now())
-                is_busy = self._fleet.tick(self._token).is_busy
-                pause_s = self._pace.busy_s if is_busy else self._pace.quiet_s
+                result = self._fleet.tick(self._token)
+                now = self._fleet.clock.now()
+                self.counts.finished_at = now
+                pause_s = pause_until_next(
+                    now,
+                    pace_s=self._pace.busy_s if result.is_busy else self._pace.quiet_s,
+                    look_at=result.look_at,
+                    clock_factor=self._clock_factor,
+                )
         except LostLeadership as error:
             self._step_back(error)
         except Exception:
             # The loop's boundary: log it, leave the durable state as it is, and look again.
             log.exception("tick_failed")
+            self.counts.failed += 1
+        self.counts.last_took_s = time.monotonic() - self._tick_began_s
+        self.counts.leads = self._token is not None
         with self._lock:
             self._is_ticking = False
             pause_s = 0.0 if self._is_wanted else pause_s
@@ -164,7 +238,7 @@ class Service:
             log.warning("beat_missed why=%s", error.what)
 
 
-def run(profile: Profile, *, foreground: bool = False) -> int:
+def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = None) -> int:
     """Serve a profile until told to stop; the exit code.
 
     Raises:
@@ -178,7 +252,11 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
             f"A daemon of profile “{profile.name}” already runs.",
             remedy=f"`clorefleet daemon status{profile.flag}` shows it.",
         )
-    _log_to(profile, foreground=foreground)
+    settings = load_settings()
+    log_to(
+        None if foreground else profile.state_dir / process.LOG_NAME,
+        as_json=settings.log_format == "json" if as_json is None else as_json,
+    )
     connection = connect(profile)
     store = open_store(connection.store_url)
     holder = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(4).hex()}"
@@ -190,6 +268,16 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         log.info("standing_by takeover_s_max=%s", leadership.TAKEOVER_S_MAX)
     gateway = make_gateway(connection)
     gateway.start()
+    pace = SANDBOX_PACE if profile.is_sandbox else REAL_PACE
+    counts, ending = TickCounts(), threading.Event()
+    metrics = MetricsServer(
+        store,
+        connection.clock,
+        counts,
+        preferred_port=SANDBOX_METRICS_PORT if profile.is_sandbox else METRICS_PORT,
+        late_after=timedelta(seconds=pace.quiet_s * LATE_AFTER_QUIET_TICKS * connection.time_factor),
+    )
+    metrics.start()
     nodes = make_nodes(connection)
     fleet = Fleet(
         store=store,
@@ -201,11 +289,26 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         in_flight=gateway.in_flight,
         startup_command=startup_command,
         usage=gateway.usage,
+        is_ending=ending.is_set,
         note_unending=lambda leases: _note_unending(profile, leases),
         limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
     standby = Standby(store, holder, clock=SystemClock())
-    service = Service(fleet, token, SANDBOX_PACE if profile.is_sandbox else REAL_PACE, standby)
+    service = Service(
+        fleet, token, pace, standby, ended=ending, counts=counts, clock_factor=connection.time_factor
+    )
+    follower = FileFollower(store, lambda: service.token, connection.clock, wake=service.wake)
+    notifier = Notifier(
+        store,
+        lambda: service.token,
+        connection.clock,
+        policy=lambda: follower.notify,
+        secrets=(connection.api_key, gateway_token(connection)),
+    )
+    service.beside_the_tick(
+        SideJob("fleet_file", timedelta(seconds=3), follower.look),
+        SideJob("alerts", timedelta(seconds=3), notifier.run),
+    )
     signal.signal(signal.SIGTERM, lambda *_: service.end())
     signal.signal(signal.SIGINT, lambda *_: service.end())
     signal.signal(signal.SIGUSR1, lambda *_: service.wake())
@@ -217,6 +320,7 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
                 "gateway_url": gateway.url,
                 "started_at": datetime.now(UTC).isoformat(),
                 "version": __version__,
+                "metrics_url": metrics.url,
             }
         ).encode(),
     )
@@ -225,6 +329,7 @@ def run(profile: Profile, *, foreground: bool = False) -> int:
         service.run_until_ended()
     finally:
         (profile.state_dir / "daemon.json").unlink(missing_ok=True)
+        metrics.stop()
         gateway.stop()
         nodes.close()
         if service.token is not None:
@@ -252,22 +357,3 @@ def _note_unending(profile: Profile, leases: tuple[Lease, ...]) -> None:
             for lease in leases
         ),
     )
-
-
-def _log_to(profile: Profile, *, foreground: bool) -> None:
-    """One event per line, bounded in size, readable by the owner alone."""
-    handler: logging.Handler
-    if foreground:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        handler = RotatingFileHandler(
-            profile.state_dir / process.LOG_NAME,
-            maxBytes=LOG_BYTES_MAX,
-            backupCount=LOG_FILES_MAX,
-            encoding="utf-8",
-        )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("clorefleet").setLevel(logging.INFO)

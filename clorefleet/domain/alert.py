@@ -76,6 +76,8 @@ class Lookout:
 
     event_id: int
     standings: Mapping[DeploymentId, Standing] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
+    """Names of those that listened then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 MASK = "********"
+SECRET_CHARS_MIN = 6
+"""Shorter ones would take whole words out of a text."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -24,6 +27,15 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a secret is never pickled")
+
+
+def redacted(text: str, secrets: Iterable[Secret]) -> str:
+    """`text` without any of `secrets`, should one have got into it."""
+    for secret in secrets:
+        value = secret.reveal()
+        if len(value) >= SECRET_CHARS_MIN:
+            text = text.replace(value, MASK)
+    return text
 
 
 NO_SECRET = Secret("")

@@ -98,6 +98,10 @@ _FRESH_COUNTS = {(Phase.INSTALLING, Phase.SYNCING), (Phase.SYNCING, Phase.LAUNCH
 """Steps after which attempts are counted from zero. A relaunch of an engine that died is not one."""
 
 
+_BEGINS = (Rent, StartWork, SetSpotPrice)
+"""What a process that was asked to end does not begin any more. Cancels go out all the same."""
+
+
 class Executor:
     """Performs one tick's actions. Made anew for each tick, from its snapshot."""
 
@@ -113,6 +117,7 @@ class Executor:
         startup_command: StartupCommand,
         limits: FleetLimits = DEFAULT_LIMITS,
         reached: Reached = nothing_happens,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._snapshot = snapshot
         self._journal = journal
@@ -123,6 +128,7 @@ class Executor:
         self._startup_command = startup_command
         self._limits = limits
         self._reached = reached
+        self._is_ending = is_ending
         self._ledger: dict[OrderId, tuple[Segments, Segments]] = {}
         self._leases: dict[LeaseId, Lease] = {
             lease.lease_id: lease for lease in (*snapshot.closed_leases, *snapshot.leases)
@@ -154,6 +160,10 @@ class Executor:
         self._take_money_news()
         self._take_order_news()
         for action in ordered:
+            if isinstance(action, _BEGINS) and self._is_ending():
+                # The effect in hand was finished; the next daemon's first tick decides this anew.
+                log.info("action_left action=%s why=ending", type(action).__name__)
+                continue
             try:
                 self._perform_one(action)
             except LostLeadership:

@@ -200,7 +200,8 @@ class Journal:
                     Decimal(0),
                 )
                 tx.add_host_fault(HostFault(lease.server_id, now, clean_line(reason), spent))
-            self._event(tx, lease, "giving_back", f"Giving back server {lease.server_id}: {reason}.", now)
+            name = "server_failed" if blocks_host else "giving_back"
+            self._event(tx, lease, name, f"Giving back server {lease.server_id}: {reason}.", now)
         return draining
 
     def begin_cancel(self, lease: Lease, order_id: OrderId, reason: str, *, now: datetime) -> Lease:
@@ -246,7 +247,8 @@ class Journal:
             for intent in tx.intents_of(lease.lease_id):
                 if intent.is_in_doubt:
                     self._put(tx, replace(intent, state=IntentState.DONE, finished_at=now))
-            self._event(tx, lease, "order_ended", f"Order {action.order_id} has ended: {action.reason}.", now)
+            name = "order_ended" if lease.state is LeaseState.ENDING else "order_lost"
+            self._event(tx, lease, name, f"Order {action.order_id} has ended: {action.reason}.", now)
         return ended
 
     def reopen(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
@@ -474,7 +476,8 @@ class Journal:
                 return
             tx.put_deployment(replace(deployment, note=text, has_given_up=is_final))
             if text:
-                tx.add_event(Event(now, "deployment_waits", text, deployment_id))
+                name = "deployment_gave_up" if is_final else "deployment_waits"
+                tx.add_event(Event(now, name, text, deployment_id))
 
     def note_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
         """What is wanted and why; an event where the number changed."""

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Protocol
 
 from clorefleet.clock import Clock
@@ -48,6 +49,8 @@ class TickResult:
     """What could not be read; "" when all could."""
     is_busy: bool
     """Something is under way that the next tick should look at soon."""
+    look_at: datetime | None = None
+    """When the clock alone changes what is wanted: the next tick should not come later."""
 
 
 class AuditTrail:
@@ -79,6 +82,8 @@ class Fleet:
     lookers_max: int = LOOKERS_MAX
     """Nodes looked at side by side; 1 looks without threads."""
     trail: AuditTrail = field(default_factory=AuditTrail)
+    is_ending: Callable[[], bool] = lambda: False
+    """True once the process was asked to end: nothing that costs is begun any more."""
 
     def observer(self) -> Observer:
         return Observer(
@@ -103,6 +108,7 @@ class Fleet:
             startup_command=self.startup_command,
             limits=self.limits,
             reached=self.reached,
+            is_ending=self.is_ending,
         )
 
     def journal(self, token: FencingToken) -> Journal:
@@ -133,7 +139,9 @@ class Fleet:
             journal.prune(before=snapshot.now - self.limits.journal_memory)
         self._note_tick(snapshot, trouble, token)
         has_freed = any(isinstance(action, End) for action in actions)
-        return TickResult(actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases))
+        return TickResult(
+            actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases), look_at=_next_change(snapshot)
+        )
 
     def _audited(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with the invariants that do not hold: `reconcile` rents nothing beside them."""
@@ -174,6 +182,11 @@ def _unending(leases: tuple[Lease, ...], snapshot: Snapshot) -> tuple[Lease, ...
         and lease.cancel_attempts >= CANCELS_BEFORE_NOTICE
         and (listed is None or lease.order_id in listed)
     )
+
+
+def _next_change(snapshot: Snapshot) -> datetime | None:
+    moments = (each.until for each in snapshot.wanted.values())
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:

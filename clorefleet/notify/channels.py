@@ -1,0 +1,217 @@
+"""The ways out: webhook, e-mail, command. Each sends one alert and says whether it went, with a bounded wait.
+
+`Unclear` is an outcome: the other side may have taken the alert, so that it is not sent again. No error
+text of a library is passed on, since addresses with tokens in them could be part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import smtplib
+import ssl
+import stat
+import subprocess
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.utils import format_datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from clorefleet.domain.alert import Alert, Channel, Command, Email, MailSecurity, SecretPlace, Webhook
+from clorefleet.domain.errors import ConfigError
+from clorefleet.domain.secret import Secret
+
+TIMEOUT_S = 10
+COMMAND_TIMEOUT_S = 20
+_SECRET_BYTES_MAX = 4096
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "USER", "TMPDIR")
+"""What a command sees of our environment: never a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The other side took it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """It certainly did not go out."""
+
+    why: str
+    may_retry: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """It may have gone out."""
+
+    why: str
+
+
+Outcome = Sent | NotSent | Unclear
+
+
+def send(channel: Channel, alert: Alert) -> Outcome:
+    """Send one alert by one channel. Blocks for a bounded time."""
+    try:
+        match channel:
+            case Webhook():
+                return _post(channel, alert)
+            case Email():
+                return _mail(channel, alert)
+            case Command():
+                return _run(channel, alert)
+    except ConfigError as error:
+        return NotSent(error.what, may_retry=False)
+
+
+def as_document(alert: Alert) -> dict[str, Any]:
+    """What webhooks and commands get. `text` and `content` are the keys that common chat services show."""
+    line = f"[clorefleet] {alert.text}"
+    return {
+        "source": "clorefleet",
+        "key": alert.key,
+        "kind": alert.kind.value,
+        "deployment_id": alert.deployment_id,
+        "at": alert.at.isoformat(),
+        "text": line,
+        "content": line,
+    }
+
+
+def secret_at(place: SecretPlace) -> Secret:
+    """
+    Raises:
+        ConfigError: it is not there, or a file of it is open to others.
+    """
+    if place.env:
+        value = os.environ.get(place.env, "")
+        if not value:
+            raise ConfigError(f"The environment variable {place.env} is not set for the daemon.")
+        return Secret(value)
+    path = Path(place.file).expanduser()
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        with path.open("rb") as file:
+            text = file.read(_SECRET_BYTES_MAX).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The secret in {place.file} cannot be read ({type(error).__name__}).") from error
+    if mode & 0o077:
+        raise ConfigError(f"Others on this machine can read {place.file}; type: chmod 600 {place.file}")
+    return Secret(text)
+
+
+# -- webhook
+
+
+def _post(channel: Webhook, alert: Alert) -> Outcome:
+    import httpx
+
+    from clorefleet.config.notify_file import parse_webhook_url
+    from clorefleet.domain.errors import BadInput
+
+    url = channel.url or secret_at(channel.url_place).reveal()
+    try:
+        parse_webhook_url(url)
+    except BadInput as error:
+        return NotSent(error.what, may_retry=False)
+    try:
+        with (
+            httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client,
+            client.stream("POST", url, json=as_document(alert)) as answer,
+        ):
+            status = answer.status_code
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        return NotSent(f"no connection ({type(error).__name__})")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Unclear(f"no answer ({type(error).__name__})")
+    if 200 <= status < 300:
+        return Sent()
+    return NotSent(f"the webhook answered {status}", may_retry=status == 429 or status >= 500)
+
+
+# -- e-mail
+
+
+def _mail(channel: Email, alert: Alert) -> Outcome:
+    password = secret_at(channel.password) if channel.user else Secret("")
+    message = as_mail(channel, alert)
+    is_handed_over = False
+    try:
+        with _connected(channel) as server:
+            if channel.user:
+                server.login(channel.user, password.reveal())
+            is_handed_over = True
+            refused = server.send_message(message)
+    except smtplib.SMTPAuthenticationError:
+        return NotSent("the mail server refuses user and password", may_retry=False)
+    except smtplib.SMTPRecipientsRefused:
+        return NotSent("the mail server refuses all recipients", may_retry=False)
+    except smtplib.SMTPResponseException as error:
+        # An answer is clear, whatever it says; 4xx asks to come again.
+        return NotSent(f"the mail server answered {error.smtp_code}", may_retry=error.smtp_code < 500)
+    except (smtplib.SMTPException, OSError) as error:
+        why = f"no mail server ({type(error).__name__})"
+        return Unclear(why) if is_handed_over else NotSent(why)
+    if refused:
+        return Unclear(f"{len(refused)} of {len(channel.recipients)} recipients were refused")
+    return Sent()
+
+
+def _connected(channel: Email) -> smtplib.SMTP:
+    if channel.security is MailSecurity.TLS:
+        context = ssl.create_default_context()
+        return smtplib.SMTP_SSL(channel.host, channel.port, timeout=TIMEOUT_S, context=context)
+    server = smtplib.SMTP(channel.host, channel.port, timeout=TIMEOUT_S)
+    if channel.security is MailSecurity.STARTTLS:
+        try:
+            server.starttls(context=ssl.create_default_context())
+        except BaseException:
+            server.close()
+            raise
+    return server
+
+
+def as_mail(channel: Email, alert: Alert) -> EmailMessage:
+    """The alert as a message. Its id follows from the alert's key, so that a copy can be recognised."""
+    message = EmailMessage()
+    message["From"] = channel.sender
+    message["To"] = ", ".join(channel.recipients)
+    message["Subject"] = f"[clorefleet] {alert.kind}: {alert.deployment_id or 'the fleet'}"
+    message["Date"] = format_datetime(alert.at)
+    digest = sha256(f"{alert.key}|{alert.at.isoformat()}".encode()).hexdigest()[:32]
+    message["Message-ID"] = f"<{digest}@clorefleet>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(f"{alert.text}\n\n{alert.at.isoformat()}\nclorefleet\n")
+    return message
+
+
+# -- command
+
+
+def _run(channel: Command, alert: Alert) -> Outcome:
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    try:
+        process = subprocess.Popen(
+            list(channel.argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return NotSent(f"it cannot be started ({error.strerror})", may_retry=False)
+    try:
+        process.communicate(json.dumps(as_document(alert)).encode() + b"\n", timeout=COMMAND_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return Unclear(f"it did not end within {COMMAND_TIMEOUT_S} s")
+    if process.returncode == 0:
+        return Sent()
+    return NotSent(f"it ended with exit code {process.returncode}")

@@ -1,0 +1,76 @@
+"""What the daemon tells of itself: true, on loopback, and without anything that would need a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from clorefleet.daemon.metrics import MetricsServer, TickCounts
+from clorefleet.domain.identity import DeploymentId
+from clorefleet.domain.lease import Phase
+from clorefleet.domain.wanted import Wanted
+from clorefleet.simulation.memory_store import MemoryStore
+from tests.fleet.builders import NOW, deployment, lease
+from tests.fleet.world import VirtualClock
+
+
+@pytest.fixture
+def server() -> Iterator[MetricsServer]:
+    store, clock, counts = MemoryStore(), VirtualClock(), TickCounts(started=5, failed=1, finished_at=NOW)
+    with store.write() as tx:
+        tx.put_deployment(deployment())
+        tx.put_lease(lease(phase=Phase.SERVING, host_key="ssh-ed25519 canary"))
+        tx.put_wanted(DeploymentId("tiny"), Wanted(2, "window"), now=NOW)
+        tx.put_tick(now=NOW, orders_read_at=NOW, trouble="")
+    made = MetricsServer(store, clock, counts, preferred_port=0, late_after=timedelta(minutes=5))
+    made.clock = clock
+    made.start()
+    yield made
+    made.stop()
+
+
+def values(server: MetricsServer) -> dict[tuple, float]:
+    answer = httpx.get(f"{server.url}/metrics")
+    assert answer.status_code == 200
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_prometheus_reads_ticks_replicas_and_money(server: MetricsServer):
+    found = values(server)
+    assert found["clorefleet_ticks_total",] == 5 and found["clorefleet_tick_failures_total",] == 1
+    assert found["clorefleet_replicas", "serving", "tiny"] == 1
+    assert found["clorefleet_replicas_wanted", "tiny"] == 2
+    assert found["clorefleet_budget_usd_per_day", "tiny"] == 16
+    assert found["clorefleet_burn_usd_per_day", "tiny"] == pytest.approx(2.1)
+    assert found["clorefleet_last_tick_timestamp_seconds",] == NOW.timestamp()
+
+
+def test_no_key_address_or_host_is_among_them(server: MetricsServer):
+    text = httpx.get(f"{server.url}/metrics").text
+    assert "canary" not in text and "127.0.0.1" not in text
+
+
+def test_health_says_when_ticks_are_late(server: MetricsServer):
+    assert httpx.get(f"{server.url}/healthz").json() == {"ok": True, "text": "ticking"}
+    server.clock.sleep(301)
+    answer = httpx.get(f"{server.url}/healthz")
+    assert answer.status_code == 503 and "301 s ago" in answer.json()["text"]
+
+
+def test_another_name_for_this_machine_is_refused(server: MetricsServer):
+    """DNS rebinding: a page that points its name here reads nothing."""
+    answer = httpx.get(f"{server.url}/metrics", headers={"Host": "evil.example"})
+    assert answer.status_code == 403
+
+
+def test_nothing_else_is_served_and_it_listens_on_loopback(server: MetricsServer):
+    assert httpx.get(f"{server.url}/").status_code == 404
+    assert server.url.startswith("http://127.0.0.1:")

@@ -1,0 +1,263 @@
+"""The ways out, against a real mail server, a real web server and real programs."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email import message_from_bytes
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+
+from clorefleet.domain.alert import (
+    Alert,
+    AlertKind,
+    Command,
+    Email,
+    MailSecurity,
+    SecretPlace,
+    Webhook,
+)
+from clorefleet.domain.errors import ConfigError
+from clorefleet.domain.identity import DeploymentId
+from clorefleet.notify import channels
+from clorefleet.notify.channels import NotSent, Sent, Unclear, as_mail, secret_at, send
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+ALERT = Alert("event:7", AlertKind.FAILURE, NOW, "Giving back server 7: no GPU.", DeploymentId("chat"))
+ALL = frozenset(AlertKind)
+
+
+# -- e-mail
+
+
+class Mailbox:
+    def __init__(self) -> None:
+        self.messages: list = []
+        self.users: list[str] = []
+        self.answer = "250 OK"
+
+    async def handle_DATA(self, server, session, envelope) -> str:
+        self.messages.append((envelope.rcpt_tos, message_from_bytes(envelope.content)))
+        return self.answer
+
+    def authenticate(self, server, session, envelope, mechanism, auth_data: LoginPassword) -> AuthResult:
+        self.users.append(auth_data.login.decode())
+        is_right = auth_data.password == b"right"
+        return AuthResult(success=is_right, handled=is_right)
+
+
+@pytest.fixture
+def mailbox() -> Iterator[tuple[Mailbox, int]]:
+    box = Mailbox()
+    controller = Controller(
+        box, hostname="127.0.0.1", port=free_port(), authenticator=box.authenticate, auth_require_tls=False
+    )
+    controller.start()
+    yield box, controller.port
+    controller.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def email(port: int, **more: object) -> Email:
+    given = {"security": MailSecurity.NONE, "sender": "fleet@example.org", "recipients": ("me@example.org",)}
+    return Email("mail", ALL, "127.0.0.1", port, **(given | more))
+
+
+def test_a_mail_arrives_with_its_words_and_an_id_that_a_copy_would_share(mailbox):
+    box, port = mailbox
+    assert send(email(port, recipients=("a@example.org", "b@example.org")), ALERT) == Sent()
+    [(recipients, message)] = box.messages
+    assert recipients == ["a@example.org", "b@example.org"]
+    assert message["Subject"] == "[clorefleet] failure: chat"
+    assert "Giving back server 7: no GPU." in message.get_payload(decode=True).decode()
+    assert message["Message-ID"] == as_mail(email(port), ALERT)["Message-ID"]
+
+
+def test_user_and_password_are_shown_to_the_server(mailbox, monkeypatch):
+    box, port = mailbox
+    monkeypatch.setenv("MAIL_PASSWORD", "right")
+    with_user = email(port, user="fleet", password=SecretPlace(env="MAIL_PASSWORD"))
+    assert send(with_user, ALERT) == Sent() and box.users == ["fleet"]
+
+
+def test_a_wrong_password_is_clear_and_not_tried_again(mailbox, monkeypatch):
+    box, port = mailbox
+    monkeypatch.setenv("MAIL_PASSWORD", "wrong-canary")
+    outcome = send(email(port, user="fleet", password=SecretPlace(env="MAIL_PASSWORD")), ALERT)
+    assert isinstance(outcome, NotSent) and not outcome.may_retry and "canary" not in outcome.why
+    assert box.messages == []
+
+
+@pytest.mark.parametrize(("answer", "may_retry"), [("451 try later", True), ("554 no", False)])
+def test_a_server_that_says_no_is_clear(mailbox, answer: str, may_retry: bool):
+    box, port = mailbox
+    box.answer = answer
+    outcome = send(email(port), ALERT)
+    assert isinstance(outcome, NotSent) and outcome.may_retry is may_retry
+
+
+def test_no_mail_server_is_tried_again():
+    outcome = send(email(free_port()), ALERT)
+    assert isinstance(outcome, NotSent) and outcome.may_retry
+
+
+def test_a_server_without_encryption_gets_no_password_where_encryption_was_asked_for(mailbox, monkeypatch):
+    box, port = mailbox
+    monkeypatch.setenv("MAIL_PASSWORD", "right")
+    asked = email(
+        port, security=MailSecurity.STARTTLS, user="fleet", password=SecretPlace(env="MAIL_PASSWORD")
+    )
+    assert isinstance(send(asked, ALERT), NotSent)
+    assert box.users == [] and box.messages == []
+
+
+def test_a_connection_lost_after_the_mail_was_handed_over_is_unclear(mailbox, monkeypatch):
+    _, port = mailbox
+
+    def cut(self, *args, **kwargs):
+        raise smtplib.SMTPServerDisconnected("cut")
+
+    monkeypatch.setattr(smtplib.SMTP, "send_message", cut)
+    assert isinstance(send(email(port), ALERT), Unclear)
+
+
+# -- webhook
+
+
+class Hook(HTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bodies: list[dict] = []
+        self.status = 204
+        self.is_cut = False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.bodies.append(json.loads(body))
+        if self.server.is_cut:
+            self.connection.close()
+            return
+        self.send_response(self.server.status)
+        self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    server = Hook()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def webhook(server: Hook) -> Webhook:
+    return Webhook("hook", ALL, f"http://127.0.0.1:{server.server_port}/token-canary")
+
+
+def test_a_webhook_gets_the_alert_as_json_in_the_keys_that_chat_services_show(hook: Hook):
+    assert send(webhook(hook), ALERT) == Sent()
+    [body] = hook.bodies
+    assert body["kind"] == "failure" and body["deployment_id"] == "chat" and body["key"] == "event:7"
+    assert body["text"] == body["content"] == "[clorefleet] Giving back server 7: no GPU."
+
+
+@pytest.mark.parametrize(
+    ("status", "may_retry"), [(500, True), (503, True), (429, True), (404, False), (302, False)]
+)
+def test_an_answer_that_is_no_success_is_clear_and_redirects_are_not_followed(
+    hook: Hook, status: int, may_retry: bool
+):
+    hook.status = status
+    outcome = send(webhook(hook), ALERT)
+    assert isinstance(outcome, NotSent) and outcome.may_retry is may_retry and len(hook.bodies) == 1
+    assert "canary" not in outcome.why
+
+
+def test_a_connection_cut_before_the_answer_is_unclear(hook: Hook):
+    hook.is_cut = True
+    outcome = send(webhook(hook), ALERT)
+    assert isinstance(outcome, Unclear) and "canary" not in outcome.why
+
+
+def test_nobody_listening_is_tried_again():
+    outcome = send(Webhook("hook", ALL, f"http://127.0.0.1:{free_port()}/token-canary"), ALERT)
+    assert isinstance(outcome, NotSent) and outcome.may_retry and "canary" not in outcome.why
+
+
+def test_an_address_from_the_environment_is_checked_like_one_in_the_file(monkeypatch):
+    monkeypatch.setenv("HOOK", "http://example.org/token-canary")
+    outcome = send(Webhook("hook", ALL, url_place=SecretPlace(env="HOOK")), ALERT)
+    assert isinstance(outcome, NotSent) and not outcome.may_retry and "canary" not in outcome.why
+
+
+# -- command
+
+
+def test_a_command_gets_the_alert_on_its_standard_input_and_no_key_of_ours(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CLORE_API_KEY", "canary-key")
+    out = tmp_path / "out"
+    script = f"cat > {out}; env >> {out}"
+    assert send(Command("tell", ALL, ("/bin/sh", "-c", script)), ALERT) == Sent()
+    text = out.read_text("utf-8")
+    assert json.loads(text.split("\n")[0])["key"] == "event:7" and "canary-key" not in text
+
+
+def test_words_of_the_alert_reach_no_shell(tmp_path: Path):
+    hostile = Alert("k", AlertKind.FAILURE, NOW, f"$(touch {tmp_path}/owned); `touch {tmp_path}/owned`")
+    assert send(Command("tell", ALL, ("/bin/cat",)), hostile) == Sent()
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "may_retry"), [(("/bin/false",), True), (("/nowhere/tell",), False), (("/etc/passwd",), False)]
+)
+def test_a_command_that_fails_is_clear(argv: tuple, may_retry: bool):
+    outcome = send(Command("tell", ALL, argv), ALERT)
+    assert isinstance(outcome, NotSent) and outcome.may_retry is may_retry
+
+
+def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch):
+    monkeypatch.setattr(channels, "COMMAND_TIMEOUT_S", 0.3)
+    assert isinstance(send(Command("tell", ALL, ("/bin/sh", "-c", "sleep 60 & sleep 60")), ALERT), Unclear)
+
+
+# -- secrets
+
+
+def test_a_secret_file_that_others_can_read_is_refused(tmp_path: Path):
+    file = tmp_path / "password"
+    file.write_text("s3cret-canary\n")
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        secret_at(SecretPlace(file=str(file)))
+    file.chmod(0o600)
+    assert secret_at(SecretPlace(file=str(file))).reveal() == "s3cret-canary"
+
+
+def test_a_missing_secret_is_told_by_the_name_of_its_place():
+    with pytest.raises(ConfigError, match="NOT_THERE"):
+        secret_at(SecretPlace(env="NOT_THERE"))
+    outcome = send(email(1, user="u", password=SecretPlace(env="NOT_THERE")), ALERT)
+    assert isinstance(outcome, NotSent) and not outcome.may_retry
