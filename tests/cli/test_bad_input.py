@@ -131,7 +131,7 @@ def test_a_traceback_only_with_debug(cli):
     assert "Traceback" in cli("models", "nonsense", "--debug").err
 
 
-SUBCOMMANDS = {"recipes": "check", "hosts": "list"}
+SUBCOMMANDS = {"recipes": "check", "hosts": "list", "schedule": "show"}
 """One of each group that has no `status`."""
 
 
