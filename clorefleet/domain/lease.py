@@ -108,6 +108,9 @@ class Lease:
     order_id: OrderId | None = None
     ordered_at: datetime | None = None
     """The market's creation time of the order, else when we first saw it."""
+    is_proven: bool = True
+    """False while only server and image say that the order is ours: the rent was in doubt, and our key has
+    not opened the server yet. What is not proven is not cancelled."""
     price: Rate | None = None
     """As billed, per day: read from the order itself."""
     address: SshAddress | None = None

@@ -119,6 +119,15 @@ class Reopen:
 
 
 @dataclass(frozen=True, slots=True)
+class Disown:
+    """The order that we took for a rent in doubt is somebody else's: left alone, and reported."""
+
+    lease_id: LeaseId
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """The market's final figure for an order that ended earlier."""
 
@@ -209,6 +218,7 @@ Action = (
     | NoteAbsence
     | End
     | Reopen
+    | Disown
     | Settle
     | Advance
     | StartWork

@@ -135,10 +135,10 @@ def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
 
 
 def _prices_kept(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[_Suspicion]:
-    """S4: an order above the approved price is being ended."""
+    """S4: an order of ours above the approved price is being ended."""
     for lease in snapshot.leases:
-        if lease.order_id is None or lease.state is not LeaseState.ORDERED:
-            continue
+        if lease.order_id is None or lease.state is not LeaseState.ORDERED or not lease.is_proven:
+            continue  # what is not proven to be ours is not ended for its price either
         order = orders.by_id(lease.order_id)
         if order is None or order.is_expired:
             continue

@@ -49,6 +49,7 @@ from clorefleet.fleet.action import (
     Advance,
     Cancel,
     Conclude,
+    Disown,
     DropRent,
     End,
     Explain,
@@ -207,6 +208,10 @@ class Executor:
                 self._keep(self._journal.end(self._lease(lease_id), action, now=now))
             case Reopen(lease_id, order, reason):
                 self._keep(self._journal.reopen(self._lease(lease_id), order, reason, now=now))
+            case Disown(lease_id, order, reason):
+                self._ledger.pop(order.order_id, None)
+                self._nodes.forget(lease_id)
+                self._keep(self._journal.disown(self._lease(lease_id), order, clean_line(reason), now=now))
             case Settle(order_id, settled):
                 self._journal.settle(order_id, settled, now=now)
             case NoteWanted(deployment_id, wanted):
@@ -405,6 +410,7 @@ class Executor:
         moved = replace(
             lease.entered(action.phase, now),
             host_key=action.host_key or lease.host_key,
+            is_proven=lease.is_proven or bool(action.host_key),
             measured_tokens_per_s=action.measured_tokens_per_s or lease.measured_tokens_per_s,
             measured_together_tokens_per_s=action.measured_together_tokens_per_s
             or lease.measured_together_tokens_per_s,

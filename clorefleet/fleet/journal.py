@@ -149,8 +149,10 @@ class Journal:
             # Our clock counts, so our clock says since when: no order is older than its intent, whatever
             # the market's clock, and none begins in the future, whatever ours.
             started_at = min(max(order.created_at or lease.created_at, lease.created_at), now)
+            intent = self._intent(tx, lease, lease.intent_id)
             adopted = replace(
                 lease.moved(LeaseState.ORDERED).entered(Phase.WAITING, now),
+                is_proven=intent is not None and intent.state is IntentState.DONE,
                 order_id=order.order_id,
                 ordered_at=started_at,
                 price=order.price,
@@ -266,6 +268,23 @@ class Journal:
             _open_count(tx, reopened, order, reopened.ordered_at or now)
             self._event(tx, lease, "order_reappeared", f"Order {order.order_id}: {reason}.", now)
         return reopened
+
+    def disown(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
+        """The order is not ours after all: nothing of it is counted, and nobody ends it."""
+        with self._store.write(self._token) as tx:
+            ended = replace(
+                lease.moved(LeaseState.ENDED).entered(Phase.ENDED, now, reason=reason),
+                order_id=None,
+                ended_at=now,
+            )
+            tx.put_lease(ended)
+            _close_count(tx, order.order_id, ended_at=now, settled=Decimal(0), now=now)
+            tx.note_foreign(order, usd_per_day=None, now=now)
+            where = f"Order {order.order_id} on server {order.server_id}"
+            self._event(
+                tx, lease, "order_disowned", f"{where} is not ours ({reason}); it is left alone.", now
+            )
+        return ended
 
     def settle(self, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:

@@ -35,6 +35,7 @@ from clorefleet.fleet.action import (
     Adopt,
     Advance,
     Cancel,
+    Disown,
     DropRent,
     End,
     Explain,
@@ -59,7 +60,7 @@ from clorefleet.planner.owners import prefer_other_owners
 _NOTHING_SEEN = NodeView()
 _SYNC_SLACK = 1.25
 """Lines get faster too: only what misses the limit by this much is given up before it [assumed]."""
-_LEAVING = (GiveBack, Cancel, End)
+_LEAVING = (GiveBack, Cancel, End, Disown)
 
 
 def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple[Action, ...]:
@@ -74,7 +75,11 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     )
     for lease in snapshot.leases:
         decided = tuple(_decide_lease(snapshot, lease, limits))
-        if lease.lease_id in over and not any(isinstance(each, _LEAVING) for each in decided):
+        if (
+            lease.lease_id in over
+            and lease.is_proven
+            and not any(isinstance(each, _LEAVING) for each in decided)
+        ):
             decided = (GiveBack(lease.lease_id, over[lease.lease_id]),)
         actions.extend(decided)
     if snapshot.orders is not None:
@@ -194,6 +199,10 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
         yield from gone
         if gone:
             return
+    overrun = _overrun(snapshot, lease, limits)
+    if not lease.is_proven and lease.phase is Phase.WAITING and not overrun:
+        yield from _prove(snapshot, lease, order)
+        return
     if order is not None:
         if lease.absent_polls:
             yield NoteAbsence(lease.lease_id, 0)
@@ -213,11 +222,25 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
     if superseded:
         yield GiveBack(lease.lease_id, superseded, cause=Cause.SUPERSEDED)
         return
-    overrun = _overrun(snapshot, lease, limits)
     if overrun:
         yield GiveBack(lease.lease_id, overrun, blocks_host=True, cause=Cause.TOOK_TOO_LONG)
         return
     yield from _work(snapshot, lease, order, view, limits)
+
+
+def _prove(snapshot: Snapshot, lease: Lease, order: Order | None) -> Iterator[Action]:
+    """Our key opens the server, or the order is somebody else's: another fleet of the account, or the user,
+    may have rented the very server whose rent was in doubt. Until then nothing cancels it (S9), at most for
+    the time limit of the phase."""
+    view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
+    if order is not None and lease.absent_polls:
+        yield NoteAbsence(lease.lease_id, 0)
+    if view.is_hostile and order is not None:
+        yield Disown(lease.lease_id, order, view.trouble)
+    elif view.host_key:
+        yield Advance(lease.lease_id, Phase.PROBING, "SSH answers", host_key=view.host_key)
+    else:
+        yield NoteProgress(lease.lease_id, _boot_progress(order, view))
 
 
 def _if_gone(orders: OrderList, order: Order | None, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
@@ -464,7 +487,8 @@ def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
             for lease in snapshot.leases
         ):
             continue
-        closed = _closed_lease_of(order, snapshot, limits)
+        is_foreign = (order.order_id, order.server_id) in snapshot.foreign
+        closed = None if is_foreign else _closed_lease_of(order, snapshot, limits)
         if closed is not None:
             yield Reopen(closed.lease_id, order, "its order is alive in the market's list")
         else:

@@ -313,7 +313,9 @@ class _CountsFromNow(Journal):
     def adopt(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
         adopted = super().adopt(lease, order, reason, now=now)
         with self._store.write(self._token) as tx:
-            tx.put_order_segments(order.order_id, ())
+            counted = tx.order_segments(order.order_id)
+            ended = (replace(each, ended_at=each.started_at) for each in counted)
+            tx.put_order_segments(order.order_id, tuple(ended))
         return adopted
 
 

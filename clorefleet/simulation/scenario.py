@@ -86,10 +86,12 @@ def draw(seed: int, *, is_on_sqlite: bool | None = None, also: tuple[str, ...] =
     """The life of a seed. The store may be chosen, which changes nothing else; `also` are faults that must
     be among its incidents."""
     chance = random.Random(f"clorefleet {seed}")  # noqa: S311 - seeded chance, not cryptography
-    ends_s = chance.uniform(1.2, 3) * DAY_S
+    # The real store takes ten times as long for each tick: its lives are shorter, and no other.
+    is_short = seed % SQLITE_EVERY == 0
+    ends_s = (chance.uniform(0.2, 0.4) if is_short else chance.uniform(0.8, 2)) * DAY_S
     return Scenario(
         seed=seed,
-        is_on_sqlite=seed % SQLITE_EVERY == 0 if is_on_sqlite is None else is_on_sqlite,
+        is_on_sqlite=is_short if is_on_sqlite is None else is_on_sqlite,
         began_at=chance.choice(_BEGINNINGS) + timedelta(seconds=chance.randrange(DAY_S // 4)),
         ends_s=ends_s,
         hosts=tuple(_host(chance, 100 + number) for number in range(chance.randint(8, 16))),
@@ -122,7 +124,7 @@ def _host(chance: random.Random, server_id: int) -> Host:
 
 def _wishes(chance: random.Random, ends_s: float) -> tuple[Wish, ...]:
     wishes: list[Wish] = []
-    for name in ("glm", "qwen", "tiny")[: chance.choice((1, 1, 1, 2, 2, 3))]:
+    for name in ("glm", "qwen", "tiny")[: chance.choice((1, 1, 1, 2, 2, 3)) if ends_s > DAY_S / 2 else 1]:
         at_s = chance.uniform(0, 3600)
         wanted = {
             "replicas": chance.choice((1, 1, 1, 2, 2, 3)),
@@ -147,11 +149,11 @@ def _incidents(chance: random.Random, ends_s: float, also: tuple[str, ...]) -> t
     kinds = [KINDS[fault] for fault in chosen]
     weights = [kind.weight for kind in kinds]
     incidents = []
-    for _ in range(chance.randint(24, 44)):
+    for _ in range(chance.randint(16, 30) if ends_s > DAY_S / 2 else chance.randint(8, 14)):
         kind = chance.choices(kinds, weights)[0]
         incidents.append(_incident(chance, kind, ends_s))
     # Early trouble as well: most of what can go wrong does so while something is being rented.
-    incidents += [_incident(chance, chance.choices(kinds, weights)[0], 7200) for _ in range(8)]
+    incidents += [_incident(chance, chance.choices(kinds, weights)[0], 7200) for _ in range(7)]
     more = random.Random(f"{ends_s}")  # noqa: S311 - the rest of the life stays as it is without them
     for fault in also:
         incidents += [_incident(more, KINDS[fault], within_s) for within_s in (3600, ends_s / 2, ends_s)]

@@ -17,6 +17,7 @@ from clorefleet.fleet.action import (
     Adopt,
     Advance,
     Cancel,
+    Disown,
     DropRent,
     End,
     Explain,
@@ -208,6 +209,38 @@ def test_a_new_order_with_an_old_number_is_known_by_its_server():
     assert decided(Reopen, orders=listed, **situation) == []
     held = lease()
     assert decided(End, leases=(held,), closed_leases=(ended,), orders=listed) == []
+
+
+UNPROVEN = lease(LeaseState.ORDERED, Phase.WAITING, is_proven=False)
+
+
+def test_an_order_whose_server_does_not_know_our_key_is_disowned_not_cancelled():
+    """C4, B8, S9: two fleets chase the same server; one request is lost, the other's order is not ours."""
+    stranger = NodeView(trouble="it does not know our key", is_hostile=True)
+    situation = {"orders": orders(order()), "nodes": {L1: stranger}}
+    assert len(decided(Disown, leases=(UNPROVEN,), **situation)) == 1
+    assert decided(GiveBack, leases=(UNPROVEN,), **situation) == []
+    known = replace(UNPROVEN, is_proven=True)
+    assert decided(Disown, leases=(known,), **situation) == []
+    assert len(decided(GiveBack, leases=(known,), **situation)) == 1
+
+
+def test_what_is_not_proven_to_be_ours_is_not_cancelled_before_its_time_is_up():
+    """S9: not for its price, not for a stop; the limit of the phase ends the waiting."""
+    dear = orders(order(price=Rate.per_day("9")))
+    stopped = deployment(desired=Desired.STOPPED)
+    assert decided(Cancel, leases=(UNPROVEN,), orders=dear) == []
+    assert decided(GiveBack, leases=(UNPROVEN,), orders=orders(order()), deployments=(stopped,)) == []
+    late = replace(UNPROVEN, phase_since=NOW - minutes(60))
+    assert len(decided(GiveBack, leases=(late,), orders=orders(order()))) == 1
+
+
+def test_a_disowned_order_is_reported_and_never_reopened():
+    closed = lease(LeaseState.ENDED, Phase.ENDED)
+    foreign = frozenset({(OrderId(900), ServerId(7))})
+    situation = {"closed_leases": (closed,), "orders": orders(order()), "foreign": foreign}
+    assert decided(Reopen, **situation) == []
+    assert len(decided(ReportForeign, **situation)) == 1
 
 
 def test_an_order_of_another_lease_is_not_adopted_twice():
