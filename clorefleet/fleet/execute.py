@@ -267,9 +267,7 @@ class Executor:
                 command=Secret(self._startup_command(credentials)),
                 needs_ssh_entrypoint=not image.startswith("cloreai/"),
             )
-            # A process that slept here has perhaps been given up by another daemon: too late to act.
-            waited = max(self._clock.now() - now, timedelta(seconds=self._clock.monotonic_s() - began_s))
-            if abs(waited) > self._limits.effect_lead:
+            if self._has_slept(now, began_s):
                 return RentRefused(MarketUnreachable(f"Nothing was sent: {_PAUSED}"))
             return self._market.rent(request)
 
@@ -312,9 +310,20 @@ class Executor:
             state, text = _cancel_words(outcome)
             self._journal.finish_cancel(lease, state, text, now=self._clock.now())
 
-        self._through(
-            Effect.CANCEL, write=write, act=lambda _: self._market.cancel(action.order_id), record=record
-        )
+        began_s = self._clock.monotonic_s()
+
+        def act(_: Lease) -> CancelOutcome:
+            if self._has_slept(now, began_s):
+                return CancelUnknown(f"Nothing was sent: {_PAUSED}")
+            return self._market.cancel(action.order_id)
+
+        self._through(Effect.CANCEL, write=write, act=act, record=record)
+
+    def _has_slept(self, since: datetime, since_s: float) -> bool:
+        """A process that slept between intent and effect has perhaps been given up by another daemon: it is
+        too late to act. The next tick of whoever leads looks again."""
+        waited = max(self._clock.now() - since, timedelta(seconds=self._clock.monotonic_s() - since_s))
+        return abs(waited) > self._limits.effect_lead
 
     def _set_spot_price(self, action: SetSpotPrice, now: datetime) -> None:
         current = self._lease(action.lease_id).price or action.desired
@@ -499,7 +508,7 @@ class Executor:
         self._ledger.clear()
 
 
-_PAUSED = "the process stood still between the intent and the rent."
+_PAUSED = "the process stood still between the intent and the request."
 
 
 def _cancel_words(outcome: CancelOutcome) -> tuple[IntentState, str]:

@@ -384,7 +384,7 @@ class World:
         if fleet is None or token is None or store is None:
             return None
         process.is_ticking = True
-        calls, fired = self.market.calls, self.switches.fired.total()
+        calls, fired = process.calls, self.switches.fired.total()
         try:
             leadership.renew(store, token, now=process.clock.now())
             result = fleet.tick(token)
@@ -416,7 +416,7 @@ class World:
             self.trace(f"{process.name} {_told(action)}")
         if notable or result.trouble or self.switches.fired.total() > fired:
             self.eventful_ticks += 1
-        self.judge.calls(self.market.calls - calls)
+        self.judge.calls(process.calls - calls)
         return result
 
     def _gap_s(self, process: Process, result: TickResult | None) -> float:

@@ -89,6 +89,8 @@ class Caller(Protocol):
 
     name: str
     fleet_name: str
+    calls: int
+    """Requests made, ever."""
 
     def at(self, boundary: str) -> None: ...
 
@@ -332,6 +334,7 @@ class Desk:
     def _wait(self) -> None:
         market = self._market
         market.calls += 1
+        self._caller.calls += 1
         if market.switches.strikes("A19"):
             market.pass_time(DRIP_S)
         else:

@@ -76,6 +76,7 @@ class Process:
         self.is_told_to_end = False
         self.is_ticking = False
         self.is_renting = False
+        self.calls = 0
         self.turn = 0
         """Turns that were planned under another number are void."""
         self.uneventful = 0
