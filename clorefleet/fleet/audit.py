@@ -112,7 +112,8 @@ def _orders_explained(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspic
 
 
 def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
-    """S2, S15: a slot has one lease that is not on its way out, and an order has one lease."""
+    """S2, S15: a slot has one lease that is not on its way out (two with a hedge), an order has one lease."""
+    hedged = {each.deployment_id for each in snapshot.deployments if each.requirement.hedge}
     filling: Counter[tuple[str, int]] = Counter()
     held: Counter[tuple[str, int]] = Counter()
     by_order: Counter[OrderId] = Counter()
@@ -124,7 +125,7 @@ def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
         if lease.order_id is not None:
             by_order[lease.order_id] += 1
     for (deployment_id, number), count in filling.items():
-        if count > 1:
+        if count > (2 if deployment_id in hedged else 1):
             yield _suspect("S2", f"{deployment_id} slot {number}", f"{count} leases fill one slot")
     for order_id, count in by_order.items():
         if count > 1:

@@ -1,0 +1,83 @@
+"""What the daemon's own audit finds in a snapshot, and that a finding stops renting and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Rate
+from clorefleet.fleet.action import Cancel, Rent, StopRenting
+from clorefleet.fleet.audit import READINGS_TO_EXPLAIN, Audit, audit
+from clorefleet.fleet.reconcile import reconcile
+from tests.fleet.builders import NOW, deployment, lease, minutes, order, orders, plan, report, snapshot
+
+TINY = DeploymentId("tiny")
+SEGMENT = LedgerSegment(
+    LeaseId("l1"), TINY, OrderId(900), Rate.per_day(2), False, Decimal(5), Decimal(0), Decimal(1), "test", NOW
+)
+FINE = {"leases": (lease(phase=Phase.SERVING),), "orders": orders(order()), "segments": (SEGMENT,)}
+OTHER = lease(phase=Phase.SERVING, lease_id=LeaseId("l2"), server_id=8, order_id=OrderId(901))
+BROKEN = [
+    ("S1", {"orders": orders(order(), order(999, 55))}),
+    ("S2", {"leases": (*FINE["leases"], OTHER), "segments": (SEGMENT, replace(SEGMENT, lease_id="l2"))}),
+    ("S4", {"orders": orders(order(price=Rate.per_day("2.01")))}),
+    (
+        "S6",
+        {
+            "leases": (),
+            "segments": (),
+            "closed_leases": (lease(LeaseState.ENDED, Phase.ENDED),),
+            "foreign": frozenset({(OrderId(900), ServerId(7))}),
+        },
+    ),
+    ("S7", {"segments": ()}),
+    ("S7", {"segments": (replace(SEGMENT, ended_at=NOW - minutes(1)),)}),
+    ("S14", {"leases": (replace(FINE["leases"][0], reason="\x1b[2J"),)}),
+]
+
+
+def audited(readings: int, **changes: object) -> Audit:
+    found = Audit()
+    for _ in range(readings):
+        found = audit(snapshot(**{**FINE, **changes}), found)
+    return found
+
+
+def test_a_fleet_that_is_as_it_should_be_has_no_violation():
+    assert audited(10) == Audit()
+
+
+@pytest.mark.parametrize("invariant, change", BROKEN, ids=[f"{i}-{n}" for n, (i, _) in enumerate(BROKEN)])
+def test_what_must_never_be_is_found_within_some_readings(invariant: str, change: dict):
+    found = audited(READINGS_TO_EXPLAIN, **change)
+    assert invariant in {each.invariant for each in found.violations}
+
+
+def test_what_one_lagging_list_shows_is_no_violation():
+    assert audited(1, orders=orders(order(), order(999, 55))).violations == ()
+
+
+def test_a_hedged_deployment_may_hold_two_servers_for_one_slot():
+    hedged = deployment(requirement=replace(deployment().requirement, hedge=True))
+    both = {"leases": (*FINE["leases"], OTHER), "segments": (SEGMENT, replace(SEGMENT, lease_id="l2"))}
+    assert audited(1, deployments=(hedged,), **both).violations == ()
+
+
+def test_a_violation_stops_renting_with_its_reason_and_never_a_cancel():
+    ending = lease(LeaseState.ENDING, Phase.DRAINING)
+    situation = snapshot(
+        leases=(ending,),
+        orders=orders(order()),
+        plans={TINY: report(plan(8))},
+        violations=("S1 order 9: bills, and nothing of ours explains it",),
+    )
+    actions = reconcile(situation)
+    [stop] = [each for each in actions if isinstance(each, StopRenting)]
+    assert "S1 order 9" in stop.reason
+    assert any(isinstance(each, Cancel) for each in actions)
+    assert not any(isinstance(each, Rent) for each in actions)
