@@ -61,7 +61,9 @@ class OrderList:
     """Records that could not be read: while there are any, a missing order proves nothing."""
 
     def live(self) -> tuple[Order, ...]:
-        return tuple(order for order in self.orders if not order.is_expired)
+        """Each once: a market may list one twice (A10)."""
+        found = {(each.order_id, each.server_id): each for each in self.orders if not each.is_expired}
+        return tuple(found.values())
 
     def by_id(self, order_id: OrderId) -> Order | None:
         """The order of that number; the live one, should a market have given a number twice."""

@@ -255,6 +255,8 @@ class Executor:
         began_s = self._clock.monotonic_s()
 
         def act(_: None) -> RentOutcome:
+            if self._has_slept(now, began_s):
+                return RentRefused(MarketUnreachable(f"Nothing was sent: {_PAUSED}"))
             credentials = self._nodes.prepare(lease_id)
             request = RentRequest(
                 server_id=lease.server_id,
@@ -267,8 +269,6 @@ class Executor:
                 command=Secret(self._startup_command(credentials)),
                 needs_ssh_entrypoint=not image.startswith("cloreai/"),
             )
-            if self._has_slept(now, began_s):
-                return RentRefused(MarketUnreachable(f"Nothing was sent: {_PAUSED}"))
             return self._market.rent(request)
 
         try:

@@ -23,7 +23,7 @@ from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.failure import Cause, blames_host
-from clorefleet.domain.identity import ServerId
+from clorefleet.domain.identity import LeaseId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
@@ -479,6 +479,7 @@ def _fraction(job: JobReport) -> float | None:
 
 def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[Action]:
     leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
+    reopened: set[LeaseId] = set()
     for order in orders.live():
         if (order.order_id, order.server_id) in leased:
             continue
@@ -489,7 +490,8 @@ def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
             continue
         is_foreign = (order.order_id, order.server_id) in snapshot.foreign
         closed = None if is_foreign else _closed_lease_of(order, snapshot, limits)
-        if closed is not None:
+        if closed is not None and closed.lease_id not in reopened:
+            reopened.add(closed.lease_id)
             yield Reopen(closed.lease_id, order, "its order is alive in the market's list")
         else:
             yield ReportForeign(order)

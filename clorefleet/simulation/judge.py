@@ -59,7 +59,7 @@ class Judge:
         self._audits: dict[str, Audit] = {}
         self._ticks = 0
         self._heard: list[Violation] = []
-        self._absences: dict[str, Counter[OrderId]] = {}
+        self._absences: dict[str, Counter[tuple[OrderId, ServerId]]] = {}
         self._asked_s: dict[str, float] = {}
 
     def _refuse(self, violations: Iterable[Violation]) -> None:
@@ -150,14 +150,15 @@ class Judge:
         """Count, for each order, the readings in a row that missed it and could have shown it."""
         if process.is_renting:
             return  # read by the rent protocol, for its own question
-        shown = {order.order_id: order for order in listed.orders}
+        shown = {(order.order_id, order.server_id): order for order in listed.orders}
         absences = self._absences.setdefault(process.fleet_name, Counter())
         for order in self._world.market.orders:
-            record = shown.get(order.order_id)
+            key = (order.order_id, ServerId(order.host.server_id))
+            record = shown.get(key)
             if record is None and not listed.unreadable:
-                absences[order.order_id] += 1
+                absences[key] += 1
             elif record is not None:
-                absences[order.order_id] = ENOUGH if record.is_expired else 0
+                absences[key] = ENOUGH if record.is_expired else 0
 
     def asked(self, process: Process, request: RentRequest) -> None:
         nonce = dict(request.env).get("CLOREFLEET_NONCE", "")
@@ -167,9 +168,14 @@ class Judge:
         """S2, S6: nothing was concluded from less than the protocol asks for."""
         limits, now_s = self._world.scenario.limits, self._world.now_s()
         absences = self._absences.get(process.fleet_name, Counter())
+        if not any(isinstance(action, (End, DropRent)) for action in actions):
+            return
+        with process.home.house.open().read() as tx:
+            servers = {lease.lease_id: lease.server_id for lease in tx.leases()}
         for action in actions:
             if isinstance(action, End):
-                self._refuse(at_end(action.order_id, absences[action.order_id]))
+                key = (action.order_id, servers[action.lease_id])
+                self._refuse(at_end(action.order_id, absences[key]))
             elif isinstance(action, DropRent) and process.has_jumped_s < now_s - 7200:
                 asked_s = self._asked_s.get(f"{process.fleet_name}/{action.lease_id}")
                 if asked_s is not None:

@@ -229,6 +229,8 @@ class World:
         self.run_until(self.time.now_s + seconds)
         process.is_suspended = False
         self.trace(f"{process.name} goes on")
+        if not process.is_alive:
+            raise Killed("while it was suspended")
 
     # -- the trace
 

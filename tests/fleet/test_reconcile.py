@@ -243,6 +243,12 @@ def test_a_disowned_order_is_reported_and_never_reopened():
     assert len(decided(ReportForeign, **situation)) == 1
 
 
+def test_an_order_that_is_listed_twice_is_reopened_once():
+    """A10: the second time was a step that no table lists, and each tick failed while the list was so."""
+    closed = lease(LeaseState.ENDED, Phase.ENDED)
+    assert len(decided(Reopen, closed_leases=(closed,), orders=orders(order(), order()))) == 1
+
+
 def test_an_order_of_another_lease_is_not_adopted_twice():
     other = lease(lease_id=LeaseId("l0"), order_id=OrderId(900))
     assert decided(Adopt, leases=(other, DOUBTFUL), intents=(in_doubt(),), orders=orders(order())) == []
