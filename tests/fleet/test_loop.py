@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from clorefleet.domain.deployment import Desired
 from clorefleet.domain.identity import ServerId
 from clorefleet.domain.lease import Phase
 from clorefleet.domain.order import RentRequest
-from tests.fleet.builders import IMAGE, plan
+from tests.fleet.builders import IMAGE, deployment, plan
 from tests.fleet.world import World
 
 
@@ -143,3 +144,20 @@ def test_the_committed_rate_never_passes_the_budget_while_failing_over(tmp_path:
         world.tick()
         assert sum(order.price.amount for order in world.market.live) <= 16
     assert_serving_once(world)
+
+
+def test_a_process_that_was_asked_to_end_begins_nothing_that_costs_and_still_cancels(tmp_path: Path):
+    """C7: the effect in hand finishes; the rest is the next daemon's first tick."""
+    world = World(tmp_path)
+    world.wish()
+    world.tick(12)
+    assert len(world.market.live) == 1
+    world.fleet = replace(world.fleet, is_ending=lambda: True)
+    world.wish(desired=Desired.STOPPED)
+    with world.store.write() as tx:
+        tx.put_deployment(deployment("other", created_at=world.clock.now()))
+    world.tick(6)
+    assert world.market.live == [] and world.market.rent_calls == 1
+    world.start()
+    world.tick(1)
+    assert world.market.rent_calls == 2

@@ -9,6 +9,8 @@ import pytest
 from clorefleet.domain.deployment import Desired, IdlePolicy, ScalePolicy
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.money import parse_budget
+from clorefleet.domain.plan import Requirement
 from clorefleet.domain.schedule import Bounds, Schedule, Window, daily_at
 from clorefleet.domain.wanted import IdleDecision, LoadDecision, Wanted
 from clorefleet.fleet.action import GiveBack, NoteWanted, Rent
@@ -102,3 +104,10 @@ def test_reconcile_rents_up_to_what_is_wanted_now():
     [rent] = [each for each in actions if isinstance(each, Rent)]
     assert (rent.slot, rent.plan.offer.server_id) == (1, ServerId(8))
     assert not any(isinstance(each, NoteWanted) for each in actions)
+
+
+def test_a_server_of_another_model_is_given_back():
+    serving = lease(phase=Phase.SERVING)
+    other = deployment(requirement=Requirement("glm-5.1", parse_budget("16/day")))
+    actions = reconcile(snapshot(deployments=(other,), leases=(serving,), orders=orders(order())))
+    assert GiveBack(serving.lease_id, "the deployment runs glm-5.1 now") in actions
