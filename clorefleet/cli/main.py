@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "diff": "Show what a fleet file would change, and what that would cost. Changes nothing.",
     "apply": "Make the fleet what its file says, after showing what that costs.",
     "schedule": "Show when the number of replicas changes by the clock.",
+    "optimize": "Show which replicas would pay to move to a cheaper server.",
+    "simulate": "Simulate what a fleet would have cost over weeks of traffic, under several policies.",
     "status": "Show what runs, in which phase, and what it costs.",
     "logs": "Show what happened to a deployment, and its engine's log.",
     "diagnose": "Say what a log of an engine means, and what would cure it.",

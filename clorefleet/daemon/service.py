@@ -290,6 +290,8 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         startup_command=startup_command,
         usage=gateway.usage,
         is_ending=ending.is_set,
+        take_load=gateway.load.take,
+        set_wanted=gateway.set_wanted,
         note_unending=lambda leases: _note_unending(profile, leases),
         limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
@@ -309,6 +311,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         SideJob("fleet_file", timedelta(seconds=3), follower.look),
         SideJob("alerts", timedelta(seconds=3), notifier.run),
     )
+    gateway.when_wanted(service.wake)
     signal.signal(signal.SIGTERM, lambda *_: service.end())
     signal.signal(signal.SIGINT, lambda *_: service.end())
     signal.signal(signal.SIGUSR1, lambda *_: service.wake())

@@ -25,6 +25,8 @@ class Rent:
     slot: int
     plan: Plan
     reason: str
+    replaces: LeaseId | None = None
+    """A serving lease of the same slot that is given back once this one serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,15 @@ class NoteHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteUse:
+    """What the last look showed of a serving replica's use."""
+
+    lease_id: LeaseId
+    used_at: datetime
+    engine_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Explain:
     """Tell the user why a deployment does not go on. Written once, until the words change."""
 
@@ -224,6 +235,7 @@ Action = (
     | StartWork
     | NoteProgress
     | NoteHealth
+    | NoteUse
     | Explain
     | NoteWanted
     | ReportForeign

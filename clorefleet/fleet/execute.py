@@ -57,6 +57,7 @@ from clorefleet.fleet.action import (
     NoteAbsence,
     NoteHealth,
     NoteProgress,
+    NoteUse,
     NoteWanted,
     Rent,
     Reopen,
@@ -230,6 +231,8 @@ class Executor:
                 lease = replace(self._lease(lease_id), unhealthy_since=unhealthy_since)
                 name = "replica_silent" if unhealthy_since else "replica_answers"
                 self._note(lease, (name, f"{lease.deployment_id}: {text}"), now)
+            case NoteUse(lease_id, used_at, engine_tokens):
+                self._note(replace(self._lease(lease_id), used_at=used_at, engine_tokens=engine_tokens))
             case Explain(deployment_id, text, is_final):
                 self._journal.explain(deployment_id, text, is_final=is_final, now=now)
             case ReportForeign(order):
@@ -251,6 +254,7 @@ class Executor:
             created_at=now,
             phase_since=now,
             image=image,
+            replaces=action.replaces,
         )
         began_s = self._clock.monotonic_s()
 

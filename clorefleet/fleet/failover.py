@@ -209,7 +209,7 @@ def why_superseded(lease: Lease, leases: Iterable[Lease]) -> str:
     is_late = any(
         other.deployment_id == lease.deployment_id
         and other.slot == lease.slot
-        and other.lease_id != lease.lease_id
+        and other.lease_id not in (lease.lease_id, lease.replaces)
         and other.phase is Phase.SERVING
         and is_held(other)
         for other in leases

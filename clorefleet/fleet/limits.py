@@ -91,6 +91,9 @@ class FleetLimits:
     """How long finished intents and jobs are kept."""
     prune_every: timedelta = timedelta(hours=1)
 
+    consolidate_every: timedelta = timedelta(minutes=30)
+    """Between two looks for cheaper servers where nothing else asks for the offers."""
+
     def scaled(self, factor: float) -> FleetLimits:
         """For a sandbox whose clock runs `factor` times as fast while its nodes work in real time."""
         if factor <= 1:

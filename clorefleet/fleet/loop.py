@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
@@ -13,21 +13,30 @@ from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.load import LoadTaken
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.usage import UsageHour
-from clorefleet.fleet.action import Action, End, Explain, NoteProgress
+from clorefleet.fleet.action import Action, End, Explain, NoteProgress, NoteUse, NoteWanted
 from clorefleet.fleet.audit import Audit, audit
 from clorefleet.fleet.edges import Market, Nodes, Planner, SetRoutes
 from clorefleet.fleet.execute import Executor, Reached, RouteTable, StartupCommand, nothing_happens
+from clorefleet.fleet.forecast import HISTORY_KEPT
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, Observer
+from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, Observer, TakeLoad
 from clorefleet.fleet.reconcile import reconcile
 from clorefleet.fleet.slots import empty_slots
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.store.database import FencingToken, Store
 
 log = logging.getLogger("clorefleet.fleet")
+
+
+SetWanted = Callable[[Mapping[str, str]], None]
+
+
+def nothing_is_told(reasons: Mapping[str, str]) -> None:
+    """Where there is no gateway to tell which models are to come."""
 
 
 class Usage(Protocol):
@@ -38,7 +47,7 @@ class Usage(Protocol):
     def put_back(self, hours: tuple[UsageHour, ...]) -> None: ...
 
 
-_QUIET = (NoteProgress, Explain)
+_QUIET = (NoteProgress, NoteUse, NoteWanted, Explain)
 """Actions that are not worth a log line of their own each time."""
 
 
@@ -73,6 +82,8 @@ class Fleet:
     in_flight: InFlight
     startup_command: StartupCommand
     usage: Usage | None = None
+    take_load: TakeLoad = LoadTaken
+    set_wanted: SetWanted = nothing_is_told
     limits: FleetLimits = DEFAULT_LIMITS
     new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
     routed: RouteTable = field(default_factory=RouteTable)
@@ -95,6 +106,7 @@ class Fleet:
             limits=self.limits,
             in_flight=self.in_flight,
             lookers_max=self.lookers_max,
+            take_load=self.take_load,
         )
 
     def executor(self, snapshot: Snapshot, journal: Journal) -> Executor:
@@ -135,6 +147,7 @@ class Fleet:
             leases = tx.open_leases()
         self.note_unending(_unending(leases, snapshot))
         executor.update_routes(leases, self.routed, self.set_routes)
+        self.set_wanted(why_not_ready(snapshot, leases))
         if snapshot.is_prune_due:
             journal.prune(before=snapshot.now - self.limits.journal_memory)
         self._note_tick(snapshot, trouble, token)
@@ -157,6 +170,10 @@ class Fleet:
         try:
             with self.store.write(token) as tx:
                 tx.add_usage(used)
+                for deployment_id, part in snapshot.load.items():
+                    tx.add_load(deployment_id, part)
+                if snapshot.is_prune_due:
+                    tx.drop_load(before=snapshot.now - HISTORY_KEPT)
                 tx.put_tick(
                     now=self.clock.now(),
                     orders_read_at=None if snapshot.orders is None else snapshot.orders.read_at,
@@ -187,6 +204,24 @@ def _unending(leases: tuple[Lease, ...], snapshot: Snapshot) -> tuple[Lease, ...
 def _next_change(snapshot: Snapshot) -> datetime | None:
     moments = (each.until for each in snapshot.wanted.values())
     return min((moment for moment in moments if moment is not None), default=None)
+
+
+def why_not_ready(snapshot: Snapshot, leases: tuple[Lease, ...]) -> dict[str, str]:
+    """By model that is to be served: what a client is told while no replica of it is ready."""
+    reasons: dict[str, str] = {}
+    for deployment in snapshot.deployments:
+        if deployment.desired is not Desired.RUNNING:
+            continue
+        mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
+        wanted = snapshot.wanted_of(deployment)
+        if mine:
+            reason = f"its replica is {mine[-1].phase}"
+        elif wanted.replicas == 0:
+            reason = "it sleeps, and is woken by this request unless a schedule holds it down"
+        else:
+            reason = deployment.note.rstrip(".") or "a server is being rented for it"
+        reasons.setdefault(deployment.model, reason)
+    return reasons
 
 
 def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:

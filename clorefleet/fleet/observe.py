@@ -21,6 +21,7 @@ from clorefleet.domain.failure import Cause
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.load import LoadSample, LoadTaken
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
@@ -28,8 +29,11 @@ from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.wanted import Wanted
-from clorefleet.fleet import failover
+from clorefleet.fleet import failover, follow
+from clorefleet.fleet.autoscale import WINDOW_MAX
 from clorefleet.fleet.edges import Market, Nodes, Planner
+from clorefleet.fleet.follow import Record
+from clorefleet.fleet.forecast import HISTORY_KEPT, bucket_of, buckets
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.fleet.slots import empty_slots, held
 from clorefleet.fleet.snapshot import Snapshot
@@ -37,6 +41,7 @@ from clorefleet.fleet.spending import load_ledger_totals, load_spending
 from clorefleet.fleet.start_up import MEASURED_MAX, start_up_of
 from clorefleet.fleet.wanted import wanted
 from clorefleet.store.database import Store
+from clorefleet.store.queries import Transaction
 
 log = logging.getLogger("clorefleet.fleet")
 
@@ -54,6 +59,7 @@ _LOOKED_AT = frozenset(
     }
 )
 InFlight = Callable[[LeaseId], int]
+TakeLoad = Callable[[], LoadTaken]
 
 
 class Observer:
@@ -68,6 +74,7 @@ class Observer:
         limits: FleetLimits,
         in_flight: InFlight,
         lookers_max: int = LOOKERS_MAX,
+        take_load: TakeLoad = LoadTaken,
     ) -> None:
         self._store = store
         self._market = market
@@ -77,6 +84,7 @@ class Observer:
         self._limits = limits
         self._in_flight = in_flight
         self._lookers_max = lookers_max
+        self._take_load = take_load
 
     def observe(self) -> tuple[Snapshot, str]:
         """The snapshot, and what could not be read ("" when all could)."""
@@ -99,14 +107,29 @@ class Observer:
             start_ups = {
                 d.deployment_id: tx.start_ups(d.deployment_id, limit=MEASURED_MAX)
                 for d in deployments
-                if d.schedule is not None
+                if d.schedule is not None or d.scale is not None
             }
+            records = {d.deployment_id: _record(tx, d, now) for d in deployments if follow.follows(d)}
         closed = tuple(lease for lease in remembered if not lease.is_open)
         orders, trouble = self._read_orders(leases, with_completed=bool(unsettled))
+        views = self._look_at_nodes(leases, orders)
+        load = follow.this_minute(deployments, leases, views, self._take_load(), now=now)
         wanted_now = {
-            d.deployment_id: _wanted(d, leases, start_ups.get(d.deployment_id, ()), now) for d in deployments
+            d.deployment_id: _wanted(
+                d,
+                leases,
+                start_ups.get(d.deployment_id, ()),
+                views,
+                records.get(d.deployment_id, Record()),
+                load.get(d.deployment_id),
+                wanted_before.get(d.deployment_id),
+                now,
+            )
+            for d in deployments
         }
         wanting = _wanting(deployments, leases, wanted_now)
+        if _begins_another(self._limits.consolidate_every, last_tick_at, now):
+            wanting = tuple(d for d in deployments if d in wanting or _may_move(d))
         needs_rates = self._needs_rates(leases, rates_before, now)
         reads_offers = orders is not None and bool(wanting or needs_rates)
         view, offers_trouble = self._read_offers() if reads_offers else (None, "")
@@ -127,7 +150,7 @@ class Observer:
             attempts={d.deployment_id: _attempts(d, remembered) for d in deployments},
             intents=intents,
             orders=orders,
-            nodes=self._look_at_nodes(leases, orders),
+            nodes=views,
             plans=self._plan(wanting, view, remembered),
             offers_trouble=offers_trouble,
             segments=spending.segments,
@@ -141,6 +164,7 @@ class Observer:
             foreign=frozenset((order_id, server_id) for order_id, server_id, _ in foreign),
             wanted=wanted_now,
             wanted_before=wanted_before,
+            load=load,
             spent_today_usd=spending.today_usd,
             spending=spending.fleet,
             host_faults=host_faults,
@@ -235,6 +259,8 @@ class Observer:
             for (lease, _), view in zip(
                 looks, pool.map(lambda look: self._nodes.look(*look), looks), strict=True
             ):
+                if lease.phase is Phase.SERVING:
+                    view = replace(view, in_flight=self._in_flight(lease.lease_id))
                 views[lease.lease_id] = view
         return views
 
@@ -246,15 +272,39 @@ def _begins_another(period: timedelta, last: datetime | None, now: datetime) -> 
     )
 
 
+def _may_move(deployment: Deployment) -> bool:
+    return deployment.desired is Desired.RUNNING and deployment.consolidate is not None
+
+
+def _record(tx: Transaction, deployment: Deployment, now: datetime) -> Record:
+    looks_ahead = deployment.scale is not None and deployment.scale.forecast
+    if not looks_ahead:
+        return Record(tx.load(deployment.deployment_id, since=now - WINDOW_MAX))
+    minutes = tx.load(deployment.deployment_id, since=now - HISTORY_KEPT)
+    recent = tuple(each for each in minutes if each.started_at >= now - WINDOW_MAX)
+    this_bucket = bucket_of(now)
+    return Record(recent, {key: value for key, value in buckets(minutes).items() if key < this_bucket})
+
+
 def _wanted(
-    deployment: Deployment, leases: tuple[Lease, ...], start_ups: tuple[timedelta, ...], now: datetime
+    deployment: Deployment,
+    leases: tuple[Lease, ...],
+    start_ups: tuple[timedelta, ...],
+    views: Mapping[LeaseId, NodeView],
+    record: Record,
+    current: LoadSample | None,
+    before: Wanted | None,
+    now: datetime,
 ) -> Wanted:
     mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
+    start_up = start_up_of(deployment, start_ups, mine)
     return wanted(
         deployment,
         now,
         held=len({lease.slot for lease in held(mine)}),
-        start_up=start_up_of(deployment, start_ups, mine),
+        load=follow.load_decision(deployment, mine, record, current, start_up=start_up.lead, now=now),
+        idle=follow.idle_decision(deployment, mine, views, record, current, before, now=now),
+        start_up=start_up,
     )
 
 

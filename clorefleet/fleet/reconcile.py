@@ -29,7 +29,7 @@ from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.plan import Plan
 from clorefleet.domain.text import clean_line
-from clorefleet.fleet import budget, failover
+from clorefleet.fleet import budget, failover, idle, moves
 from clorefleet.fleet.action import (
     Action,
     Adopt,
@@ -43,6 +43,7 @@ from clorefleet.fleet.action import (
     NoteAbsence,
     NoteHealth,
     NoteProgress,
+    NoteUse,
     NoteWanted,
     Rent,
     Reopen,
@@ -53,8 +54,9 @@ from clorefleet.fleet.action import (
 )
 from clorefleet.fleet.doubt import conclusions
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.slots import empty_slots, surplus
+from clorefleet.fleet.slots import empty_slots, is_held, surplus
 from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.planner.mix import capacity_of, choose_mix
 from clorefleet.planner.owners import prefer_other_owners
 
 _NOTHING_SEEN = NodeView()
@@ -278,10 +280,25 @@ def _why_unwanted(snapshot: Snapshot, lease: Lease) -> str:
         return "you asked to stop"
     if lease.plan.setup.model.lower() != deployment.model.lower():
         return f"the deployment runs {deployment.model} now"
+    useless = idle.why_useless(lease, has_given_up=deployment.has_given_up)
+    if useless:
+        return useless
+    follower = _follower(snapshot, lease)
+    if follower is not None:
+        return f"server {follower.server_id} serves in its place for less"
     wanted = snapshot.wanted_of(deployment)
     if lease in surplus(snapshot.leases_of(deployment.deployment_id), wanted.replicas):
         return f"{wanted.replicas} replica(s) are wanted: {wanted.reason}"
     return ""
+
+
+def _follower(snapshot: Snapshot, lease: Lease) -> Lease | None:
+    """The lease that was rented to follow `lease`, once it serves and answers."""
+    for each in snapshot.leases_of(lease.deployment_id):
+        is_ready = each.phase is Phase.SERVING and each.unhealthy_since is None and is_held(each)
+        if each.replaces == lease.lease_id and is_ready:
+            return each
+    return None
 
 
 def _overrun(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> str:
@@ -454,6 +471,11 @@ def _serving(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimi
     if view.is_healthy:
         if lease.unhealthy_since is not None:
             yield NoteHealth(lease.lease_id, None, "it answers again")
+        deployment = snapshot.deployment(lease.deployment_id)
+        has_rule = deployment is not None and deployment.idle is not None
+        used = idle.use_seen(lease, view, now=snapshot.now) if has_rule else None
+        if used is not None and used.used_at is not None:
+            yield NoteUse(lease.lease_id, used.used_at, used.engine_tokens)
         return
     if view == _NOTHING_SEEN:
         return
@@ -532,7 +554,8 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
     if not empty:
         if deployment.note:
             yield Explain(deployment.deployment_id, "")
-        yield from _hedge(snapshot, deployment, list(mine))
+        hedged = tuple(_hedge(snapshot, deployment, list(mine)))
+        yield from hedged or moves.move(snapshot, deployment)
         return
     guard = snapshot.spending.guard
     if guard.is_stopped:
@@ -572,7 +595,7 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
     held = list(mine)
     for slot in empty[: deployment.attempts_max - attempts]:
         plan, why_not = _first_allowed(
-            report.plans,
+            _mixed(report.plans, deployment, len(empty), held, taken | refused | snapshot.faulty_servers),
             deployment,
             held,
             snapshot,
@@ -605,6 +628,30 @@ def _hedge(snapshot: Snapshot, deployment: Deployment, mine: list[Lease]) -> Ite
     if plan is not None:
         why = f"a second server for slot {slots[0]}: the one that is ready first is kept"
         yield Rent(deployment.deployment_id, slots[0], plan, why)
+
+
+def _mixed(
+    plans: tuple[Plan, ...],
+    deployment: Deployment,
+    empty: int,
+    held: list[Lease],
+    avoided: set[ServerId],
+) -> tuple[Plan, ...]:
+    """Where load asks for several servers at once: first those that carry it together for the least."""
+    usable = [plan for plan in plans if plan.offer.server_id not in avoided and plan.price.lacking is None]
+    if deployment.scale is None or empty < 2 or not usable:
+        return plans
+    ceiling = deployment.requirement.budget
+    committed = sum((budget.running_usd_per_day(lease) for lease in held), Decimal(0))
+    mix = choose_mix(
+        usable,
+        empty * capacity_of(usable[0]),
+        replicas_max=empty,
+        budget_usd_per_day=None if ceiling is None else ceiling.per_day.amount - committed,
+        per_owner=max(1, (len(held) + empty + 1) // 2),
+    )
+    chosen = {plan.key for plan in mix.plans}
+    return (*mix.plans, *(plan for plan in plans if plan.key not in chosen))
 
 
 def _first_allowed(

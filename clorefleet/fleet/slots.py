@@ -19,7 +19,7 @@ def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
     """
     return tuple(
         sorted(
-            (lease for lease in leases if is_held(lease)),
+            _counted(lease for lease in leases if is_held(lease)),
             key=lambda lease: (
                 -PHASE_ORDER.index(lease.phase),
                 lease.unhealthy_since is not None,
@@ -27,6 +27,13 @@ def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
             ),
         )
     )
+
+
+def _counted(leases: Iterable[Lease]) -> tuple[Lease, ...]:
+    """A server that was rented to follow another one counts once that is on its way out."""
+    present = tuple(leases)
+    ids = {lease.lease_id for lease in present}
+    return tuple(lease for lease in present if lease.replaces is None or lease.replaces not in ids)
 
 
 def surplus(leases: Iterable[Lease], wanted: int) -> tuple[Lease, ...]:

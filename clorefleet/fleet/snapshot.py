@@ -15,6 +15,7 @@ from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import DOCUMENTED_FEES
@@ -74,6 +75,8 @@ class Snapshot:
     ledger_totals: Mapping[Currency, Decimal] = field(default_factory=dict)
     """All that the ledger counts by currency; only where `wallets` were read."""
 
+    load: Mapping[DeploymentId, LoadSample] = field(default_factory=dict)
+    """What was asked for since the last tick, of deployments that follow load or use."""
     is_prune_due: bool = False
 
     def wallet_readings(self) -> tuple[WalletReading, ...]:

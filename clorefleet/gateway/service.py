@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from clorefleet.gateway.relay import OnWanted
+from clorefleet.clock import SystemClock
+from clorefleet.gateway.load import LoadMeter
 from clorefleet.gateway.routing import Backend, RoutingTable
 from clorefleet.gateway.server import DRAIN_S, Gateway
 from clorefleet.gateway.token import TokenCheck
-from clorefleet.gateway.usage import UsageMeter
+from clorefleet.gateway.usage import RequestRecord, UsageMeter
+
+WAKE_EVERY_S = 5.0
+"""A flood of requests for a model that sleeps wakes it once, and is no flood of ticks."""
 
 
 class Served(Protocol):
@@ -32,13 +36,33 @@ class GatewayService:
         token: TokenCheck,
         *,
         preferred_port: int,
-        on_wanted: OnWanted | None = None,
     ) -> None:
         self.usage = UsageMeter()
+        self.load = LoadMeter()
         self._table = RoutingTable()
+        self._wake: Callable[[], None] | None = None
+        self._woke_at_s: float | None = None
+        self._clock = SystemClock()
         self._gateway = Gateway(
-            self._table, token, port=preferred_port, on_finished=self.usage.count, on_wanted=on_wanted
+            self._table, token, port=preferred_port, on_finished=self._finished, on_wanted=self._wanted
         )
+
+    def when_wanted(self, wake: Callable[[], None]) -> None:
+        """`wake` is called, not too often, when a request finds no replica of a model that is to be
+        served."""
+        self._wake = wake
+
+    def _finished(self, record: RequestRecord) -> None:
+        self.usage.count(record)
+        self.load.count(record)
+
+    def _wanted(self, model: str) -> None:
+        self.load.count_turned_away(model)
+        now_s = self._clock.monotonic_s()
+        if self._wake is None or (self._woke_at_s is not None and now_s - self._woke_at_s < WAKE_EVERY_S):
+            return
+        self._woke_at_s = now_s
+        self._wake()
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ from clorefleet.domain.node import JobReport, JobState
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
 from clorefleet.engine import engine_of
-from clorefleet.engine.base import parse_version
+from clorefleet.engine.base import EngineMetrics, parse_version
 from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import jobs, weights
 from clorefleet.node.engine_client import BadAnswer, ask, engine_client
@@ -30,6 +30,8 @@ from clorefleet.node.weights import Manifest
 
 CHECK_TIMEOUT_S = 60.0
 """Importing an engine's package from a cold disk takes tens of seconds."""
+METRICS_PATH = "/metrics"
+"""Of every engine that we know."""
 HEALTH_TIMEOUT_S = 5.0
 STOP_WAIT_S = 5.0
 """A tick waits no longer for an engine to end by itself; nobody is served by one that failed its checks."""
@@ -140,3 +142,13 @@ def is_healthy(socket: Path, setup: Setup, *, timeout_s: float = HEALTH_TIMEOUT_
             return ask(client, "GET", engine_of(setup.engine).health_path, timeout_s)[0] == 200
     except (httpx.HTTPError, BadAnswer):
         return False
+
+
+def read_metrics(socket: Path, setup: Setup) -> EngineMetrics | None:
+    """The engine's own counters; None where it does not tell them."""
+    try:
+        with engine_client(socket) as client:
+            status, answer = ask(client, "GET", METRICS_PATH, HEALTH_TIMEOUT_S)
+    except (httpx.HTTPError, BadAnswer):
+        return None
+    return engine_of(setup.engine).metrics(answer.decode("utf-8", "replace")) if status == 200 else None

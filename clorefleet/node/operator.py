@@ -25,6 +25,7 @@ from clorefleet.domain.recipe import EngineSupport, Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
 from clorefleet.engine import engine_of
+from clorefleet.engine.base import EngineMetrics
 from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import attest, bootstrap, jobs, probe, push, weights
@@ -280,7 +281,7 @@ class NodeOperator:
         if not bootstrap.is_healthy(socket, setup):
             return NodeView(job=_with_log_line(report), is_healthy=False, trouble="the engine is loading")
         if lease.phase is not Phase.VERIFYING:
-            return NodeView(job=report, is_healthy=True)
+            return _used(NodeView(job=report, is_healthy=True), bootstrap.read_metrics(socket, setup))
         result = self._verified(lease, socket, setup)
         if result is None:
             return NodeView(job=report, is_healthy=True, trouble="it is asked questions")
@@ -375,6 +376,19 @@ def _setup_of(lease: Lease) -> Setup:
     """As planned, with the corrections that were made since."""
     setup = lease.plan.setup
     return corrected(engine_of(setup.engine), setup, lease.corrections)
+
+
+def _used(view: NodeView, metrics: EngineMetrics | None) -> NodeView:
+    """`view` with what the engine says of its use."""
+    if metrics is None:
+        return view
+    counted = [each for each in (metrics.prompt_tokens, metrics.generated_tokens) if each is not None]
+    return replace(
+        view,
+        engine_running=metrics.running,
+        engine_waiting=metrics.waiting,
+        engine_tokens=sum(counted) if counted else None,
+    )
 
 
 def _died(lease: Lease, report: JobReport, found: Diagnosis | None) -> NodeView:

@@ -25,6 +25,7 @@ from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import LedgerSegment, Segments
+from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
@@ -53,6 +54,7 @@ class Tables:
     rates: dict[Currency, ExchangeRate] = field(default_factory=dict)
     wallets: dict[Currency, WalletReading] = field(default_factory=dict)
     usage_hours: dict[tuple[LeaseId, datetime], UsageHour] = field(default_factory=dict)
+    load: dict[tuple[DeploymentId, datetime], LoadSample] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
     deliveries: dict[tuple[str, str], Delivery] = field(default_factory=dict)
     wanted: dict[DeploymentId, Wanted] = field(default_factory=dict)
@@ -338,6 +340,23 @@ class MemoryTransaction(Transaction):
             if (since is None or each.hour >= since) and (wanted is None or each.lease_id in wanted)
         ]
         return tuple(sorted(found, key=lambda each: (each.hour, each.lease_id)))
+
+    def add_load(self, deployment_id: DeploymentId, part: LoadSample) -> None:
+        key = (deployment_id, part.started_at)
+        before = self._tables.load.get(key)
+        self._set(self._tables.load, key, part if before is None else before.plus(part))
+
+    def load(self, deployment_id: DeploymentId, *, since: datetime) -> tuple[LoadSample, ...]:
+        found = [
+            each
+            for (of, minute), each in self._tables.load.items()
+            if of == deployment_id and minute >= since
+        ]
+        return tuple(sorted(found, key=lambda each: each.started_at))
+
+    def drop_load(self, *, before: datetime) -> None:
+        for key in [key for key in self._tables.load if key[1] < before]:
+            self._drop(self._tables.load, key)
 
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         last = self.last_tick() or LastTick(0, now, None, "")

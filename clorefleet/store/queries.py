@@ -21,6 +21,7 @@ from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId,
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease, LeaseState
 from clorefleet.domain.ledger import LedgerSegment, Segments, in_order
+from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
@@ -42,6 +43,7 @@ from clorefleet.store.tables import (
     LeadershipRow,
     LeaseRow,
     LedgerSegmentRow,
+    LoadRow,
     LookoutRow,
     NodeFactRow,
     StartUpRow,
@@ -611,6 +613,37 @@ class Transaction:
         rows = self.session.exec(query.order_by(col(UsageRow.hour), col(UsageRow.lease_id)))
         return tuple(_usage(row) for row in rows)
 
+    # -- load
+
+    def add_load(self, deployment_id: DeploymentId, part: LoadSample) -> None:
+        """Add to the minute that `part` belongs to."""
+        row = self.session.get(LoadRow, (deployment_id, part.started_at))
+        total = part if row is None else _load(row).plus(part)
+        self.session.merge(
+            LoadRow(
+                deployment_id=deployment_id,
+                minute=total.started_at,
+                requests=total.requests,
+                turned_away=total.turned_away,
+                prompt_tokens=total.prompt_tokens,
+                generated_tokens=total.generated_tokens,
+                running=total.running,
+                waiting=total.waiting,
+                serving=total.serving,
+                first_byte_s=total.first_byte_s,
+            )
+        )
+
+    def load(self, deployment_id: DeploymentId, *, since: datetime) -> tuple[LoadSample, ...]:
+        """By minute, oldest first."""
+        query = select(LoadRow).where(
+            col(LoadRow.deployment_id) == deployment_id, col(LoadRow.minute) >= since
+        )
+        return tuple(_load(row) for row in self.session.exec(query.order_by(col(LoadRow.minute))))
+
+    def drop_load(self, *, before: datetime) -> None:
+        self.session.execute(delete(LoadRow).where(col(LoadRow.minute) < before))
+
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         row = self.session.get(TickRow, 1)
         if row is None:
@@ -654,6 +687,21 @@ def _usage(row: UsageRow) -> UsageHour:
         first_byte_s=row.first_byte_s,
         total_s=row.total_s,
         waits=tuple(row.waits),
+    )
+
+
+def _load(row: LoadRow) -> LoadSample:
+    return LoadSample(
+        started_at=row.minute,
+        length_s=MINUTE_S,
+        requests=row.requests,
+        turned_away=row.turned_away,
+        prompt_tokens=row.prompt_tokens,
+        generated_tokens=row.generated_tokens,
+        running=row.running,
+        waiting=row.waiting,
+        serving=row.serving,
+        first_byte_s=row.first_byte_s,
     )
 
 

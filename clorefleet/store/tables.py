@@ -297,6 +297,22 @@ class UsageRow(SQLModel, table=True):
     waits: list[int] = Field(sa_type=JSON)
 
 
+class LoadRow(SQLModel, table=True):
+    """What a deployment was asked for within a minute."""
+
+    __tablename__ = "load"
+    deployment_id: str = Field(primary_key=True)
+    minute: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    requests: int
+    turned_away: int
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    generated_tokens: int = Field(sa_type=BigInteger)
+    running: int
+    waiting: int
+    serving: int
+    first_byte_s: float | None = None
+
+
 class LeadershipRow(SQLModel, table=True):
     """One row: who may write as the daemon, and the fencing token that proves it."""
 

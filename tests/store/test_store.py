@@ -22,6 +22,7 @@ from clorefleet.domain.host import HostFault, HostVerdict, Verdict
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, closed
+from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Rate
 from clorefleet.domain.schedule import Bounds, DateException, Schedule, Window, daily_at, parse_cron
 from clorefleet.domain.usage import UsageHour
@@ -283,3 +284,20 @@ def test_usage_adds_up_by_lease_and_hour(store: Store):
         assert tx.usage() == (used("l1", 0, 3), used("l2", 0, 5), used("l1", 1, 4))
         assert tx.usage(lease_ids=[LeaseId("l2")]) == (used("l2", 0, 5),)
         assert tx.usage(since=used("l1", 1, 0).hour) == (used("l1", 1, 4),)
+
+
+def test_parts_of_a_minute_of_load_add_up_and_old_minutes_go(store: Store):
+    part = LoadSample(NOW.replace(second=0, microsecond=0), 60, requests=1, generated_tokens=10, serving=1)
+    name = DeploymentId("tiny")
+    with store.write() as tx:
+        tx.add_load(name, part)
+        tx.add_load(name, part)
+        tx.add_load(DeploymentId("other"), part)
+    with store.read() as tx:
+        (found,) = tx.load(name, since=part.started_at)
+        assert (found.requests, found.generated_tokens, found.serving) == (2, 20, 1)
+        assert tx.load(name, since=part.started_at + timedelta(minutes=1)) == ()
+    with store.write() as tx:
+        tx.drop_load(before=part.started_at + timedelta(minutes=1))
+    with store.read() as tx:
+        assert tx.load(name, since=part.started_at) == ()

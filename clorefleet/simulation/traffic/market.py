@@ -6,15 +6,20 @@ walk of the logarithm [assumed]). An order keeps the price it was made at: only 
 
 from __future__ import annotations
 
+import csv
 import math
 import random
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from clorefleet.domain.errors import BadInput
 
 DRAWN_BACK_A_DAY = 0.5
 SPREAD = 0.10
 """Of the price in the long run [assumed]."""
 _CENT = Decimal("0.0001")
+_PRICE_MAX, _HOURS_MAX = Decimal(1_000_000), 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,25 @@ def seeded(usd_per_day: Decimal, *, hours: int, seed: int) -> PriceHistory:
         log += -pull * log + chance.gauss(0.0, step)
         prices.append((usd_per_day * Decimal(str(math.exp(log)))).quantize(_CENT))
     return PriceHistory(tuple(prices), f"a seeded walk around the plan's price (seed {seed}, assumed)")
+
+
+def read_prices(path: str) -> PriceHistory:
+    """The hours that were seen: a CSV with a column `usd_per_day`, one row an hour, played round and round.
+
+    Raises:
+        BadInput: the file cannot be read, or has no such column or no price.
+    """
+    remedy = "It is a CSV whose first line names a column usd_per_day; one row an hour."
+    prices: list[Decimal] = []
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                price = Decimal(row["usd_per_day"])
+                if not price.is_finite() or not 0 < price <= _PRICE_MAX or len(prices) >= _HOURS_MAX:
+                    raise BadInput(f"{path}: {price} in row {len(prices) + 2} is no price.", remedy=remedy)
+                prices.append(price)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, InvalidOperation) as error:
+        raise BadInput(f"The prices in {path} cannot be read: {error!r}.", remedy=remedy) from error
+    if not prices:
+        raise BadInput(f"{path} holds no price.", remedy=remedy)
+    return PriceHistory(tuple(prices), f"{len(prices)} hours of {Path(path).name}")

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.load import MINUTE_S
+from clorefleet.domain.wanted import IdleDecision, LoadDecision
 from clorefleet.fleet import autoscale, idle
-from clorefleet.fleet.autoscale import Load, ScaleRule
+from clorefleet.fleet.autoscale import Load, ScaleDecision, ScaleRule
+from clorefleet.fleet.follow import rule_of
 from clorefleet.fleet.forecast import Forecast, bucket_of, forecast
+from clorefleet.fleet.schedule import StartUp
+from clorefleet.fleet.wanted import wanted
 from clorefleet.planner.capacity import demand_carried
 from clorefleet.simulation.traffic.replay import Service, Sight
 from clorefleet.simulation.traffic.week import MINUTES_A_WEEK, Weeks
@@ -22,6 +27,7 @@ OFFICE_HOURS = range(7, 20)
 class AlwaysOn:
     replicas: int
     name: str = "always on"
+    reason: str = ""
 
     def wanted(self, sight: Sight) -> int:
         return self.replicas
@@ -35,6 +41,7 @@ class ByClock:
     by_night: int
     lead: timedelta
     name: str = "cron"
+    reason: str = ""
 
     def wanted(self, sight: Sight) -> int:
         # By day as soon as a server that is ordered now would serve by day.
@@ -64,7 +71,7 @@ class ByLoad:
             self._forecast, self._forecast_of = forecast(sight.past, sight.now), bucket_of(sight.now)
         return self._forecast
 
-    def wanted(self, sight: Sight) -> int:
+    def decided(self, sight: Sight) -> ScaleDecision:
         load = Load(
             samples=list(sight.samples)[-_LOOK_BACK:],
             capacity=self.service.capacity,
@@ -73,7 +80,10 @@ class ByLoad:
             tokens_per_request=sight.tokens_per_request,
             forecast=self._looked_ahead(sight),
         )
-        decision = autoscale.decide(self.rule, load, now=sight.now)
+        return autoscale.decide(self.rule, load, now=sight.now)
+
+    def wanted(self, sight: Sight) -> int:
+        decision = self.decided(sight)
         self.reason = decision.reason
         wanted = max(decision.wanted, self.replicas_min)
         if wanted > 0 or self.idle_after is None:
@@ -82,6 +92,56 @@ class ByLoad:
         rest = idle.decide(self.idle_after, use, now=sight.now)
         self.reason = rest.reason
         return 0 if rest.is_idle or not sight.ages else len(sight.ages)
+
+
+@dataclass(slots=True)
+class AsWritten:
+    """A fleet file's deployment: its schedule, scaling and idle rule, weighed as the daemon weighs them."""
+
+    deployment: Deployment
+    service: Service
+    name: str = "as written"
+    reason: str = ""
+    _is_asleep: bool = False
+    _load: ByLoad | None = None
+
+    def wanted(self, sight: Sight) -> int:
+        load, rest = self._load_decision(sight), self._idle_decision(sight)
+        lead = timedelta(seconds=self.service.ready_after_s)
+        break_even = self.service.start_cost(sight.usd_per_day).break_even
+        found = wanted(
+            self.deployment,
+            sight.now,
+            held=len(sight.ages),
+            load=load,
+            idle=rest,
+            start_up=StartUp(lead, break_even, "predicted"),
+        )
+        self.reason = found.reason
+        self._is_asleep = found.replicas == 0
+        return found.replicas
+
+    def _load_decision(self, sight: Sight) -> LoadDecision | None:
+        if self.deployment.scale is None:
+            return None
+        if not sight.ages:
+            is_asked = bool(sight.samples) and sight.samples[-1].turned_away > 0
+            return LoadDecision(1, "a request found no replica") if is_asked else None
+        if self._load is None:
+            rule = rule_of(self.deployment.scale, self.deployment.bounds.replicas_max)
+            self._load = ByLoad(rule, self.service, 0, with_forecast=self.deployment.scale.forecast)
+        decision = self._load.decided(sight)
+        return LoadDecision(decision.wanted, decision.reason)
+
+    def _idle_decision(self, sight: Sight) -> IdleDecision | None:
+        if self.deployment.idle is None:
+            return None
+        if sight.samples and sight.samples[-1].turned_away:
+            return IdleDecision(False, "a request asks for it")
+        if not sight.ages and self._is_asleep:
+            return IdleDecision(True, self.reason)
+        use = idle.Use(sight.last_used if sight.ages else None, sight.starting)
+        return idle.decide(self.deployment.idle.after, use, now=sight.now)
 
 
 _LOOK_BACK = int(autoscale.WINDOW_MAX.total_seconds()) // MINUTE_S

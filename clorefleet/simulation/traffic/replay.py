@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -59,6 +58,8 @@ class Sight:
 
 class Policy(Protocol):
     name: str
+    reason: str
+    """Of what was last wanted; "" where it has none to tell."""
 
     def wanted(self, sight: Sight) -> int:
         """Replicas wanted from now on."""
@@ -118,12 +119,10 @@ def replay(
     *,
     seed: int,
     measured_from: int = 0,
-    explain: Callable[[], str] | None = None,
 ) -> Outcome:
     """
     Args:
         measured_from: minutes before this one are lived through (history for a forecast) and not counted.
-        explain: called after each change of the wanted number for its reason.
     """
     chance = random.Random(f"starts {seed}")  # noqa: S311 - seeded chance, not cryptography
     replicas: list[_Replica] = []
@@ -198,7 +197,7 @@ def replay(
         sight = Sight(now, ages, starting, samples, past, tokens_per_request, price, last_used)
         wanted = min(service.replicas_max, max(0, policy.wanted(sight)))
         if wanted != before and minute >= measured_from:
-            reasons.append((now, wanted, explain() if explain is not None else ""))
+            reasons.append((now, wanted, policy.reason))
         while len(replicas) > wanted:
             # As the fleet does: those that still start go first, the last one before the others.
             replicas.remove(
