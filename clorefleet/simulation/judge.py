@@ -112,7 +112,7 @@ class Judge:
             deployments = tx.deployments()
             leases = tx.leases()
             segments = tx.segments()
-            foreign = tx.foreign_orders(seen_since=world.time.began_at - timedelta(days=2))
+            foreign = tx.foreign_orders(seen_since=world.time.began_at - timedelta(days=60))
         by_nonce = {f"{home.fleet_name}/{lease.lease_id}": lease for lease in leases}
         reported = {(order_id, server_id) for order_id, server_id, _ in foreign}
         shown = [
@@ -141,6 +141,8 @@ class Judge:
         is lost, or it showed up after its rent was given up and the clock had jumped meanwhile."""
         if order.asked_by != home.fleet_name or order.is_duplicate or lease is None:
             return True
+        if lease.order_id is not None and lease.order_id != order.order_id:
+            return True  # of two orders that the market made of one request, the lease holds the other
         has_jumped = any(process.has_jumped_s >= 0 for process in home.processes)
         return order.was_hidden and lease.order_id is None and not lease.is_open and has_jumped
 
