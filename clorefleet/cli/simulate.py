@@ -294,8 +294,9 @@ def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot:
     best = comparison.optimum
     if best is not None:
         last = comparison.outcomes[-1]
+        found = "?" if best.usd is None else usd(best.usd)
         say(
-            f"Perfect foresight at the same SLO as “{last.policy}”: {usd(best.usd)} ({best.status.lower()}, "
+            f"Perfect foresight at the same SLO as “{last.policy}”: {found} ({best.status.lower()}, "
             f"no less than {usd(best.bound_usd)}); that policy cost {last.usd / best.bound_usd - 1:.1%} more."
         )
     if explain:

@@ -100,7 +100,8 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
         )
         for each in shown:
             _show_notes(each.note, each.replicas, each.deployment_id)
-            if each.wanted_reason and each.wanted_replicas != len(each.replicas) and each.state != "stopped":
+            is_told = each.wanted_replicas != len(each.replicas) or each.state == "resting"
+            if each.wanted_reason and is_told and each.state != "stopped":
                 note(
                     f"  {each.deployment_id}: {each.wanted_replicas} replica(s) wanted: {each.wanted_reason}"
                 )

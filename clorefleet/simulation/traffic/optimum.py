@@ -34,15 +34,15 @@ _FEW = 0.01
 class Optimum:
     """Simulated."""
 
-    usd: Decimal
-    """Of the best schedule found."""
+    usd: Decimal | None
+    """Of the best schedule found; None where the time ran out before there was one."""
     bound_usd: Decimal
     """No schedule costs less."""
     is_proven: bool
     """The solver says optimal, within `GAP`."""
     status: str
     serving: tuple[int, ...]
-    """By the minute."""
+    """By the minute; empty without a schedule."""
 
 
 def optimum(
@@ -60,7 +60,7 @@ def optimum(
         late_max: share of the requests that may be late: that of the policy it is compared with.
 
     Returns:
-        None when the solver found nothing; its status is in no way taken on trust.
+        None when the solver proved nothing; its status is in no way taken on trust.
     """
     import highspy
     import numpy as np
@@ -104,11 +104,12 @@ def optimum(
     rows.add(gains, unserved - late_max * total, solver.inf)
     rows.give(solver)
     solver.run()
-
     status = solver.modelStatusToString(solver.getModelStatus())
     info = solver.getInfo()
+    bound = info.mip_dual_bound
     if info.primal_solution_status != 2:  # feasible: the status alone is not believed
-        return None
+        has_bound = np.isfinite(bound) and bound > 0
+        return Optimum(None, Decimal(str(round(bound, 6))), False, status, ()) if has_bound else None
     values = np.rint(np.asarray(solver.getSolution().col_value[:count])).astype(int)
     serving = values.reshape(steps, levels).sum(axis=1)
     got_late = sum(late[step][serving[step]] for step in range(steps))
@@ -118,7 +119,7 @@ def optimum(
     found = float(serving.sum()) * step_usd + starts * start_usd
     return Optimum(
         usd=Decimal(str(round(found, 6))),
-        bound_usd=Decimal(str(round(min(found, info.mip_dual_bound), 6))),
+        bound_usd=Decimal(str(round(min(found, bound), 6))),
         is_proven=status == "Optimal",
         status=status,
         serving=tuple(int(n) for n in serving for _ in range(STEP_MINUTES)),
