@@ -3,17 +3,17 @@
     python -m benchmarks.tick_scale              # 1,000 nodes, 10,000 offers
     python -m benchmarks.tick_scale --month      # and the memory over a simulated month
 
-Every node's spend counter has moved and every one is healthy: the usual tick of a fleet that serves, with the
-most rows that such a tick can write. The floor is what no program can do without: the same rows, as bytes
-that are ready, in one durable transaction of Python's own sqlite3, on the same disk, in the same run. Reading
-the store and the market is timed apart: it is not part of what is compared.
+Every node's spend counter has moved and every one is healthy: the usual tick of a fleet that serves, which
+writes one row of the ledger for each node. The floor is what no program can do without: the same rows, ready,
+in one durable transaction of Python's own sqlite3, on the same disk, in the same run. Reading the store and
+the market is timed apart: it is not part of what is compared. The processor's own time stands beside the
+clock's, since a busy machine adds to one and not to the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sqlite3
 import statistics
 import tempfile
@@ -31,7 +31,6 @@ from clorefleet.domain.money import Money
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.reconcile import reconcile
-from clorefleet.store import codec
 from tests.fleet.builders import NOW, deployment, lease, offer, order, plan
 from tests.fleet.world import World
 
@@ -111,34 +110,33 @@ def tick(world: World) -> dict[str, float]:
     """One tick, its parts timed apart, in seconds."""
     began = time.perf_counter()
     snapshot, _ = world.fleet.observer().observe()
-    observed = time.perf_counter()
+    observed, cpu_before = time.perf_counter(), time.process_time()
     actions = reconcile(snapshot, world.fleet.limits)
     decided = time.perf_counter()
     world.fleet.executor(snapshot, Journal(world.store, world.token)).perform(actions)
     committed = time.perf_counter()
-    return {"observe": observed - began, "decide": decided - observed, "commit": committed - decided}
+    return {
+        "observe": observed - began,
+        "decide": decided - observed,
+        "commit": committed - decided,
+        "cpu": time.process_time() - cpu_before,
+    }
 
 
 def raw_write(folder: Path, world: World) -> float:
     """The same rows, ready as bytes, by sqlite3 alone: one transaction, WAL, full sync. In seconds."""
     with world.store.read() as tx:
-        leases, segments = tx.open_leases(), tx.segments()
-    documents = [
-        (json.dumps(codec.encode(each, without=frozenset({"plan"}))), each.lease_id) for each in leases
-    ]
+        segments = tx.segments()
     spends = [(str(each.market_spend), each.order_id) for each in segments]
     with sqlite3.connect(folder / "raw.db", isolation_level=None) as raw:
         raw.execute("PRAGMA journal_mode=WAL")
         raw.execute("PRAGMA synchronous=FULL")
-        raw.execute("CREATE TABLE lease (lease_id TEXT PRIMARY KEY, document TEXT)")
         raw.execute("CREATE TABLE segment (order_id INTEGER PRIMARY KEY, spend TEXT)")
-        raw.executemany("INSERT INTO lease VALUES (?, '')", [(key,) for _, key in documents])
         raw.executemany("INSERT INTO segment VALUES (?, '')", [(key,) for _, key in spends])
         times = []
         for _ in range(ROUNDS):
             began = time.perf_counter()
             raw.execute("BEGIN IMMEDIATE")
-            raw.executemany("UPDATE lease SET document = ? WHERE lease_id = ?", documents)
             raw.executemany("UPDATE segment SET spend = ? WHERE order_id = ?", spends)
             raw.execute("COMMIT")
             times.append(time.perf_counter() - began)
@@ -155,17 +153,24 @@ def measure(nodes: int, offers: int) -> tuple[dict[str, float], float, float]:
         market = CountingMarket(nodes, offers, world.clock)
         object.__setattr__(world.fleet, "market", market)
         parts = []
-        for market.round in range(1, ROUNDS + 1):
+        for market.round in range(ROUNDS + 1):
+            if market.round == 0:  # the first tick also writes every address down
+                tick(world)
+                continue
             parts.append(tick(world))
             world.clock.sleep(60)
         medians = {key: statistics.median(each[key] for each in parts) for key in parts[0]}
         floor = raw_write(folder, world)
         world.store.dispose()
-    return medians, floor, market.calls / ROUNDS
+    return medians, floor, market.calls / (ROUNDS + 1)
 
 
 def month() -> None:
-    """A replica that fails and is replaced twice a day, for 31 days: memory and rows at each week's end."""
+    """A replica that fails and is replaced twice a day, for 31 days: memory and rows at each week's end.
+
+    The market of the tests lives in this process too, and it never forgets an order. What ended three
+    days ago is taken out of it, so that the heap is that of the fleet.
+    """
     with tempfile.TemporaryDirectory() as name:
         world = World(Path(name), plans=tuple(plan(number) for number in range(1, 200)))
         world.wish(attempts_max=10_000)
@@ -177,6 +182,10 @@ def month() -> None:
                     live = world.market.live[0]
                     world.market.orders[live.order_id] = replace(live, is_expired=True)
                 world.tick(6, every_s=600)
+            forgotten = world.clock.now() - timedelta(days=3)
+            for order_id, old in list(world.market.orders.items()):
+                if old.is_expired and old.created_at < forgotten:
+                    del world.market.orders[order_id], world.market.visible_from[order_id]
             if day in (3, 10, 17, 24, 31):
                 gc.collect()
                 heap_mb = tracemalloc.get_traced_memory()[0] / 1e6
@@ -191,14 +200,14 @@ def main() -> None:
     parser.add_argument("--offers", type=int, default=10_000)
     parser.add_argument("--month", action="store_true")
     arguments = parser.parse_args()
-    print("  nodes  offers  observe   decide   commit  decide+commit  raw write  ratio  API calls")
+    print("  nodes  offers  observe   decide   commit  decide+commit  of it CPU  raw write  ratio  API calls")
     for nodes in (10, 100, arguments.nodes):
         parts, floor, calls = measure(nodes, arguments.offers)
         work = parts["decide"] + parts["commit"]
         print(
             f"  {nodes:>5}  {arguments.offers:>6}  {parts['observe'] * 1e3:>5.0f} ms  "
             f"{parts['decide'] * 1e3:>4.0f} ms  {parts['commit'] * 1e3:>4.0f} ms  {work * 1e3:>10.0f} ms  "
-            f"{floor * 1e3:>6.1f} ms  {work / floor:>5.1f}  {calls:>9.1f}"
+            f"{parts['cpu'] * 1e3:>6.0f} ms  {floor * 1e3:>6.1f} ms  {work / floor:>5.1f}  {calls:>9.1f}"
         )
     if arguments.month:
         month()

@@ -23,7 +23,7 @@ from zlib import crc32
 
 from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import DeploymentId, IntentId, JobId, LeaseId, OrderId, ServerId
-from clorefleet.domain.money import Money, Rate
+from clorefleet.domain.money import Rate
 from clorefleet.domain.order import SshAddress
 from clorefleet.domain.plan import Plan
 
@@ -136,8 +136,6 @@ class Lease:
     cancel_asked_at: datetime | None = None
     cancel_attempts: int = 0
     ended_at: datetime | None = None
-    spend_seen: Money | None = None
-    """The market's own counter at the last reading."""
     measured_tokens_per_s: float | None = None
     measured_together_tokens_per_s: float | None = None
     """Of `measured_streams` requests at once, all together; with the plan's prediction, a calibration."""

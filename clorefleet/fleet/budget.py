@@ -215,8 +215,11 @@ def overspending(
     Of too high a rate, the newest go first and no more than needed; where a ceiling is used up, all go.
     """
     found: dict[LeaseId, str] = {}
+    held: dict[DeploymentId, list[Lease]] = {}
+    for lease in fleet.open_leases:
+        held.setdefault(lease.deployment_id, []).append(lease)
     for deployment in deployments:
-        mine = tuple(lease for lease in fleet.open_leases if lease.deployment_id == deployment.deployment_id)
+        mine = tuple(held.get(deployment.deployment_id, ()))
         spent = spent_today_usd.get(deployment.deployment_id, Decimal(0))
         found |= _overspent(_own_ceiling(deployment, mine, spent, fleet), now, limits)
     staying = tuple(lease for lease in fleet.open_leases if lease.lease_id not in found)

@@ -449,7 +449,11 @@ class Executor:
             self._journal.note_wallets(snapshot.wallet_readings())
 
     def _take_order_news(self) -> None:
-        """Address, price and the market's spend counter, from this tick's reading of the orders."""
+        """Address and price, and the market's spend counter, from this tick's reading of the orders.
+
+        The counter moves in each minute: it is the ledger's alone, so that a lease whose server merely runs
+        is not written again.
+        """
         orders = self._snapshot.orders
         if orders is None:
             return
@@ -461,9 +465,9 @@ class Executor:
             if order is None:
                 continue
             price = order.price if order.price.amount > 0 else lease.price
-            news = replace(lease, address=order.ssh or lease.address, spend_seen=order.spend, price=price)
-            if news != lease:
-                self._note(news)
+            address = order.ssh or lease.address
+            if (address, price) != (lease.address, lease.price):
+                self._note(replace(lease, address=address, price=price))
             before = in_order(counts.get(order.order_id, ()))
             after = self._counted(before, order)
             if after != before:

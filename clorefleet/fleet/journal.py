@@ -25,7 +25,7 @@ Nothing here talks to a market or a node.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -157,7 +157,6 @@ class Journal:
                 ordered_at=started_at,
                 price=order.price,
                 address=order.ssh,
-                spend_seen=order.spend,
                 absent_polls=0,
             )
             tx.put_lease(adopted)
@@ -552,7 +551,10 @@ class Journal:
 
 
 def _only_spend_differs(before: LedgerSegment, after: LedgerSegment) -> bool:
-    return replace(before, market_spend=after.market_spend) == after
+    return all(getattr(before, name) == getattr(after, name) for name in _BESIDE_SPEND)
+
+
+_BESIDE_SPEND = tuple(each.name for each in fields(LedgerSegment) if each.name != "market_spend")
 
 
 def _open_count(tx: Transaction, lease: Lease, order: Order, started_at: datetime) -> None:

@@ -136,7 +136,6 @@ def adopted_lease(
         price=order.price,
         address=order.ssh,
         image=order.image,
-        spend_seen=order.spend,
     )
 
 
