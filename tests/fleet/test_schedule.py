@@ -148,6 +148,7 @@ def situations(draw: st.DrawFn) -> tuple[Schedule, date, datetime]:
     return schedule, day, now
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(situations())
 def test_levels_are_those_of_the_naive_reference(situation: tuple[Schedule, date, datetime]):
@@ -162,6 +163,7 @@ def test_levels_are_those_of_the_naive_reference(situation: tuple[Schedule, date
             i += 1
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(situations(), st.integers(0, 240), st.integers(0, 240), st.integers(0, 5))
 def test_lead_and_dips_are_those_of_the_naive_reference(

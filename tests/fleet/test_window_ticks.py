@@ -77,6 +77,7 @@ def test_a_replica_serves_at_the_hour_and_is_gone_after_it(tmp_path: Path):
     assert world.leases() == () and world.market.live == [] and world.market.rent_calls == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24"])
 def test_over_a_change_of_the_clock_each_morning_is_kept_once(tmp_path: Path, day: str):
     world = world_at(tmp_path, f"{day} 06:00")
