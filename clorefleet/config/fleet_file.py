@@ -18,7 +18,7 @@ from clorefleet.config.notify_file import read_notify
 from clorefleet.config.recipes import find_recipe, load_recipes
 from clorefleet.config.toml_file import FILE_BYTES_MAX, Section, nearest, parse_toml
 from clorefleet.domain.alert import NotifyPolicy
-from clorefleet.domain.deployment import IdlePolicy, ScalePolicy, parse_deployment_name
+from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy, parse_deployment_name
 from clorefleet.domain.duration import in_words, parse_duration
 from clorefleet.domain.errors import BadInput, ConfigError
 from clorefleet.domain.fleet_file import DeploymentWish, FleetFile
@@ -146,6 +146,7 @@ def _deployment(
     bounds = _bounds(section, "replicas") or Bounds(1, 1)
     scale = section.section("scale")
     idle = section.section("idle")
+    consolidate = section.section("consolidate")
     schedule = section.section("schedule")
     if scale is not None and bounds.replicas_min == bounds.replicas_max and schedule is None:
         section.complain(
@@ -159,6 +160,7 @@ def _deployment(
         schedule=None if schedule is None else _schedule(schedule, fleet_zone),
         scale=None if scale is None else _scale(scale),
         idle=None if idle is None else _idle(idle, bounds),
+        consolidate=None if consolidate is None else _consolidate(consolidate),
         is_enabled=section.flag("enabled", True),
     )
     section.done()
@@ -296,6 +298,19 @@ def _scale(section: Section) -> ScalePolicy:
         up_after=section.parsed("up_after", parse_duration) or default.up_after,
         down_after=section.parsed("down_after", parse_duration) or default.down_after,
         forecast=section.flag("forecast", default.forecast),
+    )
+    section.done()
+    return policy
+
+
+def _consolidate(section: Section) -> ConsolidatePolicy:
+    default = ConsolidatePolicy()
+    margin = section.number("margin", least=Decimal(0), most=Decimal(100))
+    saving = section.number("saving", least=Decimal(0), most=Decimal("0.9"))
+    policy = ConsolidatePolicy(
+        margin=default.margin if margin is None else margin,
+        saving_least=default.saving_least if saving is None else saving,
+        cooldown=section.parsed("cooldown", parse_duration) or default.cooldown,
     )
     section.done()
     return policy

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from clorefleet.domain.alert import NotifyPolicy
-from clorefleet.domain.deployment import IdlePolicy, ScalePolicy
+from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.money import Budget
 from clorefleet.domain.plan import Requirement
@@ -25,6 +25,7 @@ class DeploymentWish:
     schedule: Schedule | None = None
     scale: ScalePolicy | None = None
     idle: IdlePolicy | None = None
+    consolidate: ConsolidatePolicy | None = None
     is_enabled: bool = True
 
 

@@ -162,6 +162,7 @@ def _made(wish: DeploymentWish, now: datetime) -> Deployment:
         schedule=wish.schedule,
         scale=wish.scale,
         idle=wish.idle,
+        consolidate=wish.consolidate,
         origin=Origin.FILE,
     )
 
@@ -235,7 +236,7 @@ def _differences(before: Deployment, after: Deployment) -> tuple[Difference, ...
     if one != other:
         lowers = other.replicas_min <= one.replicas_min and other.replicas_max <= one.replicas_max
         found.append(Difference("replicas", _replicas(before), _replicas(after), lowers))
-    for key in ("schedule", "scale", "idle"):
+    for key in ("schedule", "scale", "idle", "consolidate"):
         one, other = getattr(before, key), getattr(after, key)
         if one != other:
             found.append(Difference(key, _policy(before, key), _policy(after, key)))
@@ -254,7 +255,7 @@ def _all_of(made: Deployment) -> tuple[Difference, ...]:
     for field, key in _FIELDS.items():
         if key != "model" and getattr(requirement, field) != getattr(default, field):
             found.append((key, _shown(getattr(requirement, field))))
-    policies = ("schedule", "scale", "idle")
+    policies = ("schedule", "scale", "idle", "consolidate")
     found += [(key, _policy(made, key)) for key in policies if getattr(made, key) is not None]
     return tuple(Difference(key, "", text) for key, text in found)
 
@@ -276,6 +277,8 @@ def _policy(deployment: Deployment, key: str) -> str:
     if key == "idle" and deployment.idle is not None:
         minutes = deployment.idle.after / timedelta(minutes=1)
         return f"down to {deployment.idle.floor} after {minutes:g} min"
+    if key == "consolidate" and deployment.consolidate is not None:
+        return f"to a cheaper server where that earns its cost and {deployment.consolidate.margin:.0%} of it"
     return "none"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from clorefleet.config.fleet_file import load_fleet_file, read_fleet_file
 from clorefleet.config.toml_file import BadTomlFile, parse_toml
 from clorefleet.domain.alert import AlertKind, Command, Email, MailSecurity, Webhook
+from clorefleet.domain.deployment import ConsolidatePolicy
 from clorefleet.domain.errors import ConfigError
 from clorefleet.domain.money import parse_budget
 from clorefleet.domain.recipe import Precision
@@ -79,7 +80,7 @@ WINDOW = MINIMAL + '[deployments.chat.schedule]\ntimezone = "UTC"\n[[deployments
 NOTIFY = MINIMAL + "[[notify.email]]\n"
 
 SLIPS = {
-    "an unknown key": (MINIMAL + 'colour = "3"', 5, 1, "known here: budget, countries"),
+    "an unknown key": (MINIMAL + 'colour = "3"', 5, 1, "known here: budget, consolidate, countries"),
     "a key misspelt": (MINIMAL + "replica = 2", 5, 1, "did you mean “replicas”"),
     "a dash for an underscore": (MINIMAL + "min-context = 4096", 5, 1, "did you mean “min_context”"),
     "a table misspelt": (MINIMAL + "[deployments.chat.shedule]", 5, 19, "did you mean “schedule”"),
@@ -205,3 +206,12 @@ def test_every_value_of_any_document_has_a_place_of_its_own(tree: dict):
         walk(value, (key,))
     lines = text.split("\n")
     assert all(place.column <= len(lines[place.line - 1]) + 1 for place in file.key_places.values())
+
+
+def test_an_empty_consolidate_table_takes_the_defaults_and_none_means_never():
+    plain, moving = (
+        read_fleet_file("fleet.toml", text.encode()).deployments[0]
+        for text in (MINIMAL, MINIMAL + "[deployments.chat.consolidate]\nmargin = 0\n")
+    )
+    assert plain.consolidate is None
+    assert moving.consolidate == ConsolidatePolicy(margin=Decimal(0))

@@ -24,7 +24,7 @@ from clorefleet.simulation.traffic.replay import Service
 from clorefleet.simulation.traffic.week import Weeks
 
 STEP_MINUTES = 10
-TIME_LIMIT_S = 120.0
+TIME_LIMIT_S = 300.0
 GAP = 0.002
 _FEW = 0.01
 """Requests of a step that are not worth a variable."""
