@@ -153,6 +153,8 @@ def _show_notes(text: str, replicas: tuple[ReplicaStatus, ...], deployment_id: s
             )
         elif replica.progress:
             note(f"  {deployment_id}: {replica.progress}")
+        if replica.weights:
+            note(f"  {deployment_id}: estimated: {replica.weights}")
 
 
 def _speed(replica: ReplicaStatus) -> str:

@@ -18,10 +18,11 @@ Rules that keep money safe:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
 from clorefleet.domain.identity import LeaseId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
@@ -363,7 +364,7 @@ def _work(
             else:
                 yield NoteProgress(lease.lease_id, _boot_progress(order, view))
         case Phase.PROBING:
-            yield from _probed(lease, view)
+            yield from _probed(lease, view, snapshot.now)
         case Phase.INSTALLING:
             if view.engine_missing is None:
                 yield NoteProgress(lease.lease_id, view.trouble or "checking the engine")
@@ -400,7 +401,7 @@ def _boot_progress(order: Order | None, view: NodeView) -> str:
     return view.trouble or "waiting for SSH to answer"
 
 
-def _probed(lease: Lease, view: NodeView) -> Iterator[Action]:
+def _probed(lease: Lease, view: NodeView, now: datetime) -> Iterator[Action]:
     if view.facts is None:
         yield NoteProgress(lease.lease_id, view.trouble or "measuring the server")
         return
@@ -414,10 +415,11 @@ def _probed(lease: Lease, view: NodeView) -> Iterator[Action]:
             cause=Cause.NOT_AS_OFFERED,
         )
         return
+    weights = estimate(lease.plan.offer, lease.plan.setup, view.facts).text(now)
     yield Advance(
         lease.lease_id,
         Phase.INSTALLING,
-        "the server is what was offered",
+        f"the server is what was offered; {weights}",
         facts=view.facts,
         discrepancies=view.discrepancies,
     )

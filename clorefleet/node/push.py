@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from clorefleet.domain.download import LOCAL
 from clorefleet.domain.errors import CommandFailed, NodeError, NodeUnreachable, WeightsFailed
 from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.node import JobReport, JobState
@@ -28,7 +29,6 @@ from clorefleet.domain.text import clean_line
 from clorefleet.node.session import NodeSession, shell
 from clorefleet.node.weights import CAUSES, COMPLETE_STAMP, FILES_MAX, Manifest, WeightFile
 
-SCHEME = "file://"
 CHUNK_BYTES = 1 << 20
 REWIND_BYTES = 8 << 20
 """Of a part that is taken up again, this much is sent anew: what a crashed host had not written yet."""
@@ -57,7 +57,7 @@ df -B1 --output=avail "$1" | tail -n1
 
 
 def is_local(repo: str) -> bool:
-    return repo.startswith(SCHEME)
+    return repo.startswith(LOCAL)
 
 
 def manifest_of_path(setup: Setup) -> tuple[Path, Manifest]:

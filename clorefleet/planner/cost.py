@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_UP, Decimal
 
+from clorefleet.domain.download import BYTES_PER_MBIT, EFFICIENCY, UNKNOWN_DISK_MB_S, UNKNOWN_LINE_MBIT_S
 from clorefleet.domain.money import Currency, Money, Rate
 from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.plan import Price, Speed, Term
@@ -40,11 +41,6 @@ WARM_UP_S = {
     EngineName.KTRANSFORMERS: 300.0,
 }
 """Graph capture and kernel compilation after the weights are loaded: 2 to 10 minutes [assumed]."""
-DOWNLOAD_EFFICIENCY = 0.7
-"""Share of the offered line that a download reaches [assumed]."""
-UNKNOWN_LINE_MBIT_S = 100.0
-UNKNOWN_DISK_MB_S = 500.0
-"""Where the market has not measured [assumed]."""
 _STEP = Decimal("0.000001")
 _DAY_S = 86_400
 _MILLION = 1_000_000
@@ -239,7 +235,7 @@ class StartUp:
 def start_up_of(offer: Offer, setup: Setup) -> StartUp:
     """Predicted from the offer's line and disk; a slow disk holds back the download too."""
     disk_bytes_s = (float(offer.disk_mb_s or 0) or UNKNOWN_DISK_MB_S) * 1_000_000
-    line_bytes_s = (float(offer.down_mbit_s or 0) or UNKNOWN_LINE_MBIT_S) * DOWNLOAD_EFFICIENCY * 125_000
+    line_bytes_s = (float(offer.down_mbit_s or 0) or UNKNOWN_LINE_MBIT_S) * EFFICIENCY * BYTES_PER_MBIT
     return StartUp(
         download_s=setup.checkpoint_bytes / min(line_bytes_s, disk_bytes_s),
         image_s=IMAGE_BYTES[setup.engine] / line_bytes_s,

@@ -11,18 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from clorefleet.domain.download import BYTES_PER_MBIT, EFFICIENCY, UNKNOWN_DISK_MB_S, UNKNOWN_LINE_MBIT_S
 from clorefleet.domain.money import Currency
 from clorefleet.domain.offer import MarketView, gpu_summary
 from clorefleet.domain.offer_columns import COLUMN_CURRENCIES, BulkOffers, OfferColumns
 from clorefleet.domain.plan import Objective, Requirement
 from clorefleet.planner.cost import (
     BOOT_S,
-    DOWNLOAD_EFFICIENCY,
     EXPECTED_LIFE_S,
     FIRST_HOURS,
     SPOT_INTERRUPTIONS_PER_DAY,
-    UNKNOWN_DISK_MB_S,
-    UNKNOWN_LINE_MBIT_S,
     WARM_UP_S,
     load_of,
     usd_per_unit,
@@ -265,7 +263,7 @@ class _Sieve:
         np, columns = self.np, self.columns
         disk = np.nan_to_num(columns.disk_mb_s[rows], nan=UNKNOWN_DISK_MB_S)[pair_row] * 1_000_000
         line = np.nan_to_num(columns.down_mbit_s[rows], nan=UNKNOWN_LINE_MBIT_S)[pair_row]
-        line = line * DOWNLOAD_EFFICIENCY * 125_000
+        line = line * EFFICIENCY * BYTES_PER_MBIT
         download = table.checkpoint[pair] / np.minimum(line, disk)
         load = BOOT_S + table.image[pair] / line + table.checkpoint[pair] / disk + table.warm_up[pair]
         total = download + load

@@ -9,8 +9,9 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.download import estimate
 from clorefleet.domain.identity import DeploymentId
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.wanted import Wanted
 
@@ -31,6 +32,8 @@ class ReplicaStatus:
     spent_usd: Decimal
     progress: str
     progress_fraction: float | None
+    weights: str
+    """Before and during the download: how large, how long and until when, as estimated; then ""."""
     predicted_tokens_per_s: float
     measured_tokens_per_s: float | None
     engine_is_simulated: bool
@@ -127,6 +130,13 @@ def _state(deployment: Deployment, leases: list[Lease], wanted: Wanted | None) -
     return "waiting" if deployment.note else "starting"
 
 
+def _weights(lease: Lease) -> str:
+    if PHASE_ORDER.index(lease.phase) > PHASE_ORDER.index(Phase.SYNCING):
+        return ""
+    begin = lease.phase_since if lease.phase is Phase.SYNCING else None
+    return estimate(lease.plan.offer, lease.plan.setup).text(begin)
+
+
 def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> ReplicaStatus:
     mine = [each for each in segments if each.lease_id == lease.lease_id]
     rate = sum((each.worst_case_usd_per_day() for each in mine if each.ended_at is None), Decimal(0))
@@ -144,6 +154,7 @@ def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> 
         spent_usd=sum((each.cost_usd(now) for each in mine), Decimal(0)),
         progress=lease.progress,
         progress_fraction=lease.progress_fraction,
+        weights=_weights(lease),
         predicted_tokens_per_s=plan.speed.decode_tokens_per_s,
         measured_tokens_per_s=lease.measured_tokens_per_s,
         engine_is_simulated=lease.engine_is_simulated,
