@@ -131,6 +131,8 @@ def make_nodes(connection: Connection) -> NodeOperator:
         recipes=load_recipes(),
         allow_loopback=connection.allows_loopback_nodes,
         known_answers=known_answers,
+        hub_access=connection.hub_access,
+        relay_mbit_s=connection.relay_mbit_s,
     )
 
 

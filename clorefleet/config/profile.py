@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clorefleet.config.places import make_private_dir, state_root
-from clorefleet.config.settings import DEFAULT_API_URL, load_settings
+from clorefleet.config.settings import DEFAULT_API_URL, DEFAULT_RELAY_MBIT_S, load_settings
 from clorefleet.domain.errors import BadInput, NoApiKey, SandboxError
-from clorefleet.domain.secret import Secret
+from clorefleet.domain.secret import NO_HUB_ACCESS, HubAccess, Secret
 
 if TYPE_CHECKING:
     from clorefleet.clock import Clock
@@ -63,6 +63,9 @@ class Connection:
     clock: Clock
     time_factor: float = 1.0
     """How much faster than real time the market bills; only a sandbox differs from 1."""
+    hub_access: HubAccess = NO_HUB_ACCESS
+    """None in the sandbox, whose hub is simulated."""
+    relay_mbit_s: int = DEFAULT_RELAY_MBIT_S
 
     @property
     def allows_loopback_nodes(self) -> bool:
@@ -110,6 +113,8 @@ def connect(profile: Profile, *, needs_key: bool = True) -> Connection:
         store_url=store_url(profile),
         api_key=settings.api_key or Secret(""),
         clock=SystemClock(),
+        hub_access=settings.hub_access,
+        relay_mbit_s=settings.relay_mbit_s,
     )
 
 

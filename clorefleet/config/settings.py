@@ -8,6 +8,12 @@ The API key comes from `CLORE_API_KEY` or the file; a key in a file that others 
     hub_url = "https://huggingface.co"         # or HF_ENDPOINT
     store_url = "postgresql+psycopg://..."     # default: SQLite in the state folder
     log_format = "text"                        # of the daemon: text, or json for one object per line
+    hub_token_for = ["org/name"]               # gated repositories that the hub's token may be used for
+    hub_token = "hf_..."                       # or HF_TOKEN; never used without the line above
+    relay_mbit_s = 50                          # of this machine's line for weights between servers; 0: never
+
+A hub token is shown to the rented machine that downloads with it: make one that reads these repositories
+alone and runs out soon. It is used for no other repository, and not at all in the sandbox.
 """
 
 from __future__ import annotations
@@ -18,15 +24,20 @@ import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from clorefleet.config.places import config_root
 from clorefleet.domain.errors import ConfigError
-from clorefleet.domain.secret import Secret
+from clorefleet.domain.secret import HubAccess, Secret
 
 DEFAULT_API_URL = "https://api.clore.ai/v1"
 DEFAULT_HUB_URL = "https://huggingface.co"
-_KNOWN = ("api_key", "api_url", "hub_url", "store_url", "log_format")
+_LISTS = ("hub_token_for",)
+_NUMBERS = ("relay_mbit_s",)
+_KNOWN = ("api_key", "api_url", "hub_url", "store_url", "log_format", "hub_token", *_LISTS, *_NUMBERS)
 _LOG_FORMATS = ("text", "json")
+DEFAULT_RELAY_MBIT_S = 50
+"""Less than most home lines, and more than a hub that limits its rate [assumed]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class Settings:
     api_url: str
     hub_url: str
     store_url: str
+    hub_access: HubAccess
+    relay_mbit_s: int
     file: Path
     log_format: str = "text"
 
@@ -48,11 +61,14 @@ def load_settings() -> Settings:
     file = config_root() / "config.toml"
     values = _read(file) if file.exists() else {}
     key = os.environ.get("CLORE_API_KEY") or values.get("api_key", "")
+    token = os.environ.get("HF_TOKEN") or values.get("hub_token", "")
     return Settings(
         api_key=Secret(key.strip()) if key.strip() else None,
         api_url=(os.environ.get("CLORE_API_URL") or values.get("api_url", DEFAULT_API_URL)).rstrip("/"),
         hub_url=(os.environ.get("HF_ENDPOINT") or values.get("hub_url", DEFAULT_HUB_URL)).rstrip("/"),
         store_url=values.get("store_url", ""),
+        hub_access=HubAccess(Secret(token.strip()), frozenset(values.get("hub_token_for", ()))),
+        relay_mbit_s=values.get("relay_mbit_s", DEFAULT_RELAY_MBIT_S),
         file=file,
         log_format=_log_format(file, values.get("log_format", "text")),
     )
@@ -66,7 +82,8 @@ def _log_format(file: Path, value: str) -> str:
     return value
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(file: Path) -> dict[str, Any]:
+    """Settings by name, each of its type."""
     try:
         text = file.read_text("utf-8")
         values = tomllib.loads(text)
@@ -79,12 +96,24 @@ def _read(file: Path) -> dict[str, str]:
             raise ConfigError(
                 f"{file}: there is no setting “{name}”.", remedy=f"{hint}Settings: {', '.join(_KNOWN)}."
             )
-        if not isinstance(value, str):
+        if name in _LISTS:
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise ConfigError(f"{file}: {name} must be a list.", remedy=f'Write {name} = ["org/name"].')
+        elif name in _NUMBERS:
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"{file}: {name} must be a whole number.", remedy=f"Write {name} = 50.")
+        elif not isinstance(value, str):
             raise ConfigError(f"{file}: {name} must be text.", remedy=f'Write {name} = "...".')
     if values.get("api_key") and stat.S_IMODE(file.stat().st_mode) & 0o077:
         raise ConfigError(
             f"{file} holds your API key and others on this machine can read it.",
             remedy=f"Type: chmod 600 {file}",
             money="Nothing was asked of the market. If others had access, make a new key on clore.ai.",
+        )
+    if values.get("hub_token") and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise ConfigError(
+            f"{file} holds your hub token and others on this machine can read it.",
+            remedy=f"Type: chmod 600 {file}",
+            money="Nothing was rented. If others had access, revoke the token on the hub.",
         )
     return values

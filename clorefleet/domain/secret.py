@@ -40,3 +40,18 @@ def redacted(text: str, secrets: Iterable[Secret]) -> str:
 
 NO_SECRET = Secret("")
 """Where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """A hub's token, and the repositories that its owner allowed it for. A rented machine sees it."""
+
+    token: Secret = NO_SECRET
+    repos: frozenset[str] = frozenset()
+
+    def token_for(self, repo: str) -> Secret:
+        """`NO_SECRET` where the repository was not named: nothing is sent unasked."""
+        return self.token if repo in self.repos else NO_SECRET
+
+
+NO_HUB_ACCESS = HubAccess()

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import httpx
 
+from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import JobId
 from clorefleet.domain.node import JobReport, JobState
 from clorefleet.domain.recipe import EngineSupport
+from clorefleet.domain.secret import NO_SECRET, Secret
 from clorefleet.domain.setup import Setup
 from clorefleet.engine import engine_of
 from clorefleet.engine.base import EngineMetrics, parse_version
@@ -26,6 +28,7 @@ from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import jobs, weights
 from clorefleet.node.engine_client import BadAnswer, ask, engine_client
 from clorefleet.node.session import NodeSession, shell
+from clorefleet.node.sibling import Donor
 from clorefleet.node.weights import Manifest
 
 CHECK_TIMEOUT_S = 60.0
@@ -60,15 +63,30 @@ def engine_missing(session: NodeSession, setup: Setup, support: EngineSupport) -
 # -- syncing
 
 
-def start_sync(session: NodeSession, job_id: JobId, manifest: Manifest) -> None:
-    """Start the download of `manifest` unless this job was started before.
+def start_sync(
+    session: NodeSession,
+    job_id: JobId,
+    manifest: Manifest,
+    *,
+    token: Secret = NO_SECRET,
+    donor: Donor | None = None,
+) -> bool:
+    """Start the download of `manifest` unless this job was started before; true when this call did.
 
     Raises:
         NodeError: it could not be started; trying again is safe.
     """
     home = session.home()
     weights.send_sync(session, home, manifest)
-    jobs.start(session, weights.sync_job(home, job_id, manifest))
+    job = weights.sync_job(
+        home,
+        job_id,
+        manifest,
+        token=token,
+        sibling_token=NO_SECRET if donor is None else donor.token,
+        sibling_bytes_per_s_min=0.0 if donor is None else donor.bytes_per_s_min,
+    )
+    return jobs.start(session, job)
 
 
 def read_sync(session: NodeSession, job_id: JobId) -> tuple[JobReport, str]:
@@ -79,6 +97,12 @@ def read_sync(session: NodeSession, job_id: JobId) -> tuple[JobReport, str]:
     _, words = weights.CAUSES.get(report.exit_code or 0, ("unknown", ""))
     last = report.log_tail[-1] if report.log_tail else ""
     return report, words or f"the download failed: {last}"
+
+
+def sync_cause(report: JobReport) -> Cause | None:
+    """Why a download failed, where another server may fare the same; None where nobody can tell."""
+    name, _ = weights.CAUSES.get(report.exit_code or 0, ("", ""))
+    return next((cause for cause in Cause if cause == name), None)
 
 
 # -- launching

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from clorefleet.domain.errors import CommandFailed
 from clorefleet.domain.identity import JobId
 from clorefleet.domain.node import JobReport, JobState
+from clorefleet.domain.secret import Secret
 from clorefleet.domain.text import LINE_MAX_CHARS, clean_line, clean_lines
 from clorefleet.node.session import NodeSession, shell
 
@@ -125,18 +126,22 @@ tail -c "+$(($2 + 1))" "$f" | head -c "$3"
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What to run. Secrets go into `env`, which is in a private file, never into `argv`."""
+    """What to run. A secret never goes into `argv`."""
 
     job_id: JobId
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    """More of the environment; with any, the script removes itself from the disk before it does its work."""
     needs_file: str = ""
     """A path that must exist when the job begins; without it the job fails with `NEEDED_FILE_MISSING`."""
 
     def script(self) -> str:
         """The shell script of the job, each word quoted."""
-        lines = ["#!/bin/sh"]
-        for name, value in self.env.items():
+        # The shell has the file open and reads on: what is gone is its name.
+        lines = ["#!/bin/sh", *(["rm -f script"] if self.secrets else [])]
+        revealed = {name: secret.reveal() for name, secret in self.secrets.items()}
+        for name, value in (dict(self.env) | revealed).items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot name a variable")
             lines.append(f"export {name}={shlex.quote(value)}")

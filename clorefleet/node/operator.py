@@ -16,19 +16,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 from clorefleet.config.places import make_private_dir, write_private_file
+from clorefleet.config.settings import DEFAULT_RELAY_MBIT_S
+from clorefleet.domain.download import BYTES_PER_MBIT, estimate
 from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable, WeightsFailed, WrongNonce
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.lease import Lease, Phase
-from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeView
+from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
 from clorefleet.domain.order import Order, SshAddress
 from clorefleet.domain.recipe import EngineSupport, Recipe
+from clorefleet.domain.secret import NO_HUB_ACCESS, HubAccess
 from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
 from clorefleet.engine import engine_of
 from clorefleet.engine.base import EngineMetrics
 from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
-from clorefleet.node import attest, bootstrap, jobs, probe, push, weights
+from clorefleet.node import attest, bootstrap, jobs, probe, push, sibling, weights
 from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.session import ForbiddenAddress, NodeSession
@@ -69,12 +72,15 @@ class NodeOperator:
         recipes: Mapping[str, Recipe],
         allow_loopback: bool,
         known_answers: KnownAnswers = KNOWN_ANSWERS,
+        hub_access: HubAccess = NO_HUB_ACCESS,
+        relay_mbit_s: int = DEFAULT_RELAY_MBIT_S,
     ) -> None:
         self._state_dir = state_dir
         self._hub_url = hub_url
         self._recipes = recipes
         self._allow_loopback = allow_loopback
         self._known_answers = known_answers
+        self._hub_access = hub_access
         self._pool = SessionPool()
         self._links: dict[LeaseId, _Link] = {}
         self._links_lock = threading.Lock()
@@ -82,6 +88,10 @@ class NodeOperator:
         self._verifications: dict[tuple[LeaseId, int], Future[VerifyResult]] = {}
         self._manifests: dict[LeaseId, Manifest] = {}
         self._pushes = push.Pushes()
+        self._facts: dict[LeaseId, NodeFacts] = {}
+        self._siblings = sibling.Siblings(
+            self._session_to, self._known_manifest, relay_bytes_per_s=relay_mbit_s * BYTES_PER_MBIT
+        )
 
     # -- the fleet's edge
 
@@ -106,6 +116,7 @@ class NodeOperator:
 
     def _look(self, lease: Lease, address: SshAddress) -> NodeView:
         session = self._session(lease, address)
+        self._siblings.see(replace(lease, address=address))
         match lease.phase:
             case Phase.WAITING:
                 return NodeView(host_key=session.host_key)
@@ -116,7 +127,7 @@ class NodeOperator:
                 return NodeView(engine_missing=why)
             case Phase.SYNCING:
                 report, diagnosis = self._read_sync(session, lease)
-                return NodeView(job=report, job_diagnosis=diagnosis)
+                return NodeView(job=report, job_diagnosis=diagnosis, job_cause=bootstrap.sync_cause(report))
             case _:
                 return self._look_at_engine(session, lease, address)
 
@@ -137,7 +148,7 @@ class NodeOperator:
             return
         manifest = self._manifest(lease)
         if phase is Phase.SYNCING:
-            bootstrap.start_sync(session, job_id, manifest)
+            self._start_sync(session, lease, job_id, manifest)
             return
         if attempt > 1:
             # An engine that runs on and fails its checks still holds the GPUs and the port.
@@ -151,6 +162,14 @@ class NodeOperator:
             port=lease.engine_port,
         )
 
+    def _start_sync(self, session: NodeSession, lease: Lease, job_id: JobId, manifest: Manifest) -> None:
+        offer, setup = lease.plan.offer, lease.plan.setup
+        hub_bytes_per_s = estimate(offer, setup, self._facts.get(lease.lease_id)).bytes_per_s
+        donor = self._siblings.choose(lease, manifest, hub_bytes_per_s=hub_bytes_per_s)
+        token = self._hub_access.token_for(setup.repo)
+        if bootstrap.start_sync(session, job_id, manifest, token=token, donor=donor) and donor is not None:
+            self._siblings.begin(lease, job_id, donor, manifest)
+
     def backend(self, lease: Lease) -> Backend | None:
         if lease.address is None:
             return None
@@ -159,6 +178,8 @@ class NodeOperator:
 
     def forget(self, lease_id: LeaseId) -> None:
         self._pushes.forget(lease_id)
+        self._siblings.forget(lease_id)
+        self._facts.pop(lease_id, None)
         self._close_tunnel(lease_id)
         self._pool.forget(lease_id)
         self._manifests.pop(lease_id, None)
@@ -168,6 +189,7 @@ class NodeOperator:
     def close(self) -> None:
         """Close all connections; the nodes go on."""
         self._pushes.close()
+        self._siblings.close()
         with self._links_lock:
             lease_ids = list(self._links)
         for lease_id in lease_ids:
@@ -219,8 +241,12 @@ class NodeOperator:
             return link.tunnel
 
     def _current_session(self, link: _Link) -> NodeSession:
-        lease = link.lease
-        if lease is None or lease.address is None:
+        if link.lease is None:
+            raise NodeUnreachable("The server has no address.")
+        return self._session_to(link.lease)
+
+    def _session_to(self, lease: Lease) -> NodeSession:
+        if lease.address is None:
             raise NodeUnreachable("The server has no address.")
         return self._session(lease, lease.address)
 
@@ -241,6 +267,7 @@ class NodeOperator:
         if not any(each.is_fatal for each in found):
             facts = replace(facts, measured=probe.measure(session, facts, self._sample(lease)))
             found = attest.compare(lease.plan.offer, facts, needs)
+        self._facts[lease.lease_id] = facts
         return NodeView(facts=facts, discrepancies=found)
 
     def _read_sync(self, session: NodeSession, lease: Lease) -> tuple[JobReport, str]:
@@ -250,13 +277,10 @@ class NodeOperator:
         return report, report.log_tail[-1] if report.state is JobState.FAILED and report.log_tail else ""
 
     def _push_of(self, lease: Lease) -> push.Push:
-        def session_of() -> NodeSession:
-            if lease.address is None:
-                raise NodeUnreachable("The server has no address.")
-            return self._session(lease, lease.address)
-
         return push.Push(
-            lease.plan.setup, session_of, lambda manifest: self._keep_manifest(lease.lease_id, manifest)
+            lease.plan.setup,
+            lambda: self._session_to(lease),
+            lambda manifest: self._keep_manifest(lease.lease_id, manifest),
         )
 
     def _sample(self, lease: Lease) -> str:
@@ -342,6 +366,9 @@ class NodeOperator:
             self._manifests[lease_id] = self._load_manifest(lease_id) or self._fetch_manifest(lease)
         return self._manifests[lease_id]
 
+    def _known_manifest(self, lease_id: LeaseId) -> Manifest | None:
+        return self._manifests.get(lease_id) or self._load_manifest(lease_id)
+
     def _load_manifest(self, lease_id: LeaseId) -> Manifest | None:
         try:
             return Manifest.from_json(self._manifest_file(lease_id).read_bytes())
@@ -352,9 +379,10 @@ class NodeOperator:
             return None
 
     def _fetch_manifest(self, lease: Lease) -> Manifest:
-        if push.is_local(lease.plan.setup.repo):
+        setup = lease.plan.setup
+        if push.is_local(setup.repo):
             raise WeightsFailed("The weights on this machine were not sent yet.", cause="not_found")
-        manifest = weights.fetch_manifest(self._hub_url, lease.plan.setup)
+        manifest = weights.fetch_manifest(self._hub_url, setup, self._hub_access.token_for(setup.repo))
         self._keep_manifest(lease.lease_id, manifest)
         return manifest
 

@@ -19,6 +19,7 @@ import httpx
 
 from clorefleet.domain.errors import WeightsFailed
 from clorefleet.domain.identity import JobId
+from clorefleet.domain.secret import NO_SECRET, Secret
 from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
 from clorefleet.node.jobs import JobSpec
@@ -49,8 +50,12 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 
+HOW_TO_OPT_IN = (
+    "Where your account may read it, name it in hub_token_for of config.toml and set hub_token: one that "
+    "reads this repository alone and runs out soon, since the rented machine sees it"
+)
 CAUSES = {
-    20: ("unauthorised", "the hub refuses the weights: the model may be gated"),
+    20: ("unauthorised", f"the hub refuses the weights: the model is gated or not there. {HOW_TO_OPT_IN}"),
     21: ("not_found", "the hub does not have the weights"),
     22: ("rate_limited", "the hub limits the rate of downloads"),
     23: ("disk_full", "the disk is full"),
@@ -108,8 +113,8 @@ class Manifest:
             raise ValueError("no manifest") from error
 
 
-def fetch_manifest(hub_url: str, setup: Setup) -> Manifest:
-    """Ask the hub for the files of a setup's checkpoint.
+def fetch_manifest(hub_url: str, setup: Setup, token: Secret = NO_SECRET) -> Manifest:
+    """Ask the hub for the files of a setup's checkpoint; a token, if any, goes to that address alone.
 
     Raises:
         WeightsFailed: with a cause of `CAUSES`.
@@ -117,8 +122,11 @@ def fetch_manifest(hub_url: str, setup: Setup) -> Manifest:
     if not _REPO.fullmatch(setup.repo):
         raise WeightsFailed(f"“{clean_line(setup.repo)}” is no repository.", cause="bad_manifest")
     base = f"{hub_url.rstrip('/')}/api/models/{setup.repo}"
-    # Redirects are how the hub answers for repositories that were renamed; no secret goes along.
-    with httpx.Client(timeout=HUB_TIMEOUT_S, follow_redirects=True, max_redirects=3) as client:
+    headers = {"Authorization": f"Bearer {token.reveal()}"} if token.reveal() else {}
+    # Redirects are how the hub answers for repositories that were renamed; elsewhere no token goes along.
+    with httpx.Client(
+        timeout=HUB_TIMEOUT_S, follow_redirects=True, max_redirects=3, headers=headers
+    ) as client:
         info = _get(client, f"{base}/revision/{quote(setup.revision, safe='')}")[0]
         revision = info.get("sha") if isinstance(info, dict) else None
         if not isinstance(revision, str) or not _SHA1.fullmatch(revision):
@@ -205,7 +213,9 @@ def _get(client: httpx.Client, url: str) -> tuple[Any, str | None]:
             f"The hub does not answer: {clean_line(error) or type(error).__name__}", cause="network"
         ) from error
     if status in (401, 403):
-        raise WeightsFailed("The hub refuses: no such repository, or it is gated.", cause="unauthorised")
+        raise WeightsFailed(
+            f"The hub refuses: no such repository, or it is gated. {HOW_TO_OPT_IN}.", cause="unauthorised"
+        )
     if status == 404:
         raise WeightsFailed("The hub has no such repository or revision.", cause="not_found")
     if status == 429:
@@ -218,15 +228,29 @@ def _get(client: httpx.Client, url: str) -> tuple[Any, str | None]:
         raise WeightsFailed("The hub's answer is not JSON.", cause="network") from error
 
 
-def sync_job(home: str, job_id: JobId, manifest: Manifest) -> JobSpec:
+def sync_job(
+    home: str,
+    job_id: JobId,
+    manifest: Manifest,
+    *,
+    token: Secret = NO_SECRET,
+    sibling_token: Secret = NO_SECRET,
+    sibling_bytes_per_s_min: float = 0.0,
+) -> JobSpec:
     """The job that brings the files of `manifest` to the node; `send_sync` must have gone before.
 
-    The node's own environment says which hub and token it uses (HF_ENDPOINT, HF_TOKEN), if any.
+    `token` is the hub's. With `sibling_token` the downloader waits for a sibling's connections, and gives
+    them up below `sibling_bytes_per_s_min`. The node's environment may name another hub (HF_ENDPOINT).
     """
+    secrets = {"HF_TOKEN": token, "SIBLING_TOKEN": sibling_token}
     return JobSpec(
         job_id,
-        ("python3", f"{home}/{_SCRIPT_PATH}", _manifest_path(home, manifest), f"{home}/{manifest.folder}"),
-        {"PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress"},
+        ("python3", f"{home}/{_SCRIPT_PATH}", manifest_path(home, manifest), f"{home}/{manifest.folder}"),
+        {
+            "PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress",
+            "SIBLING_BYTES_PER_S_MIN": f"{sibling_bytes_per_s_min:.0f}",
+        },
+        {name: secret for name, secret in secrets.items() if secret.reveal()},
     )
 
 
@@ -238,8 +262,9 @@ def send_sync(session: NodeSession, home: str, manifest: Manifest) -> None:
     """
     script = Path(__file__).parent / "payload" / "fetch_weights.py"
     session.write_file(f"{home}/{_SCRIPT_PATH}", script.read_bytes(), mode=0o700)
-    session.write_file(_manifest_path(home, manifest), manifest.to_json())
+    session.write_file(manifest_path(home, manifest), manifest.to_json())
 
 
-def _manifest_path(home: str, manifest: Manifest) -> str:
+def manifest_path(home: str, manifest: Manifest) -> str:
+    """Where `send_sync` puts it on the node."""
     return f"{home}/.clorefleet/manifests/{manifest.revision}.json"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 REPO, REVISION = "org/model", "a" * 40
 _CHUNK_BYTES = 64 * 1024
@@ -27,6 +28,8 @@ class FileHub:
     cut_after: list[int] = field(default_factory=list)
     """Bytes after which the next bodies break off, in turn."""
     has_ranges: bool = True
+    token: str = ""
+    """What requests must carry, where it is set: as a gated repository."""
     moved_to: str = ""
     """Another hub's address that all files are to be fetched from."""
     url: str = ""
@@ -55,9 +58,11 @@ def _handler(hub: FileHub) -> type[http.server.BaseHTTPRequestHandler]:
                 hub.requests.append((self.path, self.headers["Range"], self.headers["Authorization"]))
                 refusal = hub.refusals.pop(0) if hub.refusals else 0
                 cut = hub.cut_after.pop(0) if hub.cut_after and not refusal else None
-            name = self.path.removeprefix(prefix)
+            name = unquote(self.path.removeprefix(prefix))
             data = hub.files.get(name)
-            if refusal or data is None:
+            if hub.token and self.headers["Authorization"] != f"Bearer {hub.token}":
+                self._empty(401, {})
+            elif refusal or data is None:
                 self._empty(refusal or 404, {"Retry-After": "0"})
             elif hub.moved_to:
                 self._empty(302, {"Location": hub.moved_to + self.path})
