@@ -185,6 +185,8 @@ def _begin(
         raise nothing_fits(report)
     taken = picks(report, replicas)
     _check_wallet(taken[0], connection)
+    for plan in taken:
+        _check_local_weights(plan)
     if not options.as_json:
         show(report)
         if replicas > 1:
@@ -212,13 +214,44 @@ def _begin(
 
 
 def _say_worst_case(report: PlanReport, taken: tuple[Plan, ...]) -> None:
+    from clorefleet.domain.download import estimate
+
     first = sum((plan.price.first_day_usd for plan in taken), Decimal(0))
     daily = sum((plan.price.running_usd_per_day for plan in taken), Decimal(0))
     say()
+    best = taken[0]
+    say(f"Before it serves: {estimate(best.offer, best.setup).text()}. Estimated.")
     say(
         f"Worst case: {usd(first)} on the first day, {usd(daily)}/day after it, "
         f"never above {report.requirement.budget}."
     )
+
+
+def _check_local_weights(plan: Plan) -> None:
+    """
+    Raises:
+        BadInput: the plan's weights are to come from this machine and are not there.
+    """
+    from fnmatch import fnmatchcase
+    from pathlib import Path
+    from urllib.parse import unquote, urlsplit
+
+    from clorefleet.domain.download import LOCAL
+    from clorefleet.domain.errors import BadInput
+
+    setup = plan.setup
+    if not setup.repo.startswith(LOCAL):
+        return
+    path = Path(unquote(urlsplit(setup.repo).path))
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    if not path.is_file() and not any(
+        fnmatchcase(name, pattern) for name in names for pattern in setup.files
+    ):
+        raise BadInput(
+            f"{path} is no file, and no folder with a file like {', '.join(setup.files)}.",
+            remedy=f"Check repo and files of the recipe “{setup.model}”.",
+            money="Nothing was rented.",
+        )
 
 
 def _check_wallet(best: Plan, connection: Connection) -> None:

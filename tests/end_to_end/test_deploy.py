@@ -43,13 +43,13 @@ def market(home: CommandLine, name: str) -> dict:
     return sandbox.control(info, name)
 
 
-def ask(home: CommandLine, prompt: str, *, token: str | None = None) -> str:
+def ask(home: CommandLine, prompt: str, *, token: str | None = None, model: str = "smollm2-135m") -> str:
     url = home("daemon", "status", "--sandbox", "--json").json["gateway_url"]
     token = token or (home.home / "home" / "state" / "sandbox" / "gateway.token").read_text()
     request = urllib.request.Request(
         f"{url}/v1/chat/completions",
         json.dumps(
-            {"model": "smollm2-135m", "max_tokens": 8, "messages": [{"role": "user", "content": prompt}]}
+            {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": prompt}]}
         ).encode(),
         {"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
     )
