@@ -100,10 +100,10 @@ def _suspect(invariant: str, subject: object, text: str, readings: int = 1) -> _
 
 def _orders_explained(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspicion]:
     """S1: each billing order is leased, foreign and reported, or in doubt."""
-    leased = {lease.order_id for lease in snapshot.leases}
+    leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
     in_doubt = {lease.server_id for lease in snapshot.leases if lease.state is LeaseState.INTENT}
     for order in orders.live():
-        if order.order_id in leased or order.server_id in in_doubt:
+        if (order.order_id, order.server_id) in leased or order.server_id in in_doubt:
             continue
         if (order.order_id, order.server_id) in snapshot.foreign:
             continue
@@ -140,7 +140,8 @@ def _prices_kept(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
     for lease in snapshot.leases:
         if lease.order_id is None or lease.state is not LeaseState.ORDERED or not lease.is_proven:
             continue  # what is not proven to be ours is not ended for its price either
-        order = orders.by_id(lease.order_id)
+        # A number may be given again (A21): on another server it is another order.
+        order = orders.on_server(lease.order_id, lease.server_id)
         if order is None or order.is_expired:
             continue
         approved = lease.plan.price.billed
@@ -155,14 +156,14 @@ def _prices_kept(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
 def _ended_stays_ended(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspicion]:
     """S6: no order of an ended lease is alive in the list."""
     ended = {
-        lease.order_id: lease
+        (lease.order_id, lease.server_id): lease
         for lease in snapshot.closed_leases
         if lease.order_id is not None and lease.state is LeaseState.ENDED
     }
-    leased = {lease.order_id for lease in snapshot.leases}
+    leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
     for order in orders.live():
-        lease = ended.get(order.order_id)
-        if lease is None or order.order_id in leased or order.server_id != lease.server_id:
+        lease = ended.get((order.order_id, order.server_id))
+        if lease is None or (order.order_id, order.server_id) in leased:
             continue
         text = f"is alive in the list, and lease {lease.lease_id} counts as ended"
         yield _suspect("S6", f"order {order.order_id}", text, READINGS_TO_ACT)

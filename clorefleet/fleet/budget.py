@@ -327,14 +327,20 @@ def why_stop_renting(
     """
     if guard.is_stopped:
         return ""
-    since = max(now - limits.breaker_window, guard.resumed_at or now - limits.breaker_window)
-    rents = sum(1 for each in leases if each.created_at >= since and each.state is not LeaseState.REFUSED)
+    since, resumed_at = now - limits.breaker_window, guard.resumed_at
+    # Clocks are set back. What lies ahead of ours was before that, and would count for as long as it lies
+    # there; a "go on" that lies farther ahead than two machines differ must not switch the breaker off.
+    if resumed_at is not None and resumed_at <= now + limits.breaker_window:
+        since = max(since, resumed_at)
+    rents = sum(
+        1 for each in leases if since <= each.created_at <= now and each.state is not LeaseState.REFUSED
+    )
     if rents > limits.rents_per_window:
         return (
             f"{rents} servers were rented within {_hours(limits.breaker_window)}, more than "
             f"{limits.rents_per_window}: something makes them fail"
         )
-    failed = len({each.server_id for each in faults if each.at >= since})
+    failed = len({each.server_id for each in faults if since <= each.at <= now})
     if failed > limits.failed_hosts_per_window:
         return (
             f"{failed} hosts failed within {_hours(limits.breaker_window)}, more than "

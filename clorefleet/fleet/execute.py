@@ -190,8 +190,7 @@ class Executor:
             case Adopt(lease_id, order, reason):
                 self._keep(self._journal.adopt(self._lease(lease_id), order, reason, now=now))
             case DropRent(lease_id, reason):
-                # Keys first: a death in between leaves work for the next tick, never a key for nobody.
-                self._nodes.forget(lease_id)
+                # Its key stays for a while: should the order come late, the key is what proves it ours.
                 self._keep(self._journal.drop_rent(self._lease(lease_id), reason, now=now))
             case GiveBack(lease_id, reason, blocks_host, cause):
                 self._keep(

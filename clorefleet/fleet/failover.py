@@ -16,6 +16,7 @@ from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.failure import NO_RETRY_HELPS, Cause, Exclusion, blames_host, exclusion_of
+from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import format_usd
@@ -118,38 +119,42 @@ def _why(view: NodeView) -> str:
 # -- the next plan
 
 
-def failures(deployment: Deployment, leases: Iterable[Lease]) -> tuple[Lease, ...]:
-    """Its leases that failed since its attempts are counted, oldest first."""
+def is_counted(lease: Lease, deployment: Deployment, now: datetime) -> bool:
+    """True for a lease made since the user last said `deploy`. One from the future was made before our clock
+    was set back, and before that word: counting it would give up at once, and again after each `deploy`."""
     since = deployment.attempts_since or deployment.created_at
+    return lease.deployment_id == deployment.deployment_id and since <= lease.created_at <= now
+
+
+def failures(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> tuple[Lease, ...]:
+    """Its leases that failed since its attempts are counted, oldest first."""
     mine = [
         lease
         for lease in leases
-        if lease.deployment_id == deployment.deployment_id
-        and lease.created_at >= since
-        and lease.cause not in (None, Cause.SUPERSEDED)
+        if is_counted(lease, deployment, now) and lease.cause not in (None, Cause.SUPERSEDED)
     ]
     return tuple(sorted(mine, key=lambda lease: (lease.created_at, lease.lease_id)))
 
 
-def exclusions(deployment: Deployment, leases: Iterable[Lease]) -> tuple[Exclusion, ...]:
+def exclusions(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> tuple[Exclusion, ...]:
     """What those failures tell about other servers."""
     found = (
         exclusion_of(lease.cause, lease.plan.offer, lease.plan.setup)
-        for lease in failures(deployment, leases)
+        for lease in failures(deployment, leases, now)
         if lease.cause is not None
     )
     return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
-def would_fail_again(plan: Plan, deployment: Deployment, leases: Iterable[Lease]) -> bool:
+def would_fail_again(plan: Plan, deployment: Deployment, leases: Iterable[Lease], now: datetime) -> bool:
     """An exclusion covers it, or the same weights and image failed on the same server."""
     leases, setup = tuple(leases), plan.setup
-    if any(each.matches(plan.offer, setup) for each in exclusions(deployment, leases)):
+    if any(each.matches(plan.offer, setup) for each in exclusions(deployment, leases, now)):
         return True
     return any(
         lease.server_id == plan.offer.server_id
         and (lease.plan.setup.image, lease.plan.setup.checkpoint) == (setup.image, setup.checkpoint)
-        for lease in failures(deployment, leases)
+        for lease in failures(deployment, leases, now)
     )
 
 
@@ -157,7 +162,7 @@ def tried(
     deployment: Deployment, leases: Iterable[Lease], segments: Iterable[LedgerSegment], now: datetime
 ) -> str:
     """What was tried, what it cost, and what to change; "" when nothing failed."""
-    failed = failures(deployment, leases)
+    failed = failures(deployment, leases, now)
     if not failed:
         return ""
     segments = tuple(segments)
@@ -203,15 +208,23 @@ def hedge_slots(deployment: Deployment, leases: Iterable[Lease]) -> list[int]:
 
 
 def why_superseded(lease: Lease, leases: Iterable[Lease]) -> str:
-    """Another server of the same slot is ready: this one is not needed; "" while it is."""
-    if lease.phase is Phase.SERVING:
-        return ""
+    """Another server of the same slot is ready: this one is not needed; "" while it is.
+
+    Where both are ready, exactly one is kept, however close they were: the one that answers, then the one
+    that was ready first. A server that was rented to follow another is not a hedge: see `moves`.
+    """
     is_late = any(
         other.deployment_id == lease.deployment_id
         and other.slot == lease.slot
         and other.lease_id not in (lease.lease_id, lease.replaces)
+        and other.replaces != lease.lease_id
         and other.phase is Phase.SERVING
         and is_held(other)
+        and (lease.phase is not Phase.SERVING or _readiness(other) < _readiness(lease))
         for other in leases
     )
     return "the other of two servers was ready first" if is_late else ""
+
+
+def _readiness(lease: Lease) -> tuple[bool, datetime, LeaseId]:
+    return lease.unhealthy_since is not None, lease.phase_since, lease.lease_id

@@ -110,6 +110,8 @@ class Journal:
 
     def finish_rent_accepted(self, lease: Lease, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:
+            # From the answer on, not from the intent: a request may have taken minutes.
+            tx.put_lease(replace(tx.lease(lease.lease_id) or lease, phase_since=now))
             self._close_intent(tx, lease, lease.intent_id, IntentState.DONE, now)
             self._event(tx, lease, "rent_accepted", "The market accepted the order.", now)
 
@@ -253,9 +255,12 @@ class Journal:
         return ended
 
     def reopen(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
+        """An order shows up alive although its lease was closed: to be ended, once it is proven to be ours.
+        For the late order of a dropped rent only server and time speak: our key has to open it."""
         with self._store.write(self._token) as tx:
             reopened = replace(
                 lease.moved(LeaseState.ENDING).entered(Phase.DRAINING, now, reason=reason),
+                is_proven=lease.is_proven and lease.order_id is not None,
                 order_id=order.order_id,
                 ordered_at=lease.ordered_at or order.created_at or lease.created_at,
                 price=order.price,

@@ -12,7 +12,7 @@ from typing import Protocol
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadTaken
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.usage import UsageHour
@@ -150,6 +150,9 @@ class Fleet:
         self.set_wanted(why_not_ready(snapshot, leases))
         if snapshot.is_prune_due:
             journal.prune(before=snapshot.now - self.limits.journal_memory)
+            for lease in snapshot.closed_leases:
+                if _has_useless_key(lease, snapshot.now, self.limits):
+                    self.nodes.forget(lease.lease_id)
         self._note_tick(snapshot, trouble, token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(
@@ -183,6 +186,13 @@ class Fleet:
             if self.usage is not None:
                 self.usage.put_back(used)
             raise
+
+
+def _has_useless_key(lease: Lease, now: datetime, limits: FleetLimits) -> bool:
+    """Of a rent that was dropped too long ago for its order to come. A second deletion changes nothing."""
+    if lease.refusal != NO_ORDER or lease.is_open or lease.ended_at is None:
+        return False
+    return abs(now - lease.ended_at) > limits.dropped_key_memory
 
 
 CANCELS_BEFORE_NOTICE = 3

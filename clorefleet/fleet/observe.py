@@ -147,11 +147,11 @@ class Observer:
             now=now,
             deployments=deployments,
             leases=leases,
-            attempts={d.deployment_id: _attempts(d, remembered) for d in deployments},
+            attempts={d.deployment_id: _attempts(d, remembered, now) for d in deployments},
             intents=intents,
             orders=orders,
             nodes=views,
-            plans=self._plan(wanting, view, remembered),
+            plans=self._plan(wanting, view, remembered, now),
             offers_trouble=offers_trouble,
             segments=spending.segments,
             closed_leases=closed,
@@ -224,14 +224,18 @@ class Observer:
             return None
 
     def _plan(
-        self, wanting: tuple[Deployment, ...], view: MarketView | None, leases: tuple[Lease, ...]
+        self,
+        wanting: tuple[Deployment, ...],
+        view: MarketView | None,
+        leases: tuple[Lease, ...],
+        now: datetime,
     ) -> Mapping[DeploymentId, PlanReport]:
         """Plans that leave out what would fail as an earlier server of the deployment did."""
         if view is None:
             return {}
         return {
             d.deployment_id: self._planner(
-                replace(d.requirement, exclusions=failover.exclusions(d, leases)), view
+                replace(d.requirement, exclusions=failover.exclusions(d, leases, now)), view
             )
             for d in wanting
         }
@@ -246,10 +250,10 @@ class Observer:
         }
         looks = [
             (lease, order)
-            for lease in leases
+            for lease in map(_as_looked_at, leases)
             if lease.state is LeaseState.ORDERED and lease.phase in _LOOKED_AT
             if orders is not None and lease.order_id is not None
-            for order in [orders.by_id(lease.order_id)]
+            for order in [orders.on_server(lease.order_id, lease.server_id)]
             if order is not None and not order.is_expired and order.ssh is not None
         ]
         lookers = min(self._lookers_max, len(looks))
@@ -263,6 +267,13 @@ class Observer:
                     view = replace(view, in_flight=self._in_flight(lease.lease_id))
                 views[lease.lease_id] = view
         return views
+
+
+def _as_looked_at(lease: Lease) -> Lease:
+    """A reopened lease that is not proven to be ours is looked at like one that waits."""
+    if lease.state is LeaseState.ENDING and not lease.is_proven and lease.cancel_asked_at is None:
+        return replace(lease, state=LeaseState.ORDERED, phase=Phase.WAITING)
+    return lease
 
 
 def _begins_another(period: timedelta, last: datetime | None, now: datetime) -> bool:
@@ -321,14 +332,12 @@ def _wanting(
     return tuple(d for d in deployments if d.desired is Desired.RUNNING and lacks(d))
 
 
-def _attempts(deployment: Deployment, leases: tuple[Lease, ...]) -> int:
+def _attempts(deployment: Deployment, leases: tuple[Lease, ...], now: datetime) -> int:
     """Servers tried since the count began: those that became orders, or may have."""
-    since = deployment.attempts_since or deployment.created_at
     return sum(
         1
         for lease in leases
-        if lease.deployment_id == deployment.deployment_id
-        and lease.created_at >= since
+        if failover.is_counted(lease, deployment, now)
         and lease.state is not LeaseState.REFUSED
         and lease.cause is not Cause.SUPERSEDED
         and not (lease.state is LeaseState.ENDED and lease.measured_tokens_per_s is not None)
@@ -360,13 +369,11 @@ def _pauses(
     """Refusals that another server would not cure, and too many refusals of any kind."""
     pauses: dict[DeploymentId, str] = {}
     for deployment in deployments:
-        since = deployment.attempts_since or deployment.created_at
         recent = [
             lease
             for lease in closed
-            if lease.deployment_id == deployment.deployment_id
+            if failover.is_counted(lease, deployment, now)
             and lease.state is LeaseState.REFUSED
-            and lease.created_at >= since
             and lease.ended_at is not None
             and now - lease.ended_at < limits.refusal_memory
         ]

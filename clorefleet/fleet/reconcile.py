@@ -142,7 +142,7 @@ def _resolve_doubt(
             return
     intent = next((each for each in snapshot.intents if each.intent_id == lease.intent_id), None)
     was_accepted = intent is None
-    doubted_at = lease.created_at if intent is None else intent.doubted_at or intent.created_at
+    doubted_at = lease.phase_since if intent is None else intent.doubted_at or intent.created_at
     if orders.unreadable:
         return
     # A tick reads the store before the list, so that this list was read after the doubt was written.
@@ -338,10 +338,34 @@ def _decide_ending(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Ite
             return
         if lease.absent_polls:
             yield NoteAbsence(lease.lease_id, 0)
+        if _is_reopened_and_unproven(lease):
+            if order is not None:
+                yield from _prove_reopened(snapshot, lease, order, limits)
+            return
+    elif _is_reopened_and_unproven(lease):
+        return
     asked = lease.cancel_asked_at
     is_due = asked is None or snapshot.now - asked >= limits.cancel_repeat or snapshot.now < asked
     if lease.order_id is not None and is_due:
         yield Cancel(lease.lease_id, lease.order_id, lease.reason)
+
+
+def _is_reopened_and_unproven(lease: Lease) -> bool:
+    return not lease.is_proven and lease.cancel_asked_at is None
+
+
+def _prove_reopened(snapshot: Snapshot, lease: Lease, order: Order, limits: FleetLimits) -> Iterator[Action]:
+    """A late order of a rent that was in doubt, or somebody else's on that server: as in `_prove`, nothing
+    cancels it before our key has opened the server. Where the key does not within the time of waiting, the
+    order is reported, not ended: our slot was filled long ago, and this may be another fleet's."""
+    view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
+    if view.is_hostile:
+        yield Disown(lease.lease_id, order, view.trouble)
+    elif view.host_key:
+        yield Cancel(lease.lease_id, order.order_id, lease.reason)
+    elif snapshot.now - lease.phase_since > limits.phase[Phase.WAITING]:
+        waited = _words(limits.phase[Phase.WAITING])
+        yield Disown(lease.lease_id, order, f"our key did not open its server within {waited}")
 
 
 # -- the work of each phase on the node
@@ -538,8 +562,11 @@ def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> L
 
 
 def _settlements(snapshot: Snapshot, orders: OrderList) -> Iterator[Action]:
+    servers = {lease.order_id: lease.server_id for lease in snapshot.closed_leases}
     for order_id in snapshot.unsettled:
-        order = orders.by_id(order_id)
+        # The number may be another order's by now (A21), which is alive elsewhere and settles nothing.
+        server_id = servers.get(order_id)
+        order = orders.by_id(order_id) if server_id is None else orders.on_server(order_id, server_id)
         if order is not None and order.is_expired:
             yield Settle(order_id, order.spend.amount)
 
@@ -672,7 +699,8 @@ def _first_allowed(
     usable = [
         plan
         for plan in listed
-        if plan.offer.server_id not in avoided and not failover.would_fail_again(plan, deployment, everyone)
+        if plan.offer.server_id not in avoided
+        and not failover.would_fail_again(plan, deployment, everyone, snapshot.now)
     ]
     skipped = len(listed) - len(usable)
     for plan in prefer_other_owners(usable, {lease.plan.offer.owner_id for lease in held if lease.is_open}):

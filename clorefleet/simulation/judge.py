@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.identity import OrderId, ServerId
-from clorefleet.domain.intent import Effect
+from clorefleet.domain.intent import Effect, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.order import OrderList, RentRequest
 from clorefleet.domain.text import LINE_MAX_CHARS
@@ -138,13 +138,16 @@ class Judge:
 
     def may_be_foreign(self, home: Home, order: TrueOrder, lease: Lease | None) -> bool:
         """Not made by this fleet, or nobody could tell: the market made it twice, the store that knew of it
-        is lost, or it showed up after its rent was given up and the clock had jumped meanwhile."""
+        is lost, or it showed up after its rent was given up and either the clock had jumped meanwhile or its
+        server never let our key in."""
         if order.asked_by != home.fleet_name or order.is_duplicate or lease is None:
             return True
         if lease.order_id is not None and lease.order_id != order.order_id:
             return True  # of two orders that the market made of one request, the lease holds the other
         has_jumped = any(process.has_jumped_s >= 0 for process in home.processes)
-        return order.was_hidden and lease.order_id is None and not lease.is_open and has_jumped
+        was_reopened = lease.ordered_at is not None  # and disowned, since it has no order any more
+        is_late = order.was_hidden and lease.order_id is None and not lease.is_open
+        return is_late and (has_jumped or was_reopened)
 
     # -- what the fleet was told, and what it made of it
 
@@ -170,10 +173,20 @@ class Judge:
         """S2, S6: nothing was concluded from less than the protocol asks for."""
         limits, now_s = self._world.scenario.limits, self._world.now_s()
         absences = self._absences.get(process.fleet_name, Counter())
+        actions = tuple(actions)
         if not any(isinstance(action, (End, DropRent)) for action in actions):
             return
         with process.home.house.open().read() as tx:
             servers = {lease.lease_id: lease.server_id for lease in tx.leases()}
+            accepted = {
+                action.lease_id
+                for action in actions
+                if isinstance(action, DropRent)
+                and any(
+                    intent.effect is Effect.RENT and intent.state is IntentState.DONE
+                    for intent in tx.intents_of(action.lease_id)
+                )
+            }
         for action in actions:
             if isinstance(action, End):
                 key = (action.order_id, servers[action.lease_id])
@@ -182,7 +195,9 @@ class Judge:
                 asked_s = self._asked_s.get(f"{process.fleet_name}/{action.lease_id}")
                 if asked_s is not None:
                     waited = timedelta(seconds=now_s - asked_s)
-                    self._refuse(at_drop(action.lease_id, waited, limits.doubt_grace))
+                    is_accepted = action.lease_id in accepted
+                    grace = limits.accepted_grace if is_accepted else limits.doubt_grace
+                    self._refuse(at_drop(action.lease_id, waited, grace))
 
     def calls(self, count: int) -> None:
         if count > CALLS_MAX_PER_TICK:
@@ -289,7 +304,10 @@ class Judge:
             deployments, leases = tx.deployments(), tx.open_leases()
         for deployment in deployments:
             mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
-            serving = [lease for lease in mine if lease.phase is Phase.SERVING]
+            # One that is known not to answer is about to be replaced: that is not where it stays.
+            serving = [
+                lease for lease in mine if lease.phase is Phase.SERVING and lease.unhealthy_since is None
+            ]
             wanted = deployment.replicas if deployment.desired is Desired.RUNNING else 0
             if len(serving) != wanted or len(mine) != wanted:
                 phases = ", ".join(str(lease.phase) for lease in mine)

@@ -197,6 +197,9 @@ class World:
     def _plan_errand(self, errand: str, at_s: float) -> None:
         heapq.heappush(self._turns, (at_s, next(self._sequence), errand, 0))
 
+    def _has_errand(self, errand: str) -> bool:
+        return any(turn[2] == errand for turn in self._turns)
+
     def run_until(self, end_s: float) -> None:
         for _ in self._steps(end_s):
             pass
@@ -280,6 +283,10 @@ class World:
         self._are_faults_on = False
         self.switches.calm()
         self._happenings.clear()
+        if self._has_errand("restore"):
+            self._run_errand("restore")  # what is torn is mended first
+        self._turns = [turn for turn in self._turns if turn[2] != "restore"]
+        heapq.heapify(self._turns)
         self._bunched.clear()
         self.market.prices.clear()
         self.market.taken_until_s.clear()
@@ -513,7 +520,11 @@ class World:
         self._wake(home)
 
     def _wish_again(self, home: Home) -> None:
-        """The user sees what is gone or has given up, and says it once more."""
+        """The user sees what is gone, has given up, or runs although she stopped it (a restored store knows
+        nothing of that), and says it once more."""
+        for deployment in self._deployments(home):
+            if (home.fleet_name, deployment.deployment_id) not in self._wishes:
+                self._put(home, replace(deployment, desired=Desired.STOPPED))
         for (fleet_name, _), wish in sorted(self._wishes.items()):
             if fleet_name == home.fleet_name:
                 self._wish(home, replace(wish, kind=WishKind.DEPLOY, budget_usd_per_day=60))

@@ -129,6 +129,8 @@ class NodeDesk:
         node = self._nodes.of(true)
         if node.never_boots or node.is_dead or now_s < true.created_s + true.host.boot_s:
             return NodeView(trouble="connection refused")
+        if lease.lease_id not in self._nodes.keys:
+            return NodeView(trouble="our key is gone")
         if true.nonce != f"{self._caller.fleet_name}/{lease.lease_id}":
             return NodeView(trouble="the server does not know our key", is_hostile=True)
         if switches.strikes("F3"):

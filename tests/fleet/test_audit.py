@@ -58,6 +58,17 @@ def test_what_must_never_be_is_found_within_some_readings(invariant: str, change
     assert invariant in {each.invariant for each in found.violations}
 
 
+def test_an_old_number_on_another_server_is_another_order():
+    """A21: neither its price nor its end is our lease's, and a lease of the number does not explain it."""
+    reused = order(900, 55, price=Rate.per_day("9.0"))
+    known = {"foreign": frozenset({(reused.order_id, reused.server_id)})}
+    assert audited(READINGS_TO_EXPLAIN, orders=orders(reused), **known).violations == ()
+    ended = {"leases": (), "segments": (), "closed_leases": (lease(LeaseState.ENDED, Phase.ENDED),)}
+    assert audited(READINGS_TO_EXPLAIN, orders=orders(reused), **known, **ended).violations == ()
+    [found] = audited(READINGS_TO_EXPLAIN, orders=orders(reused)).violations
+    assert found.invariant == "S1"
+
+
 def test_what_one_lagging_list_shows_is_no_violation():
     assert audited(1, orders=orders(order(), order(999, 55))).violations == ()
 

@@ -234,6 +234,17 @@ def test_the_breaker_counts_rents_that_cost_and_hosts_that_failed():
     assert budget.why_stop_renting((), faults, FleetGuard(resumed_at=NOW), NOW) == ""
 
 
+def test_a_clock_that_was_set_back_neither_trips_the_breaker_for_a_day_nor_switches_it_off():
+    """D1."""
+    ahead = NOW + minutes(24 * 60)
+    before = [HostFault(ServerId(n), ahead - minutes(n), "bad", Decimal(0)) for n in range(1, 10)]
+    assert budget.why_stop_renting((), before, FleetGuard(), NOW) == ""
+    after = [HostFault(ServerId(n), NOW - minutes(n), "bad", Decimal(0)) for n in range(1, 10)]
+    assert "9 hosts" in budget.why_stop_renting((), after, FleetGuard(resumed_at=ahead), NOW)
+    # Two machines' clocks differ: a "go on" of the other one counts.
+    assert budget.why_stop_renting((), after, FleetGuard(resumed_at=NOW + minutes(1)), NOW) == ""
+
+
 def test_a_low_wallet_is_warned_about_before_the_market_ends_the_orders():
     reading = WalletReading(Money.usd(3), NOW, Decimal(0), Decimal(8), Decimal(3), NOW, Decimal(0))
     assert "9.0 hours" in budget.wallet_warning(reading)

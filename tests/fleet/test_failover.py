@@ -227,16 +227,16 @@ def test_every_cause_keeps_something_from_being_tried_again(cause: Cause):
     """Else the same plan would be rented for ever, at the user's cost."""
     gone = failed(cause)
     if cause is Cause.SUPERSEDED:
-        assert failover.failures(deployment(), (gone,)) == ()
+        assert failover.failures(deployment(), (gone,), NOW) == ()
     else:
-        assert failover.would_fail_again(gone.plan, deployment(), (gone,))
+        assert failover.would_fail_again(gone.plan, deployment(), (gone,), NOW)
 
 
 def test_a_repeated_deploy_forgets_what_was_learned():
     gone = failed(Cause.OUT_OF_VRAM)
-    assert failover.exclusions(deployment(), (gone,))
-    assert not failover.exclusions(deployment(attempts_since=NOW), (gone,))
-    assert not failover.exclusions(deployment("other"), (gone,))
+    assert failover.exclusions(deployment(), (gone,), NOW)
+    assert not failover.exclusions(deployment(attempts_since=NOW), (gone,), NOW)
+    assert not failover.exclusions(deployment("other"), (gone,), NOW)
 
 
 def test_the_next_rent_takes_the_plan_that_may_go_otherwise():
@@ -382,6 +382,33 @@ def test_the_one_that_is_not_ready_first_is_given_back_and_blamed_for_nothing():
     assert [(step.lease_id, step.blocks_host, step.cause) for step in given] == [
         (L1, False, Cause.SUPERSEDED)
     ]
+
+
+@pytest.mark.parametrize("first_is_silent", [False, True])
+@pytest.mark.parametrize("apart", [minutes(0), minutes(1)])
+def test_of_two_that_are_ready_in_one_tick_exactly_one_is_kept(apart, first_is_silent: bool):
+    """Each waited for the other to be the late one, and both billed on."""
+    first = lease(phase=Phase.SERVING, unhealthy_since=NOW if first_is_silent else None)
+    second = replace(second_lease(Phase.SERVING), phase_since=first.phase_since + apart)
+    steps = hedged(leases=(first, second), orders=orders(order(), order(901, 8)))
+    given = [step for step in steps if isinstance(step, GiveBack)]
+    assert [step.lease_id for step in given] == [L1 if first_is_silent else second.lease_id]
+    assert given[0].cause is Cause.SUPERSEDED
+
+
+def test_one_that_is_to_be_followed_is_no_hedge():
+    follower = replace(second_lease(Phase.SERVING), replaces=L1)
+    for one, other in ((follower, lease(phase=Phase.SERVING)), (lease(phase=Phase.SERVING), follower)):
+        assert failover.why_superseded(one, (one, other)) == ""
+
+
+def test_servers_tried_before_the_clock_was_set_back_are_not_counted_after_a_new_deploy():
+    """D1: they lay in the future, so that each new `deploy` gave up at once."""
+    gone = lease(
+        LeaseState.ENDED, Phase.ENDED, cause=Cause.UNKNOWN, created_at=NOW + minutes(600), ended_at=NOW
+    )
+    again = deployment(attempts_since=NOW - minutes(1))
+    assert failover.failures(again, (gone,), NOW) == ()
 
 
 def test_a_replica_of_another_slot_supersedes_nobody():

@@ -266,7 +266,10 @@ def test_a_rent_in_doubt_is_dropped_only_after_grace_and_several_readings():
 def test_an_accepted_rent_is_looked_for_longer_than_a_doubtful_one():
     """No open intent: the market had said yes, and lists have been seen a minute late."""
     assert decided(DropRent, leases=(DOUBTFUL,), intents=()) == []
-    old = replace(DOUBTFUL, created_at=NOW - minutes(11))
+    # From the market's answer on: a request that dripped for minutes began long before.
+    slow = replace(DOUBTFUL, created_at=NOW - minutes(11), phase_since=NOW - minutes(9))
+    assert decided(DropRent, leases=(slow,), intents=()) == []
+    old = replace(slow, phase_since=NOW - minutes(11))
     assert len(decided(DropRent, leases=(old,), intents=())) == 1
 
 
@@ -325,6 +328,42 @@ def test_a_closed_lease_whose_order_shows_up_again_is_reopened():
 def test_a_dropped_rent_whose_order_comes_late_is_reopened_and_so_ended():
     dropped = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW, refusal=NO_ORDER)
     assert len(decided(Reopen, closed_leases=(dropped,), orders=orders(order()))) == 1
+
+
+REOPENED = lease(LeaseState.ENDING, Phase.DRAINING, is_proven=False, reason="came late")
+
+
+def about_reopened(kind: type, view: NodeView | None = None, **changes: object) -> list:
+    nodes = {} if view is None else {L1: view}
+    return decided(kind, **{"leases": (REOPENED,), "orders": orders(order()), "nodes": nodes} | changes)
+
+
+def test_a_late_order_is_not_cancelled_before_our_key_has_opened_its_server():
+    """S9, C4: another fleet rented the server of a rent that was dropped; it was taken for the late order."""
+    for changes in ({}, {"orders": None}, {"orders": orders()}):
+        assert about_reopened(Cancel, **changes) == []
+    assert about_reopened(Cancel, NodeView(trouble="connection refused")) == []
+    opened = NodeView(host_key="ssh-ed25519 A")
+    assert about_reopened(Cancel, opened) == [Cancel(L1, OrderId(900), "came late")]
+    asked = replace(REOPENED, cancel_asked_at=NOW - minutes(1))
+    assert len(about_reopened(Cancel, leases=(asked,))) == 1
+
+
+def test_a_late_order_that_our_key_does_not_open_is_reported_and_left_alone():
+    assert len(about_reopened(Disown, NodeView(trouble="another key", is_hostile=True))) == 1
+    waited = {"leases": (replace(REOPENED, phase_since=NOW - minutes(60)),)}
+    assert len(about_reopened(Disown, **waited)) == 1
+    assert about_reopened(Cancel, **waited) == []
+
+
+def test_an_order_is_settled_although_its_number_is_another_orders_by_now():
+    """A21, S7."""
+    closed = lease(LeaseState.ENDED, Phase.ENDED)
+    mine, other = order(is_expired=True), order(900, 55)
+    listed = orders(other, mine)
+    settled = decided(Settle, closed_leases=(closed,), orders=listed, unsettled=(OrderId(900),))
+    assert settled == [Settle(OrderId(900), mine.spend.amount)]
+    assert decided(Settle, closed_leases=(closed,), orders=orders(other), unsettled=(OrderId(900),)) == []
 
 
 def test_a_foreign_order_is_reported_and_nothing_else():

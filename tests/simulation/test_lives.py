@@ -14,7 +14,7 @@ from clorefleet.simulation.life import live
 from clorefleet.simulation.planted import BUGS
 from clorefleet.simulation.scenario import draw
 from clorefleet.simulation.shrink import as_regression, shrink
-from tests.simulation.regressions import CASES, Case
+from tests.simulation.regressions import CASES, ONCE_BROKEN, Case
 
 FAMILIES = {"A": 22, "B": 9, "C": 8, "D": 5, "E": 7, "F": 17, "G": 8}
 """Faults of the failure model, by family."""
@@ -22,6 +22,11 @@ FAMILIES = {"A": 22, "B": 9, "C": 8, "D": 5, "E": 7, "F": 17, "G": 8}
 
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_everything_holds_in_a_life(seed: int):
+    assert live(draw(seed, is_on_sqlite=False)).violation is None
+
+
+@pytest.mark.parametrize("seed", ONCE_BROKEN)
+def test_a_seed_that_once_broke_holds(seed: int):
     assert live(draw(seed, is_on_sqlite=False)).violation is None
 
 
