@@ -69,7 +69,10 @@ class Journal:
             deployment = tx.deployment(action.deployment_id)
             if deployment is None or deployment.desired is not Desired.RUNNING:
                 raise BudgetExceeded("The deployment was stopped meanwhile.")
-            held = [each for each in tx.open_leases() if each.deployment_id == action.deployment_id]
+            everyone = tx.open_leases()
+            if any(each.server_id == lease.server_id for each in everyone):
+                raise BudgetExceeded(f"Server {lease.server_id} has an order or a rent in doubt already.")
+            held = [each for each in everyone if each.deployment_id == action.deployment_id]
             if any(each.slot == lease.slot and each.state is LeaseState.INTENT for each in held):
                 raise BudgetExceeded(f"Slot {lease.slot} has a rent in doubt.")
             spending = load_spending(tx, now)

@@ -18,13 +18,15 @@ Rules that keep money safe:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
-from clorefleet.domain.identity import LeaseId, ServerId
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
@@ -76,8 +78,13 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
         now=snapshot.now,
         limits=limits,
     )
+    adopted: set[tuple[OrderId, ServerId]] = set()
     for lease in snapshot.leases:
         decided = tuple(_decide_lease(snapshot, lease, limits))
+        orders = {(each.order.order_id, each.order.server_id) for each in decided if isinstance(each, Adopt)}
+        if orders & adopted:
+            continue  # another lease has the order from this tick on: the next one finds none for this
+        adopted |= orders
         if (
             lease.lease_id in over
             and lease.is_proven
@@ -101,7 +108,10 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     if trouble:
         return (*actions, StopRenting(trouble))
     for deployment in snapshot.deployments:
-        actions.extend(_fill_slots(snapshot, deployment))
+        found = tuple(_fill_slots(snapshot, deployment))
+        rented = {each.plan.offer.server_id for each in found if isinstance(each, Rent)}
+        snapshot = replace(snapshot, asked_servers=snapshot.asked_servers | rented) if rented else snapshot
+        actions.extend(found)
     return tuple(actions)
 
 
@@ -617,7 +627,7 @@ def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
     if report is None:
         yield Explain(deployment.deployment_id, snapshot.offers_trouble or "The offers are being read.")
         return
-    taken = {lease.server_id for lease in snapshot.leases}
+    taken = set(snapshot.locked_servers)
     # Also what the list shows and offers do not: an order found there later must be the one we ask for.
     taken |= {order.server_id for order in snapshot.orders.live()}
     refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
@@ -652,7 +662,7 @@ def _hedge(snapshot: Snapshot, deployment: Deployment, mine: list[Lease]) -> Ite
     if attempts >= deployment.attempts_max:
         return
     refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
-    avoided = {lease.server_id for lease in snapshot.leases} | refused | snapshot.faulty_servers
+    avoided = snapshot.locked_servers | refused | snapshot.faulty_servers
     plan, _ = _first_allowed(report.plans, deployment, mine, snapshot, avoided=avoided)
     if plan is not None:
         why = f"a second server for slot {slots[0]}: the one that is ready first is kept"
@@ -664,7 +674,7 @@ def _mixed(
     deployment: Deployment,
     empty: int,
     held: list[Lease],
-    avoided: set[ServerId],
+    avoided: AbstractSet[ServerId],
 ) -> tuple[Plan, ...]:
     """Where load asks for several servers at once: first those that carry it together for the least."""
     usable = [plan for plan in plans if plan.offer.server_id not in avoided and plan.price.lacking is None]
@@ -689,7 +699,7 @@ def _first_allowed(
     held: list[Lease],
     snapshot: Snapshot,
     *,
-    avoided: set[ServerId],
+    avoided: AbstractSet[ServerId],
 ) -> tuple[Plan | None, str]:
     """The best plan that is not excluded and keeps the budget, or the sentence that says why none is."""
     spent = snapshot.spent_today_usd.get(deployment.deployment_id, Decimal(0))

@@ -47,6 +47,8 @@ class Snapshot:
     closed_leases: tuple[Lease, ...] = ()
     """Ended or refused not long ago: their orders may still show up in a lagging list."""
     faulty_servers: frozenset[ServerId] = frozenset()
+    asked_servers: frozenset[ServerId] = frozenset()
+    """Those that this same tick sets out to rent."""
     refused_servers: Mapping[DeploymentId, frozenset[ServerId]] = field(default_factory=dict)
     """Servers whose rent was refused lately (taken by another, offline)."""
     pauses: Mapping[DeploymentId, str] = field(default_factory=dict)
@@ -78,6 +80,12 @@ class Snapshot:
     load: Mapping[DeploymentId, LoadSample] = field(default_factory=dict)
     """What was asked for since the last tick, of deployments that follow load or use."""
     is_prune_due: bool = False
+
+    @property
+    def locked_servers(self) -> frozenset[ServerId]:
+        """Held by a lease or about to be, whatever the deployment: a server has one order, and an order that
+        shows up there must be that lease's."""
+        return self.asked_servers | {lease.server_id for lease in self.leases}
 
     def wallet_readings(self) -> tuple[WalletReading, ...]:
         """What this tick read of the wallets, beside the first reading of the day."""

@@ -60,6 +60,26 @@ def test_an_empty_slot_rents_the_best_plan():
     assert decided(Rent, plans={TINY: report(best, second)}) == [Rent(TINY, 0, best, "slot 0 has no server")]
 
 
+def test_two_deployments_never_ask_for_one_server_in_the_same_tick():
+    """S2: were both in doubt, the order that shows up there would be either's."""
+    other = DeploymentId("other")
+    best, second = plan(1, "1.0"), plan(2, "2.0")
+    rents = decided(
+        Rent,
+        deployments=(deployment(), deployment("other")),
+        plans={TINY: report(best, second), other: report(best, second)},
+    )
+    assert [(each.deployment_id, each.plan) for each in rents] == [(TINY, best), (other, second)]
+
+
+def test_an_order_is_adopted_by_one_lease_however_many_may_have_asked_for_it():
+    doubts = tuple(
+        lease(LeaseState.INTENT, Phase.RENTING, lease_id=LeaseId(name), intent_id=IntentId(f"{name}-rent"))
+        for name in ("l1", "l2")
+    )
+    assert [each.lease_id for each in decided(Adopt, leases=doubts, orders=orders(order()))] == [L1]
+
+
 def test_nothing_is_rented_while_the_order_list_cannot_be_read():
     assert decided(Rent, plans={TINY: report(plan())}, orders=None) == []
 
