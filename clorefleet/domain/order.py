@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
@@ -96,6 +96,10 @@ class Wallet:
     balance: Money | None
 
 
+def always_timely() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class RentRequest:
     """All that `create_order` needs, with the price that was approved."""
@@ -112,3 +116,6 @@ class RentRequest:
     command: Secret = NO_SECRET
     """The start-up script. It may hold the server's host key, and is therefore never shown."""
     needs_ssh_entrypoint: bool = False
+    is_timely: Callable[[], bool] = field(default=always_timely, compare=False, repr=False)
+    """Asked when the request's turn has come, right before it leaves. Where it says no, nothing is sent: a
+    process that was paused may meanwhile have been given up."""

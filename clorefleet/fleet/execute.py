@@ -271,6 +271,7 @@ class Executor:
                 ssh_password=credentials.ssh_password,
                 command=Secret(self._startup_command(credentials)),
                 needs_ssh_entrypoint=not image.startswith("cloreai/"),
+                is_timely=lambda: not self._has_slept(now, began_s),
             )
             return self._market.rent(request)
 

@@ -35,7 +35,7 @@ from clorefleet.domain.errors import (
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.money import Money, Period, Rate
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView, Offer, RenterFees
-from clorefleet.domain.order import OrderList, RentRequest, Wallet
+from clorefleet.domain.order import OrderList, RentRequest, Wallet, always_timely
 from clorefleet.domain.outcome import (
     AlreadyEnded,
     CancelAccepted,
@@ -91,6 +91,11 @@ class _Call:
     body: bytes | None = None
     needs_key: bool = True
     size_max: int = ANSWER_BYTES_MAX
+    is_timely: Callable[[], bool] = always_timely
+
+
+class TooLate(NotSent):
+    """Its turn came when it was no longer to be sent."""
 
 
 class MarketClient:
@@ -247,7 +252,10 @@ class MarketClient:
             body = _create_body(request, is_guarded=is_guarded)
         except InvalidRequest as error:
             return RentRefused(error)
-        match self._effect(_Call("POST", "create_order", Priority.RENT, Stake.RENT, body=body)):
+        call = _Call(
+            "POST", "create_order", Priority.RENT, Stake.RENT, body=body, is_timely=request.is_timely
+        )
+        match self._effect(call):
             case Accepted(doc):
                 order_id = wire.read_created_order_id(doc)
                 outcome: RentOutcome = Rented(None if order_id is None else OrderId(order_id))
@@ -397,6 +405,10 @@ class MarketClient:
         """Sent at most once. Only what is certain to have had no effect is `Rejected`."""
         try:
             verdict = judge(self._send(call), call.stake)
+        except TooLate as late:
+            return Rejected(
+                MarketUnreachable(f"Nothing was sent: {late.reason}.", money="Nothing was rented.")
+            )
         except NotSent as failure:
             verdict = Rejected(
                 MarketUnreachable(
@@ -417,6 +429,8 @@ class MarketClient:
         if call.needs_key and not self._transport.has_key:
             raise NoApiKey(_NO_KEY_REMEDY)
         self._limiter.wait_turn(call.priority)
+        if not call.is_timely():
+            raise TooLate("the request's time was over before its turn came")
         return self._transport.exchange(
             call.method,
             call.endpoint,

@@ -207,6 +207,17 @@ def test_a_rent_that_may_have_happened_is_unknown_and_sent_once(reply: Any) -> N
     assert script.endpoints == ["create_order"]
 
 
+def test_a_rent_whose_time_is_over_when_its_turn_comes_is_not_sent() -> None:
+    """C5: the market's limit holds a second rent back for 5 s; what happens meanwhile still counts."""
+    script, clock = Script(answer(code=0)), FakeClock()
+    client = client_of(script, clock=clock)
+    assert isinstance(client.rent(request_for()), Rented)
+    ends_s = clock.monotonic_s() + 1
+    outcome = client.rent(request_for(25757, is_timely=lambda: clock.monotonic_s() < ends_s))
+    assert isinstance(outcome, RentRefused) and "Nothing was sent" in str(outcome.error)
+    assert script.endpoints == ["create_order"]
+
+
 @pytest.mark.parametrize(
     ("reply", "guarded", "was_guard"),
     [
