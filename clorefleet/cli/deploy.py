@@ -15,6 +15,9 @@ from clorefleet.cli.output import confirm, note, say, usd
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
     from clorefleet.domain.deployment import Deployment
+    from clorefleet.domain.money import Currency
+    from clorefleet.domain.offer import MarketView
+    from clorefleet.domain.order import OrderList
     from clorefleet.domain.plan import Plan, PlanReport, Requirement
     from clorefleet.store.database import Store
 
@@ -176,7 +179,8 @@ def _begin(
     from clorefleet.domain.identity import DeploymentId
     from clorefleet.wiring import fetch_view_with_wallets, make_market, make_planner
 
-    view = fetch_view_with_wallets(make_market(connection))
+    market = make_market(connection)
+    view = fetch_view_with_wallets(market)
     report = make_planner(connection)(_without_faulty(store, connection, requirement), view)
     if dry_run and options.as_json:
         show_json(report, replicas)
@@ -187,6 +191,7 @@ def _begin(
     _check_wallet(taken[0], connection)
     for plan in taken:
         _check_local_weights(plan)
+    _warn_of_low_wallets(taken, view, market.fetch_orders())
     if not options.as_json:
         show(report)
         if replicas > 1:
@@ -269,6 +274,30 @@ def _check_wallet(best: Plan, connection: Connection) -> None:
             f"{lacking.currency}, of which {lacking} more is needed.",
             remedy=f"Add funds on clore.ai; `clorefleet wallet{connection.profile.flag}` shows the balances.",
             money="Nothing was rented.",
+        )
+
+
+def _warn_of_low_wallets(taken: tuple[Plan, ...], view: MarketView, orders: OrderList) -> None:
+    """Before anything is rented: what would be cut soon, with all that the account pays for already."""
+    from clorefleet.fleet.limits import DEFAULT_LIMITS
+
+    burn: dict[Currency, Decimal] = {}
+    for order in orders.live():
+        fee = view.fees.percent(order.currency, is_spot=order.is_spot)
+        burn[order.currency] = burn.get(order.currency, Decimal(0)) + order.price.amount * (1 + fee / 100)
+    planned = {plan.price.billed.currency for plan in taken}
+    for plan in taken:
+        price = plan.price
+        daily = price.billed.amount * (1 + price.fee_percent / 100)
+        burn[price.billed.currency] = burn.get(price.billed.currency, Decimal(0)) + daily
+    for currency in planned:
+        balance = view.balance(currency)
+        low = Decimal(int(DEFAULT_LIMITS.low_wallet.total_seconds())) / 3600
+        if balance is None or burn[currency] <= 0 or (hours := balance / burn[currency] * 24) >= low:
+            continue
+        note(
+            f"With this the {currency} wallet lasts {hours:.1f} hours: at zero the market ends the orders "
+            "and their data is lost. Add funds soon."
         )
 
 

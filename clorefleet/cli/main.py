@@ -189,7 +189,9 @@ def main() -> int:
         sys.stderr.close()
         return 0
     except Exception as error:  # noqa: BLE001 - the program's edge: no traceback without --debug
-        return _foreign(error)
+        code = _foreign(error)
+        _tell_what_does_not_end()
+        return code
 
 
 def _tell_what_does_not_end() -> None:

@@ -1,0 +1,223 @@
+"""Commands that find, end, take over and bound what bills: also with an empty store, and a broken one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from clorefleet.cli.panic import end_and_tell, recipe_images
+from clorefleet.clock import SystemClock
+from clorefleet.daemon import unending
+from clorefleet.domain.errors import MarketError
+from clorefleet.domain.money import Currency
+from clorefleet.domain.order import RentRequest
+from clorefleet.domain.outcome import Rented
+from clorefleet.domain.secret import Secret
+from clorefleet.market.client import MarketClient
+from clorefleet.market.limiter import RequestLimiter
+from clorefleet.sandbox.settings import SandboxSettings
+from clorefleet.sandbox.thread import RunningSandbox
+from tests.fleet.world import World
+
+LIKELY, FOREIGN = 12, "somebody/else:1"
+OUR_IMAGE = min(recipe_images())
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Iterator[RunningSandbox]:
+    """An account of its own for each test: what bills is the test's alone."""
+    settings = SandboxSettings(
+        tmp_path / "market",
+        market_only=True,
+        call_interval_real_s=0.0,
+        create_interval_real_s=0.0,
+        list_lag_real_s=0.0,
+        cancel_linger_polls=0,
+        required_price_refusal_rate=0.0,
+        churn=0.0,
+        server_count=400,
+    )
+    with RunningSandbox(settings) as sandbox:
+        yield sandbox
+
+
+def rent(market: RunningSandbox, image: str) -> int:
+    """An order that no record of the program explains; its number."""
+    clock = SystemClock()
+    limiter = RequestLimiter(clock, general_s=0.0, create_s=0.0)
+    client = MarketClient(market.market_url, Secret(market.api_key), clock=clock, limiter=limiter)
+    known = {order.order_id for order in client.fetch_orders().live()}
+    offers = [
+        offer
+        for offer in client.fetch_view().offers
+        if not offer.is_rented and offer.price_in(Currency.USD, is_spot=False) is not None
+    ]
+    for offer in offers:
+        price = offer.price_in(Currency.USD, is_spot=False)
+        outcome = client.rent(
+            RentRequest(offer.server_id, False, price, image, ssh_public_key="ssh-ed25519 A")
+        )
+        if isinstance(outcome, Rented):
+            [new] = {order.order_id for order in client.fetch_orders().live()} - known
+            return int(new)
+    raise AssertionError("nothing could be rented")
+
+
+def live(market: RunningSandbox) -> set[int]:
+    return {order["id"] for order in market.control("orders")["orders"] if order["live"]}
+
+
+# -- sweep
+
+
+def test_a_sweep_of_an_account_without_orders_says_that_nothing_bills(account):
+    run = account("sweep")
+    assert (run.code, run.out) == (0, "The market lists no live order: nothing bills.\n")
+
+
+def test_a_sweep_with_only_a_key_reports_what_may_be_ours_and_touches_nothing(account, market):
+    """E6: no store, no daemon."""
+    ours, foreign = rent(market, OUR_IMAGE), rent(market, FOREIGN)
+    run = account("sweep", "--json")
+    assert run.code == LIKELY
+    standing = {each["order_id"]: each["standing"] for each in run.json["orders"]}
+    assert standing == {ours: "likely ours", foreign: "foreign"}
+    assert run.json["orphans"] == [ours] and live(market) == {ours, foreign}
+
+
+def test_an_order_that_is_younger_than_asked_for_is_left_alone(account, market):
+    ours = rent(market, OUR_IMAGE)
+    assert account("sweep", "--end-likely", "--older-than", "6h", "--yes").code == LIKELY
+    assert live(market) == {ours}
+
+
+def test_what_is_named_is_ended_and_nothing_else(account, market):
+    ours, foreign = rent(market, OUR_IMAGE), rent(market, FOREIGN)
+    assert account("sweep", "--end-likely", "--yes").code == 0
+    assert live(market) == {foreign}, ours
+    unknown = account("sweep", "--end", "1", "--yes")
+    assert unknown.code == 2 and "Nothing was ended" in unknown.err and live(market) == {foreign}
+    assert account("sweep", "--end", str(foreign)).code != 0, "without a terminal nobody has said yes"
+    assert live(market) == {foreign}
+    assert account("sweep", "--end", str(foreign), "--yes").code == 0 and live(market) == set()
+
+
+def test_a_sweep_works_beside_a_broken_store(account, market):
+    """E4."""
+    state = account.home / "home" / "state" / "default"
+    state.mkdir(parents=True, mode=0o700)
+    (state / "clorefleet.db").write_bytes(b"torn" * 4096)
+    ours = rent(market, OUR_IMAGE)
+    run = account("sweep", "--end", str(ours), "--yes")
+    assert run.code == 0 and "store cannot be used" in run.err and live(market) == set()
+
+
+# -- adopt
+
+
+def test_an_order_that_does_not_exist_or_whose_key_is_gone_is_not_adopted(account, market):
+    unknown = account("adopt", "1", "--model", "smollm2-135m", "--yes")
+    assert unknown.code == 2 and "no live order 1" in unknown.err
+    ours = rent(market, OUR_IMAGE)
+    keyless = account("adopt", str(ours), "--model", "smollm2-135m", "--yes")
+    assert keyless.code != 0 and "It bills" in keyless.err and f"--end {ours}" in keyless.err
+    assert account("status", "--json").json["deployments"] == [] and live(market) == {ours}
+
+
+# -- stop --all
+
+
+def test_stop_all_with_an_empty_store_ends_what_runs_our_images_and_lists_the_rest(account, market):
+    ours, foreign = rent(market, OUR_IMAGE), rent(market, FOREIGN)
+    run = account("stop", "--all", "--yes", "--json")
+    assert run.code == 0 and run.json == {"ended": [ours], "left": [foreign]}
+    assert live(market) == {foreign}
+    everything = account("stop", "--all", "--foreign", "--yes")
+    assert everything.code == 0 and live(market) == set()
+    assert "No order of ours bills" in account("stop", "--all", "--yes").out
+
+
+# -- what will not end
+
+
+def test_an_order_that_will_not_end_is_told_by_every_command_until_it_is_gone(account):
+    state = account.home / "home" / "state" / "default"
+    state.mkdir(parents=True, mode=0o700)
+    unending.note(state, [unending.UnendingOrder(602837, "$0.0140/hour", 20, "cancel accepted")])
+    commands = [
+        ("models",),
+        ("plan", "smollm2-135m", "--budget", "16/day"),
+        ("offers", "-n", "1"),
+        ("status",),
+        ("status", "--json"),
+        ("cost",),
+        ("budget",),
+        ("wallet",),
+        ("hosts",),
+        ("daemon", "status"),
+        ("logs", "nobody"),
+        ("stop", "nobody"),
+    ]
+    silent = [
+        words
+        for words in commands
+        if "Order 602837 still bills $0.0140/hour: 20 cancels did not end it" not in account(*words).err
+    ]
+    assert not silent
+    unending.note(state, [])
+    assert "602837" not in account("models").err
+
+
+def test_orders_that_survive_all_rounds_are_named_with_their_price_and_noted(tmp_path: Path):
+    world = World(tmp_path)
+    world.wish()
+    world.tick(20)
+    world.hazards.cancel_lies = 99
+    connection = SimpleNamespace(clock=world.clock, profile=SimpleNamespace(state_dir=tmp_path))
+    [order] = world.market.live
+    with pytest.raises(MarketError, match=str(order.order_id)):
+        end_and_tell(connection, world.market, [order])
+    [noted] = unending.known(tmp_path)
+    assert noted.order_id == order.order_id and noted.attempts == 20 and "/hour" in noted.per_hour
+
+
+# -- budget
+
+
+def test_ceilings_are_set_shown_and_taken_away(account):
+    assert "No ceilings" in account("budget").out
+    shown = account("budget", "--per-day", "40/day", "--total", "500", "--json").json
+    assert shown["per_day_usd"] == "40" and shown["total_usd"] == "500" and not shown["is_stopped"]
+    assert "$40/day for the fleet" in account("budget").out
+    assert account("budget", "--clear", "--json").json["per_day_usd"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--per-day", "cheap"), "cheap"),
+        (("--total", "-3"), "more than zero"),
+        (("nobody", "--total", "5"), "no deployment"),
+        (("nobody", "--per-day", "5/day"), "set by deploy"),
+    ],
+)
+def test_a_ceiling_that_means_nothing_is_refused(account, words, why):
+    run = account("budget", *words)
+    assert run.code == 2 and why in run.err
+    assert account("budget", "--json").json["total_usd"] is None
+
+
+# -- wallets
+
+
+def test_deploy_says_before_anything_is_rented_how_long_the_wallet_lasts(account, market):
+    words = ("deploy", "smollm2-135m", "--budget", "16/day", "--replicas", "4", "--dry-run")
+    assert "wallet lasts" not in account(*words).err
+    for currency in ("CLORE-Blockchain", "bitcoin"):
+        market.control("wallet", {"currency": currency, "balance": "0"})
+    market.control("wallet", {"currency": "USD-Blockchain", "balance": "0.4"})
+    run = account(*words)
+    assert run.code == 0 and "With this the USD wallet lasts" in run.err
