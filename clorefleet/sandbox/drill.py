@@ -2,14 +2,16 @@
 after it.
 
 The daemon, its market over HTTP with API faults on, its servers over SSH, weights and engine are the real
-ones of the sandbox, each a process of its own. The daemon is killed with SIGKILL at random moments, from its
-very start on, and started again, while the wish changes between running and stopped. Then the faults stop,
-and four things must hold:
+ones of the sandbox, each a process of its own. Three deployments are wished for and stopped by the command
+line, again and again, so that servers are rented and given back all the time. Meanwhile the daemon is
+killed with SIGKILL and started again: while it starts, at any time of its life, and right after it has set
+out to rent or to cancel. Then the faults stop, and these must hold:
 
-- running is wanted: exactly one order lives, and it is the one that serves;
+- running is wanted: exactly one order lives for each deployment, and it is the one that serves;
 - stopped is wanted: no order lives;
 - every order that was ever made is in the ledger, at the market's own bill to the last unit;
-- no secret lies where it must not, raw, in base64 or URL-encoded.
+- no secret lies where it must not, raw, in base64 or URL-encoded;
+- each fault of a rent and of a cancel has fired, on that call: one that never fired has shown nothing.
 
 Prints what was done, what fired and what was found; the exit code is 1 when something does not hold. The seed
 draws the moments; the machine's own timing is not seeded, so that a seed names a run and does not repeat it.
@@ -18,52 +20,74 @@ draws the moments; the machine's own timing is not seeded, so that a seed names 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from clorefleet.sandbox import process as sandbox
+from clorefleet.sandbox.canaries import Canaries
 
-FAULTS: dict[str, dict[str, Any]] = {
-    "timeout_before": {"rate": 0.04, "hold_real_s": 3},
-    "timeout_after": {"rate": 0.04, "hold_real_s": 3},
-    "cut_body": {"rate": 0.08},
-    "error_before": {"rate": 0.06},
-    "error_after": {"rate": 0.06},
-    "code1_before": {"rate": 0.2},
-    "code1_after": {"rate": 0.3},
-    "rate_limited": {"rate": 0.05},
-    "malformed": {"rate": 0.05},
-    "late_order": {"rate": 0.5, "polls": 2},
+RENT, CANCEL = "create_order", "cancel_order"
+_BOTH: dict[str, dict[str, Any]] = {
+    "timeout_before": {"hold_real_s": 2},
+    "timeout_after": {"hold_real_s": 2},
+    "cut_body": {},
+    "error_before": {},
+    "error_after": {},
+    "malformed": {},
+    "rate_limited": {},
+}
+AIMED: dict[str, dict[str, dict[str, Any]]] = {
+    RENT: _BOTH | {"code1_before": {}, "code1_after": {}, "late_order": {"polls": 2}, "create_refused": {}},
+    CANCEL: _BOTH | {"cancel_ignored": {}, "cancel_reported_failed": {}},
+}
+"""Faults that must fire on each call that moves money. They are aimed one after the other: each is on until
+it has fired there."""
+ANYWHERE: dict[str, dict[str, Any]] = {
+    "timeout_before": {"rate": 0.02, "hold_real_s": 2},
+    "timeout_after": {"rate": 0.02, "hold_real_s": 2},
+    "cut_body": {"rate": 0.03},
+    "error_before": {"rate": 0.03},
+    "error_after": {"rate": 0.03},
+    "rate_limited": {"rate": 0.02},
+    "malformed": {"rate": 0.03},
+    "late_order": {"rate": 0.3, "polls": 2},
     "vanishing_order": {"rate": 0.05, "polls": 1},
     "duplicate_in_list": {"rate": 0.2},
     "id_as_string": {"rate": 0.3},
-    "create_refused": {"rate": 0.2},
-    "cancel_ignored": {"rate": 0.3},
-    "cancel_reported_failed": {"rate": 0.3},
+    "cancel_ignored": {"rate": 0.1},
 }
-"""API faults that leave the market honest about its list and bills."""
+"""On all along, with these chances. All faults here leave the market honest about its list and its bills."""
 TIME_FACTOR = 30.0
 """Simulated seconds per second: a kill costs minutes of rent, so that bills are worth comparing."""
 MODEL = "smollm2-135m"
+NAMES = ("drill-a", "drill-b", "drill-c")
+EARLY_DEATHS, AIMED_DEATHS = 0.15, 0.7
+"""Shares of the daemons that die while they start, and after they set out to rent or cancel."""
+EARLY_LIFE_S = (0.05, 2.0)
 LIFE_S = (0.2, 6.0)
 """From when a daemon is ready to its death: in a tick, or between two."""
-EARLY_DEATHS = 0.25
-"""Share of the daemons that die before they are ready: in imports, migrations, first connections."""
-EARLY_LIFE_S = (0.1, 2.0)
+SET_OUT_S, ANSWERED_S = (0.0, 2.5), (0.0, 1.0)
+"""From when it has decided to rent or cancel: the request waits for its turn and is sent. And from when that
+was answered: the outcome is recorded, and more is done."""
+SET_OUT_WITHIN_S, ANSWERED_WITHIN_S = 10.0, 8.0
 READY_S_MAX = 60
-KILLS_PER_WISH = 5
+KILLS_PER_WISH = 8
+"""A wish is changed once it is fulfilled, or after this many kills."""
+MORE_KILLS = 1.5
+"""A fault that has not fired may have this many times the kills, until it has."""
 COMMAND_S_MAX = 400
 SETTLE_S_MAX = 240
 
@@ -72,7 +96,9 @@ SETTLE_S_MAX = 240
 class Report:
     kills: int = 0
     wishes: int = 0
-    secrets: set[bytes] = field(default_factory=set)
+    moments: Counter[str] = field(default_factory=Counter)
+    """What the daemon was at when it was killed."""
+    ready_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def check(self, claim: str, holds: bool, detail: object = "") -> None:
@@ -81,16 +107,38 @@ class Report:
             self.failures.append(claim)
 
 
+@dataclass
+class Wish:
+    """What one deployment is meant to be, and the command that says so while it runs."""
+
+    name: str
+    is_running: bool = False
+    kills: int = 0
+    command: subprocess.Popen[bytes] | None = None
+
+
 class Drill:
     def __init__(self, home: Path, seed: int) -> None:
-        self._home = home
         self._random = random.Random(seed)
         env = {name: value for name, value in os.environ.items() if not name.startswith(("CLORE", "HF_"))}
         self._env = env | {"CLOREFLEET_HOME": str(home), "NO_COLOR": "1"}
         self._state = home / "state" / "sandbox"
+        self._log = self._state / "daemon.log"
+        self._canaries = Canaries(home, self._state)
+        self._wishes = tuple(map(Wish, NAMES))
         self.report = Report()
 
     # -- the program, from outside
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        with (self._state / "drill-commands.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", _MAIN, *words, "--sandbox"],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -112,6 +160,19 @@ class Drill:
             raise SystemExit("the sandbox is gone: the drill killed what it must not")
         return sandbox.control(info, name, body)
 
+    def _live(self) -> list[int]:
+        return sorted(order["id"] for order in self._market("orders")["orders"] if order["live"])
+
+    def _ask_store(self, query: str) -> list[tuple[Any, ...]]:
+        """Read the program's own store beside it; nothing while there is none."""
+        try:
+            with closing(sqlite3.connect(f"file:{self._state / 'clorefleet.db'}?mode=ro", uri=True)) as store:
+                return store.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+    # -- the daemon
+
     def _spawn_daemon(self) -> subprocess.Popen[bytes]:
         with (self._state / "drill-daemon.log").open("ab") as log:
             return subprocess.Popen(
@@ -124,14 +185,35 @@ class Drill:
             )
 
     def _wait_until_ready(self, daemon: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + READY_S_MAX
-        while time.monotonic() < deadline and daemon.poll() is None:
+        began_s = time.monotonic()
+        while time.monotonic() < began_s + READY_S_MAX and daemon.poll() is None:
             try:
                 if json.loads((self._state / "daemon.json").read_text("utf-8"))["pid"] == daemon.pid:
+                    self.report.ready_s.append(time.monotonic() - began_s)
                     return
             except (OSError, ValueError, KeyError):
                 pass
             time.sleep(0.05)
+
+    def _wait_for_an_effect(self, daemon: subprocess.Popen[bytes], place: int) -> None:
+        """Until it has set out to rent or to cancel, by its own log from `place` on, or was answered."""
+        ways = ((_SET_OUT, SET_OUT_WITHIN_S, SET_OUT_S), (_ANSWERED, ANSWERED_WITHIN_S, ANSWERED_S))
+        for words, within_s, then_s in ways:
+            is_seen = self._wait_for_words(daemon, place, words, within_s)
+            if words is _ANSWERED or self._random.random() < 0.5:
+                time.sleep(self._random.uniform(*then_s) if is_seen else 0.0)
+                return
+
+    def _wait_for_words(
+        self, daemon: subprocess.Popen[bytes], place: int, words: tuple[bytes, ...], within_s: float
+    ) -> bool:
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s and daemon.poll() is None:
+            news = self._log.read_bytes()[place:] if self._log.exists() else b""
+            if any(word in news for word in words):
+                return True
+            time.sleep(0.05)
+        return False
 
     def _kill_other_daemon(self) -> bool:
         """The one that holds the profile's lock, by the pid inside it."""
@@ -148,76 +230,162 @@ class Drill:
         if started.returncode:
             raise SystemExit(f"the sandbox does not start: {started.stderr}")
         try:
-            self._wish(is_running=True)
-            self._market("faults", FAULTS)
             self._kill_again_and_again(kills)
-            fired = {name: each["fired"] for name, each in self._market("faults").items() if each["fired"]}
-            print("faults fired:", json.dumps(fired))  # noqa: T201
+            self._check_fired(self._market("faults"))
             self._market("faults", {"clear": True})
             self._count()
         finally:
+            for wish in self._wishes:
+                if wish.command is not None:
+                    wish.command.kill()
+                    wish.command.wait()
             self._run("daemon", "stop")
             self._run("sandbox", "stop")
         return self.report
 
     def _kill_again_and_again(self, kills: int) -> None:
-        is_running = True
-        while self.report.kills < kills:
-            if self.report.kills and self.report.kills % KILLS_PER_WISH == 0:
-                is_running = not is_running
-                self._wish(is_running=is_running)
-            daemon = self._spawn_daemon()
-            if self._random.random() < EARLY_DEATHS:
-                time.sleep(self._random.uniform(*EARLY_LIFE_S))
-            else:
-                self._wait_until_ready(daemon)
-                time.sleep(self._random.uniform(*LIFE_S))
-            self._note_secrets()
-            if daemon.poll() is None:
-                daemon.kill()
-                daemon.wait()
-            elif daemon.returncode == _STATE_EXIT and self._kill_other_daemon():
-                pass  # one that a killed command had started was first
-            else:
-                self.report.check("a daemon dies only when it is killed", False, daemon.returncode)
+        report, began_s = self.report, time.monotonic()
+        self._market("faults", ANYWHERE)
+        while report.kills < kills or (
+            report.kills < kills * MORE_KILLS and self._unfired(self._market("faults"))
+        ):
+            self._set_faults()
+            self._wish()
+            if not self._kill_one():
                 return
-            self.report.kills += 1
-            if self.report.kills % 10 == 0:
-                live = sum(order["live"] for order in self._market("orders")["orders"])
-                print(f"{self.report.kills} kills, {live} order(s) live", flush=True)  # noqa: T201
+            report.kills += 1
+            if report.kills % 10 == 0:
+                print(  # noqa: T201
+                    f"{report.kills} kills in {time.monotonic() - began_s:.0f} s, "
+                    f"{len(self._market('orders')['orders'])} orders so far, {len(self._live())} live",
+                    flush=True,
+                )
+        ready_s = sorted(report.ready_s) or [0.0]
+        typical_s = ready_s[len(ready_s) // 2]
+        print(f"killed while: {dict(report.moments)}; a daemon is ready after {typical_s:.1f} s")  # noqa: T201
 
-    def _wish(self, *, is_running: bool) -> None:
+    def _kill_one(self) -> bool:
+        """Start a daemon, kill it; false when it died by itself."""
+        place = self._log.stat().st_size if self._log.exists() else 0
+        daemon = self._spawn_daemon()
+        way = self._random.random()
+        if way < EARLY_DEATHS:
+            time.sleep(self._random.uniform(*EARLY_LIFE_S))
+        else:
+            self._wait_until_ready(daemon)
+            if way < EARLY_DEATHS + AIMED_DEATHS:
+                self._wait_for_an_effect(daemon, place)
+            else:
+                time.sleep(self._random.uniform(*LIFE_S))
+        self._canaries.note()
+        if daemon.poll() is None:
+            daemon.kill()
+            daemon.wait()
+        elif daemon.returncode == _STATE_EXIT and self._kill_other_daemon():
+            pass  # one that a command had started was first
+        else:
+            self.report.check("a daemon dies only when it is killed", False, daemon.returncode)
+            return False
+        effects = [effect for (effect,) in self._ask_store("SELECT effect FROM intent WHERE state = 'open'")]
+        self.report.moments.update(
+            [f"{effect} in hand" for effect in effects]
+            or ["it started" if way < EARLY_DEATHS else "nothing was in hand"]
+        )
+        return True
+
+    # -- faults
+
+    def _unfired(self, status: dict[str, Any]) -> dict[str, list[str]]:
+        """By call, the faults that have not fired on it yet."""
+        return {
+            call: missing
+            for call, faults in AIMED.items()
+            if (missing := [name for name in faults if not status[name]["fired_on"].get(call)])
+        }
+
+    def _set_faults(self) -> None:
+        board: dict[str, dict[str, Any]] = {name: {"rate": 0} for name in AIMED[RENT] | AIMED[CANCEL]}
+        board |= ANYWHERE
+        aimed: set[str] = set()
+        for call, missing in self._unfired(self._market("faults")).items():
+            # A switch has one aim: a fault that is out for a rent leaves another for the cancel.
+            name = next((each for each in missing if each not in aimed), None)
+            if name is not None:
+                aimed.add(name)
+                board[name] = AIMED[call][name] | {"endpoints": [call], "count": 1}
+        self._market("faults", board)
+
+    def _check_fired(self, status: dict[str, Any]) -> None:
+        fired = {name: each["fired_on"] for name, each in status.items() if each["fired"]}
+        for call in AIMED:
+            on_it = {name: where[call] for name, where in fired.items() if call in where}
+            print(f"fired on {call}: {json.dumps(on_it)}")  # noqa: T201
+        print("fired in all:", json.dumps({name: sum(each.values()) for name, each in fired.items()}))  # noqa: T201
+        missing = self._unfired(status)
+        missing |= {"any call": idle} if (idle := [name for name in ANYWHERE if name not in fired]) else {}
+        self.report.check("every fault has fired, on rents and on cancels", not missing, missing)
+
+    # -- wishes
+
+    def _wish(self) -> None:
+        """Say something else of each deployment whose wish is fulfilled, or was waited for long enough."""
+        open_leases = set(
+            self._ask_store(
+                "SELECT deployment_id, state FROM lease WHERE state IN ('intent', 'ordered', 'ending')"
+            )
+        )
+        guards = [json.loads(text) for (text,) in self._ask_store("SELECT document FROM fleet_guard")]
+        if any(guard["stopped_at"] for guard in guards):
+            self._run("budget", "--resume")  # the circuit breaker counts what the drill rents
+        desired = dict(self._ask_store("SELECT deployment_id, desired FROM deployment"))
+        for wish in self._wishes:
+            is_said = desired.get(wish.name, "stopped") == ("running" if wish.is_running else "stopped")
+            if wish.command is not None:
+                if not is_said and wish.command.poll() is None:
+                    continue
+                # `stop` watches until the end, which the next kill would not wait for: it is killed as well.
+                wish.command.kill()
+                wish.command.wait()
+                wish.command = None
+            wish.kills += 1
+            if not is_said:
+                self._say(wish)  # a fault had the command fail
+                continue
+            is_fulfilled = (
+                (wish.name, "ordered") in open_leases
+                if wish.is_running
+                else all(name != wish.name for name, _ in open_leases)
+            )
+            if is_fulfilled or wish.kills > KILLS_PER_WISH:
+                wish.is_running = not wish.is_running
+                self._say(wish)
+
+    def _say(self, wish: Wish) -> None:
         self.report.wishes += 1
-        if is_running:
-            self._run("deploy", MODEL, "--budget", "16/day", "--detach", "--yes")
-            self._run("daemon", "stop")  # deploy started one; the drill starts and kills its own
-            return
-        # `stop` watches until the end, which the next kill would not wait for: it is killed as well.
-        words = [sys.executable, "-c", _MAIN, "stop", MODEL, "--sandbox", "--yes"]
-        with subprocess.Popen(
-            words, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as watching:
-            deadline = time.monotonic() + COMMAND_S_MAX
-            while watching.poll() is None and time.monotonic() < deadline:
-                wishes = {each["desired"] for each in self._json("status")["deployments"]}
-                if wishes == {"stopped"}:
-                    break
-            watching.kill()
-        self._run("daemon", "stop")
+        wish.kills = 0
+        wish.command = (
+            self._start("deploy", MODEL, "--name", wish.name, "--budget", "16/day", "--detach", "--yes")
+            if wish.is_running
+            else self._start("stop", wish.name, "--yes")
+        )
+
+    # -- after it
 
     def _count(self) -> None:
         report = self.report
-        served = self._run("deploy", MODEL, "--budget", "16/day", "--yes")
-        report.check("running is wanted: it serves", served.returncode == 0, served.stderr[-300:])
-        status = self._json("status")
-        [replica] = [each for row in status["deployments"] for each in row["replicas"]] or [{}]
-        live = [order["id"] for order in self._market("orders")["orders"] if order["live"]]
-        report.check("exactly the order that serves lives", live == [replica.get("order_id")], live)
-        self._note_secrets()
-        stopped = self._run("stop", MODEL, "--yes")
-        report.check("stopped is wanted: stop says so", stopped.returncode == 0, stopped.stderr[-300:])
-        deadline = time.monotonic() + SETTLE_S_MAX
-        while time.monotonic() < deadline:
+        self._run("budget", "--resume")
+        for name in NAMES:
+            served = self._run("deploy", MODEL, "--name", name, "--budget", "16/day", "--yes")
+            report.check(f"running is wanted: {name} serves", served.returncode == 0, served.stderr[-300:])
+        replicas = [each for row in self._json("status")["deployments"] for each in row["replicas"]]
+        serving, live = sorted(each["order_id"] or 0 for each in replicas), self._live()
+        report.check("exactly the orders that serve live", live == serving and len(live) == len(NAMES), live)
+        self._canaries.note()
+        for name in NAMES:
+            stopped = self._run("stop", name, "--yes")
+            report.check(f"stopped is wanted: {name}", stopped.returncode == 0, stopped.stderr[-300:])
+        deadline_s = time.monotonic() + SETTLE_S_MAX
+        while time.monotonic() < deadline_s:
             segments = self._json("cost")["segments"]
             if segments and all(each["state"] == "settled" for each in segments):
                 break
@@ -233,54 +401,17 @@ class Drill:
             f"{report.kills} kills, {report.wishes} wishes, {len(billed)} orders, "
             f"${sum(billed.values(), Decimal(0))} billed and counted"
         )
-        self._look_for_secrets()
-
-    # -- secrets
-
-    def _note_secrets(self) -> None:
-        """What must not turn up elsewhere: read where each belongs, while it is there."""
-        info = sandbox.find(self._state / "server")
-        if info is not None:
-            self.report.secrets.add(info.api_key.encode())
-        for file in [self._state / "gateway.token", *self._state.glob("keys/*/*")]:
-            try:
-                content = file.read_bytes().strip()
-            except OSError:
-                continue
-            if b"PRIVATE KEY" in content:
-                # One line from the middle of the key: its head and tail are the same for all.
-                lines = content.splitlines()
-                self.report.secrets.add(lines[len(lines) // 2])
-            elif file.name in ("gateway.token", "password"):
-                self.report.secrets.add(content)
-
-    def _look_for_secrets(self) -> None:
-        needles = {form for secret in self.report.secrets for form in _forms(secret)}
-        found = []
-        for file in self._home.rglob("*"):
-            place = file.relative_to(self._state) if file.is_relative_to(self._state) else file
-            if not file.is_file() or place.parts[0] in ("server", "keys", "gateway.token"):
-                continue
-            content = file.read_bytes()
-            found += [str(place) for needle in needles if needle in content]
-        self.report.check(f"none of {len(self.report.secrets)} secrets lies on disk", not found, set(found))
-        keys = [file for file in self._state.glob("keys/*/*") if file.is_file()]
-        self.report.check("the keys of ended orders are deleted", not keys, keys)
+        found = self._canaries.found()
+        report.check(f"none of {len(self._canaries)} secrets lies on disk", not found, found)
+        keys = self._canaries.keys()
+        report.check("the keys of ended orders are deleted", not keys, keys)
 
 
+_SET_OUT = (b" action rent ", b" action cancel ")
+_ANSWERED = (b" rent_answered ", b" cancel_answered ")
 _STATE_EXIT = 8
 """The exit code of a daemon that finds another at work (docs/exit-codes.md)."""
 _MAIN = "from clorefleet.cli.main import main; raise SystemExit(main())"
-
-
-def _forms(secret: bytes) -> set[bytes]:
-    """Raw, URL-encoded, and in base64 at each of the three alignments."""
-    forms = {secret, quote(secret, safe="").encode()}
-    for shift in range(3):
-        coded = base64.b64encode(b"\0" * shift + secret)
-        # The letters at both ends also depend on the neighbours.
-        forms.add(coded[4 if shift else 0 : -4])
-    return {form for form in forms if len(form) >= 12}
 
 
 def _is_daemon(pid: int) -> bool:
@@ -302,7 +433,9 @@ def main() -> int:
     try:
         report = Drill(home, arguments.seed).run(arguments.kills)
     finally:
-        if not arguments.keep:
+        if arguments.keep:
+            print(f"kept: {home}")  # noqa: T201
+        else:
             import shutil
 
             shutil.rmtree(home, ignore_errors=True)

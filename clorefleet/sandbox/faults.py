@@ -103,6 +103,8 @@ class FaultBoard:
         self._streams = {name: random.Random(f"{seed}:fault:{name}") for name in FAULTS}
         self._switches: dict[str, FaultSwitch] = {}
         self.fired: dict[str, int] = dict.fromkeys(FAULTS, 0)
+        self.fired_on: dict[str, dict[str, int]] = {name: {} for name in FAULTS}
+        """The same by endpoint."""
         for name, options in (initial or {}).items():
             self.set(name, options)
 
@@ -149,6 +151,7 @@ class FaultBoard:
         if self._streams[name].random() >= switch.rate:
             return None
         self.fired[name] += 1
+        self.fired_on[name][endpoint] = self.fired_on[name].get(endpoint, 0) + 1
         if switch.count is not None:
             switch.count -= 1
             if switch.count <= 0:
@@ -167,6 +170,7 @@ class FaultBoard:
                 "rate": switch.rate if switch else 0,
                 "count": switch.count if switch else None,
                 "fired": self.fired[name],
+                "fired_on": dict(self.fired_on[name]),
             }
             for name, kind in FAULTS.items()
             for switch in (self._switches.get(name),)
