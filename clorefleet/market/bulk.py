@@ -13,9 +13,13 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
+from itertools import compress, count
 from operator import attrgetter
 from typing import Any, TypeVar, overload
 
@@ -44,47 +48,55 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-class _Net(msgspec.Struct, gc=False):
+class _Net(msgspec.Struct, gc=False, frozen=True):
     cc: str | None = None
-    down: _Number = None
+    down: _Number = math.nan
 
 
-class _Coins(msgspec.Struct, gc=False):
-    usd: _Number = msgspec.field(default=None, name="USD-Blockchain")
-    clore: _Number = msgspec.field(default=None, name="CLORE-Blockchain")
-    btc: _Number = msgspec.field(default=None, name="bitcoin")
+class _Coins(msgspec.Struct, gc=False, frozen=True):
+    usd: _Number = msgspec.field(default=math.nan, name="USD-Blockchain")
+    clore: _Number = msgspec.field(default=math.nan, name="CLORE-Blockchain")
+    btc: _Number = msgspec.field(default=math.nan, name="bitcoin")
 
 
-class _Usd(msgspec.Struct, gc=False):
-    clore: _Number = msgspec.field(default=None, name="on_demand_clore")
-    btc: _Number = msgspec.field(default=None, name="on_demand_btc")
+class _Usd(msgspec.Struct, gc=False, frozen=True):
+    clore: _Number = msgspec.field(default=math.nan, name="on_demand_clore")
+    btc: _Number = msgspec.field(default=math.nan, name="on_demand_btc")
 
 
-class _Price(msgspec.Struct, gc=False):
-    on_demand: _Coins | None = None
-    usd: _Usd | None = None
+_NO_NET, _NO_COINS, _NO_USD = _Net(), _Coins(), _Usd()
+
+
+class _Price(msgspec.Struct, gc=False, frozen=True):
+    on_demand: _Coins | None = _NO_COINS
+    usd: _Usd | None = _NO_USD
     spot: msgspec.Raw = NO_RAW
 
 
-class _Specs(msgspec.Struct, gc=False):
+class _Specs(msgspec.Struct, gc=False, frozen=True):
     cpu: str | None = None
-    ram: _Number = None
+    ram: _Number = math.nan
     disk: str | None = None
-    disk_speed: _Number = None
+    disk_speed: _Number = math.nan
     gpu: str | None = None
     gpuram: msgspec.Raw = NO_RAW
     gpus: msgspec.Raw = NO_RAW
-    net: _Net | None = None
+    net: _Net | None = _NO_NET
 
 
-class _Server(msgspec.Struct, gc=False):
+_NO_PRICE, _NO_SPECS = _Price(), _Specs()
+
+
+class _Server(msgspec.Struct, gc=False, frozen=True):
+    """What is missing has a default that is shared; only what is `null` is None."""
+
     id: int | float | str | None = None
     owner: msgspec.Raw = NO_RAW
-    mrl: _Number = None
-    price: _Price | None = None
-    rented: bool | None = None
-    specs: _Specs | None = None
-    reliability: _Number = None
+    mrl: _Number = math.nan
+    price: _Price | None = _NO_PRICE
+    rented: bool | None = True
+    specs: _Specs | None = _NO_SPECS
+    reliability: _Number = math.nan
     allowed_coins: msgspec.Raw = NO_RAW
     gpu_array: msgspec.Raw = NO_RAW
     cuda_version: str | None = None
@@ -104,7 +116,7 @@ class _RawAnswer(msgspec.Struct):
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _raw_decoder = msgspec.json.Decoder(_RawAnswer)
 _server_decoder = msgspec.json.Decoder(_Server)
-_NO_SERVER, _NO_COINS = _Server(), _Coins()
+_NO_SERVER = _Server()
 
 
 def table_of_answer(body: bytes, *, read_at: datetime, needs_code: bool = True) -> OfferTable | None:
@@ -159,21 +171,29 @@ class OfferTable(Sequence[Offer]):
 
     def _read(self, rows: list[_Server | None], read_at: datetime) -> None:
         whole = [_NO_SERVER if row is None else row for row in rows]
-        ids = list(map(attrgetter("id"), whole))
-        if set(map(type, ids)) <= {int} and 0 < min(ids, default=1) <= max(ids, default=1) < _ID_MAX:
-            odd = np.zeros(len(whole), dtype=bool)
-            self._positions = np.arange(len(whole))
-        else:
-            is_plain = [type(number) is int and 0 < number < _ID_MAX for number in ids]
-            readable = [i for i, plain in enumerate(is_plain) if plain or self._has_id(i)]
-            self._positions = np.asarray(readable, dtype=np.int64)
-            self.skipped = len(rows) - len(readable)
-            odd = ~np.asarray(is_plain, dtype=bool)[self._positions]
-            whole = [whole[i] for i in readable]
+        try:
+            ids = _array("q", map(attrgetter("id"), whole))
+        except (TypeError, OverflowError):
+            ids = np.zeros(len(whole), dtype=np.int64)
+            for i, row in enumerate(whole):
+                if type(row.id) is int and row.id < _ID_MAX:
+                    ids[i] = row.id
+        odd = (ids <= 0) | (ids >= _ID_MAX)
+        self._positions = np.arange(len(whole))
+        if odd.any():
+            readable = ~odd
+            for i in np.flatnonzero(odd).tolist():
+                readable[i] = self._has_id(i)
+            self._positions = np.flatnonzero(readable)
+            self.skipped = int((~readable).sum())
+            odd, ids = odd[readable], ids[readable]
+            whole = [whole[i] for i in self._positions.tolist()]
         self._rows = whole
         self._odd = odd
-        self.rates = _Rates(self, whole, odd, read_at).found
-        self.columns = _columns(whole, odd, self.rates)
+        prices = _parts(whole, "price", _NO_PRICE)
+        coins = _Prices(prices)
+        self.rates = _Rates(self, coins, odd, read_at).found
+        self.columns = _columns(whole, prices, coins, np.where(odd, 0, ids), odd, self.rates)
 
     # -- exact offers
 
@@ -247,20 +267,30 @@ _BEFORE_OWNER = re.compile(rb'\{\s*"id"\s*:\s*[0-9]+\s*,\s*"owner"\s*:\s*')
 # -- coin rates
 
 
+class _Prices:
+    """On-demand prices of all servers, and what the market says they are worth in USD."""
+
+    def __init__(self, prices: list[_Price]) -> None:
+        self.on_demand = _parts(prices, "on_demand", _NO_COINS)
+        usd = _parts(prices, "usd", _NO_USD)
+        self.of_coin = {name: _numbers(self.on_demand, name) for name in ("clore", "btc")}
+        self.usd_of_coin = {name: _numbers(usd, name) for name in ("clore", "btc")}
+
+
 class _Rates:
     """`convert.coin_rates`, whose medians are found among floats and read exactly."""
 
-    def __init__(self, table: OfferTable, rows: list[_Server], odd: Flags, read_at: datetime) -> None:
-        self._table, self._rows, self._odd = table, rows, odd
+    def __init__(self, table: OfferTable, prices: _Prices, odd: Flags, read_at: datetime) -> None:
+        self._table, self._prices, self._odd = table, prices, odd
         self.found = self._of(read_at)
 
     def _of(self, read_at: datetime) -> MarketRates:
         rates = [ExchangeRate(Currency.USD, Decimal(1), read_at, "one USD is one USD")]
-        for currency, name, usd_name in (
-            (Currency.BITCOIN, "bitcoin", "on_demand_btc"),
-            (Currency.CLORE, "CLORE-Blockchain", "on_demand_clore"),
+        for currency, coin, name, usd_name in (
+            (Currency.BITCOIN, "btc", "bitcoin", "on_demand_btc"),
+            (Currency.CLORE, "clore", "CLORE-Blockchain", "on_demand_clore"),
         ):
-            ratios = self._ratios("btc" if currency is Currency.BITCOIN else "clore", name, usd_name)
+            ratios = self._ratios(coin, name, usd_name)
             if ratios is None:
                 # Too few conversions shown, or too odd an answer: the plain way, over all records.
                 return convert.coin_rates(map(self._table.server, range(len(self._table))), read_at=read_at)
@@ -270,8 +300,8 @@ class _Rates:
         return MarketRates.of(rates)
 
     def _ratios(self, coin: str, name: str, usd_name: str) -> tuple[Decimal, int] | None:
-        listed, is_odd = _numbers(_values(self._rows, "price", "on_demand", coin))
-        shown, is_odd_too = _numbers(_values(self._rows, "price", "usd", coin))
+        listed, is_odd = self._prices.of_coin[coin]
+        shown, is_odd_too = self._prices.usd_of_coin[coin]
         exact: dict[int, Decimal] = {}
 
         def ratio(i: int) -> Decimal | None:
@@ -281,12 +311,12 @@ class _Rates:
 
         with np.errstate(divide="ignore", invalid="ignore"):
             approximate = shown / listed
-        sure = (listed > 0) & (shown > 0) & ~(self._odd | is_odd | is_odd_too)
-        for i in np.flatnonzero(self._odd | is_odd | is_odd_too).tolist():
+        unsure = self._odd | is_odd | is_odd_too
+        for i in np.flatnonzero(unsure).tolist():
             value = ratio(i)
             if value is not None:
                 exact[i] = value
-        index = np.flatnonzero(sure)
+        index = np.flatnonzero((listed > 0) & (shown > 0) & ~unsure)
         count = len(index) + len(exact)
         if count < convert.RATE_SAMPLES_MIN:
             return None
@@ -294,14 +324,13 @@ class _Rates:
             [approximate[index], np.fromiter(map(float, exact.values()), float, len(exact))]
         )
         rows = np.concatenate([index, np.fromiter(exact, np.int64, len(exact))])
-        order = np.argsort(keys, kind="stable")
-        keys, rows = keys[order], rows[order]
+        middle = np.partition(keys, (count // 2 - 1, count // 2))
 
         def at(rank: int) -> Decimal:
-            low = int(np.searchsorted(keys, keys[rank] * (1 - _SAME), "left"))
-            high = int(np.searchsorted(keys, keys[rank] * (1 + _SAME), "right"))
-            near = [exact[i] if i in exact else ratio(i) for i in rows[low:high].tolist()]
-            return sorted(each for each in near if each is not None)[rank - low]
+            """The exact ratio of this rank, by ranking exactly those that floats cannot tell apart."""
+            low, high = middle[rank] * (1 - _SAME), middle[rank] * (1 + _SAME)
+            near = [exact[i] if i in exact else ratio(i) for i in rows[(keys >= low) & (keys <= high)].tolist()]
+            return sorted(each for each in near if each is not None)[rank - int((keys < low).sum())]
 
         if count % 2:
             return at(count // 2), count
@@ -311,61 +340,70 @@ class _Rates:
 # -- columns
 
 
-def _columns(rows: list[_Server], odd: Flags, rates: MarketRates) -> OfferColumns:
+def _columns(
+    rows: list[_Server], prices: list[_Price], coins: _Prices, ids: Ints, odd: Flags, rates: MarketRates
+) -> OfferColumns:
     """Of free servers only: of others nothing more is asked."""
-    numbers = list(map(attrgetter("id"), rows))
-    all_ids = np.array(
-        [0 if is_odd else number for number, is_odd in zip(numbers, odd.tolist(), strict=True)]
-    )
-    told = list(map(attrgetter("rented"), rows))
-    free = np.flatnonzero(~np.array([each is not False for each in told], dtype=bool) | odd)
-    is_free = np.zeros(len(rows), dtype=bool)
-    is_free[free] = True
-    kept = [rows[i] for i in free.tolist()]
+    try:
+        is_free = _array("b", map(attrgetter("rented"), rows)) == 0
+    except TypeError:
+        is_free = np.array([row.rented is False for row in rows], dtype=bool)
+    is_free |= odd
+    free = np.flatnonzero(is_free)
+    kept = list(compress(rows, is_free))
+    specs = _parts(kept, "specs", _NO_SPECS)
+    net = _parts(specs, "net", _NO_NET)
     strange = odd[free].copy()
 
-    def column(values: list[Any]) -> Floats:
-        numbers, unusual = _numbers(values)
+    def column(parts: Sequence[msgspec.Struct], name: str) -> Floats:
+        numbers, unusual = _numbers(parts, name)
         np.logical_or(strange, unusual, out=strange)
         return numbers
 
-    allowed, allowed_of = _kinds(list(map(bytes, map(attrgetter("allowed_coins"), kept))), _allowed_coins)
+    def coin(name: str) -> Floats:
+        numbers, unusual = coins.of_coin[name]
+        np.logical_or(strange, unusual[free], out=strange)
+        return numbers[free]
+
+    allowed, allowed_of = _kinds(_bytes(kept, "allowed_coins"), _allowed_coins)
     may_pay = np.asarray(allowed or np.zeros((0, 3)), dtype=bool).reshape(-1, 3)[allowed_of]
-    on_demand = np.stack(
-        [column(_values(kept, "price", "on_demand", coin)) for coin in ("usd", "clore", "btc")], axis=1
-    )
+    in_usd = column(list(compress(coins.on_demand, is_free)), "usd")
+    on_demand = np.stack([in_usd, coin("clore"), coin("btc")], axis=1)
     on_demand = np.where((on_demand > 0) & may_pay, on_demand, np.nan)
-    bids = _values(kept, "price", "spot", default=NO_RAW)
-    raws = (map(bytes, _values(kept, "specs", name, default=NO_RAW)) for name in ("gpuram", "gpus"))
-    listed = map(bytes, map(attrgetter("gpu_array"), kept))
-    gpu_kinds, gpu_of = _kinds(
-        list(zip(_values(kept, "specs", "gpu"), *raws, listed, strict=True)), _gpu_kind
+    told = zip(
+        map(attrgetter("gpu"), specs),
+        _bytes(specs, "gpuram"),
+        _bytes(specs, "gpus"),
+        _bytes(kept, "gpu_array"),
+        strict=True,
     )
-    cpus, cpu_of = _kinds(_values(kept, "specs", "cpu"), lambda cpu: convert.cpu_name(wire.text(cpu)))
-    cudas, cuda_of = _kinds(list(map(attrgetter("cuda_version"), kept)), wire.version)
-    codes = _values(kept, "specs", "net", "cc")
-    countries, country_of = _kinds(codes, lambda code: convert.country_code(wire.text(code)))
-    gigaspot, gigaspot_of = _kinds(list(map(bytes, map(attrgetter("gigaspot"), kept))), _is_on_gigaspot)
-    ram_gib = column(_values(kept, "specs", "ram"))
-    disk_gb = np.array(list(map(_disk_gb, _values(kept, "specs", "disk"))), dtype=float)
+    gpu_kinds, gpu_of = _distinct(*_kinds(told, _gpu_kind))
+    cpus, cpu_of = _kinds(map(attrgetter("cpu"), specs), lambda cpu: convert.cpu_name(wire.text(cpu)))
+    cudas, cuda_of = _kinds(map(attrgetter("cuda_version"), kept), wire.version)
+    countries, country_of = _kinds(
+        map(attrgetter("cc"), net), lambda code: convert.country_code(wire.text(code))
+    )
+    gigaspot, gigaspot_of = _kinds(_bytes(kept, "gigaspot"), _is_on_gigaspot)
+    ram_gib = column(specs, "ram")
+    disk_gb = _disks_gb(list(map(attrgetter("disk"), specs)))
     strange |= np.isneginf(disk_gb)
-    reliability = column(list(map(attrgetter("reliability"), kept)))
-    mrl_hours = column(list(map(attrgetter("mrl"), kept)))
-    disk_mb_s = column(_values(kept, "specs", "disk_speed"))
-    down_mbit_s = column(_values(kept, "specs", "net", "down"))
+    reliability = column(kept, "reliability")
+    mrl_hours = column(kept, "mrl")
+    disk_mb_s = column(specs, "disk_speed")
+    down_mbit_s = column(net, "down")
     bands = [band_of_server([gpu.name for gpu in gpus]) for gpus in gpu_kinds]
     on_gigaspot = np.asarray(gigaspot, dtype=bool)[gigaspot_of] if gigaspot else np.zeros(len(kept), bool)
 
     def read_spot() -> tuple[Floats, Flags]:
-        coins, unusual = _spot(bids)
-        return np.where((coins > 0) & may_pay & ~on_gigaspot[:, None], coins, np.nan), unusual
+        bids, unusual = _spot([price.spot for price in compress(prices, is_free)])
+        return np.where((bids > 0) & may_pay & ~on_gigaspot[:, None], bids, np.nan), unusual
 
     return OfferColumns(
-        all_ids=all_ids,
+        all_ids=ids,
         rented=np.flatnonzero(~is_free),
         free=free,
         is_odd=strange,
-        ids=all_ids[free],
+        ids=ids[free],
         gpu_kinds=gpu_kinds,
         gpu_of=gpu_of,
         band_low=np.asarray([float(band.low) for band in bands])[gpu_of] if bands else np.zeros(0),
@@ -388,36 +426,45 @@ def _columns(rows: list[_Server], odd: Flags, rates: MarketRates) -> OfferColumn
     )
 
 
-def _numbers(values: list[Any]) -> tuple[Floats, Flags]:
+def _array(typecode: str, values: Iterable[Any]) -> NDArray[Any]:
+    """Numbers, and nothing else: `array` takes neither None nor texts, which numpy would."""
+    return np.frombuffer(array(typecode, list(values)), dtype=typecode)
+
+
+def _parts(rows: Sequence[msgspec.Struct], name: str, missing: T) -> list[T]:
+    """A part of each row, `missing` where it is null."""
+    parts = list(map(attrgetter(name), rows))
+    return parts if all(parts) else [missing if part is None else part for part in parts]
+
+
+def _bytes(rows: Sequence[msgspec.Struct], name: str) -> Iterator[bytes]:
+    return map(bytes, map(attrgetter(name), rows))
+
+
+def _numbers(rows: Sequence[msgspec.Struct], name: str) -> tuple[Floats, Flags]:
     """Numbers as floats, nan for what is missing, and which of them `wire` must judge."""
+    values = list(map(attrgetter(name), rows))
     try:
-        numbers = np.array(values, dtype=float)
-    except (ValueError, TypeError):
+        numbers, unusual = _array("d", values), np.zeros(len(values), dtype=bool)
+    except TypeError:
         numbers = np.array([value if isinstance(value, float) else math.nan for value in values], dtype=float)
-    unusual = np.zeros(len(values), dtype=bool)
-    if str in set(map(type, values)):
-        unusual |= np.fromiter((isinstance(value, str) for value in values), bool, len(values))
+        unusual = np.fromiter((isinstance(value, str) for value in values), bool, len(values))
     size = np.abs(numbers)
     unusual |= (size > 0) & ((size < _FLOAT_MIN) | (size > _FLOAT_MAX))
-    numbers[unusual] = math.nan
-    return numbers, unusual
+    return np.where(unusual, math.nan, numbers), unusual
 
 
-def _kinds(keys: list[Any], make: Callable[[Any], T]) -> tuple[list[T], Ints]:
+def _kinds(keys: Iterable[Any], make: Callable[[Any], T]) -> tuple[list[T], Ints]:
     """Each distinct key made into a value once, and which of the values each row has."""
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [make(key) for key in numbers], np.array(list(map(numbers.__getitem__, keys)), dtype=np.int64)
+    numbers: defaultdict[Any, int] = defaultdict(count().__next__)
+    kind_of = _array("q", map(numbers.__getitem__, keys))
+    return [make(key) for key in numbers], kind_of
 
 
-def _values(rows: list[_Server], *path: str, default: Any = None) -> list[Any]:
-    """A field of each row; `default` where something on the way to it is missing."""
-    try:
-        return list(map(attrgetter(".".join(path)), rows))
-    except AttributeError:
-        found: list[Any] = list(rows)
-        for name in path:
-            found = [None if each is None else getattr(each, name) for each in found]
-        return [default if each is None else each for each in found]
+def _distinct(values: list[T], value_of: Ints) -> tuple[list[T], Ints]:
+    """The same with equal values told once."""
+    kinds, kind_of = _kinds(values, lambda value: value)
+    return kinds, kind_of[value_of]
 
 
 def _allowed_coins(raw: bytes) -> tuple[bool, ...]:
@@ -425,6 +472,7 @@ def _allowed_coins(raw: bytes) -> tuple[bool, ...]:
     return tuple(convert.NAME_OF[currency] in coins for currency in COLUMN_CURRENCIES)
 
 
+@lru_cache(maxsize=8192)
 def _gpu_kind(key: tuple[str | None, bytes, bytes, bytes]) -> tuple[OfferedGpu, ...]:
     described, vram, each, listed = key
     return convert.offered_gpus(
@@ -445,17 +493,17 @@ def _is_on_gigaspot(raw: bytes) -> bool:
 
 def _spot(raws: list[msgspec.Raw]) -> tuple[Floats, Flags]:
     """Least bids. Few read them, so they are decoded apart."""
-    coins: list[_Coins | None] = []
-    for raw in raws:
+    read: list[_Coins] = []
+    odd = np.zeros(len(raws), dtype=bool)
+    for i, raw in enumerate(raws):
         try:
-            coins.append(_coins_decoder.decode(raw) if len(bytes(raw)) else _NO_COINS)
+            coins = _coins_decoder.decode(raw) if len(bytes(raw)) else None
         except msgspec.ValidationError:
-            coins.append(None)
-    odd = np.fromiter((each is None for each in coins), bool, len(coins))
-    read = [each or _NO_COINS for each in coins]
+            coins, odd[i] = None, True
+        read.append(coins or _NO_COINS)
     found = []
     for name in ("usd", "clore", "btc"):
-        numbers, unusual = _numbers([getattr(each, name) for each in read])
+        numbers, unusual = _numbers(read, name)
         odd |= unusual
         found.append(numbers)
     return np.stack(found, axis=1), odd
@@ -463,6 +511,17 @@ def _spot(raws: list[msgspec.Raw]) -> tuple[Floats, Flags]:
 
 _coins_decoder = msgspec.json.Decoder(_Coins | None)
 _DISK_TAIL_MAX = 13
+_USUAL_SIZES = re.compile(r"(?:[0-9]{1,7}(?:\.[0-9]{1,4})?GB\n)*")
+
+
+def _disks_gb(texts: list[str | None]) -> Floats:
+    """`_disk_gb` of each. Where all are of the usual form, with one look at all of them."""
+    joined = "".join([f"{(text or '').rpartition(' ')[2]}\n" for text in texts])
+    if _USUAL_SIZES.fullmatch(joined):
+        numbers = joined.split("GB\n")[:-1]
+        if len(numbers) == len(texts):
+            return np.array(list(map(float, numbers)), dtype=float)
+    return np.array(list(map(_disk_gb, texts)), dtype=float)
 
 
 def _disk_gb(text: str | None) -> float:

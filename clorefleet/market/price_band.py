@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 
@@ -55,6 +55,7 @@ def _plain(name: str) -> str:
     return f" {_plain_pattern().sub(' ', name.lower()).strip()} "
 
 
+@lru_cache(maxsize=1024)
 def band_of(gpu_name: str) -> PriceBand:
     """The band of the longest known name that is part of `gpu_name`, by whole words."""
     bands, unknown = _table()
