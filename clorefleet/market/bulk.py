@@ -14,6 +14,7 @@ import gc
 import math
 import re
 from array import array
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -71,7 +72,6 @@ _NO_NET, _NO_COINS, _NO_USD = _Net(), _Coins(), _Usd()
 class _Price(msgspec.Struct, gc=False, frozen=True):
     on_demand: _Coins | None = _NO_COINS
     usd: _Usd | None = _NO_USD
-    spot: msgspec.Raw = NO_RAW
 
 
 class _Specs(msgspec.Struct, gc=False, frozen=True):
@@ -92,7 +92,6 @@ class _Server(msgspec.Struct, gc=False, frozen=True):
     """What is missing has a default that is shared; only what is `null` is None."""
 
     id: int | float | str | None = None
-    owner: msgspec.Raw = NO_RAW
     mrl: _Number = math.nan
     price: _Price | None = _NO_PRICE
     rented: bool | None = True
@@ -104,20 +103,32 @@ class _Server(msgspec.Struct, gc=False, frozen=True):
     gigaspot: msgspec.Raw = NO_RAW
 
 
-class _Answer(msgspec.Struct, gc=False):
-    servers: list[_Server]
-    code: int | float | str | None = None
+class _Bids(msgspec.Struct, gc=False, frozen=True):
+    spot: msgspec.Raw = NO_RAW
 
 
-class _RawAnswer(msgspec.Struct):
+_NO_BIDS = _Bids()
+
+
+class _Bidding(msgspec.Struct, gc=False, frozen=True):
+    """A server once more, for its least bids."""
+
+    price: _Bids | None = _NO_BIDS
+
+
+class _Tail(msgspec.Struct, gc=False):
+    """An answer, or the end of one."""
+
     servers: list[msgspec.Raw]
     code: int | float | str | None = None
 
 
-_answer_decoder = msgspec.json.Decoder(_Answer)
-_raw_decoder = msgspec.json.Decoder(_RawAnswer)
-_server_decoder = msgspec.json.Decoder(_Server)
-_NO_SERVER = _Server()
+_NO_SERVER, _NOT_BIDDING = _Server(), _Bidding()
+_tail_decoder = msgspec.json.Decoder(_Tail)
+_raws_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_servers_decoder, _server_decoder = msgspec.json.Decoder(list[_Server]), msgspec.json.Decoder(_Server)
+_biddings_decoder, _bidding_decoder = msgspec.json.Decoder(list[_Bidding]), msgspec.json.Decoder(_Bidding)
+_coins_decoder = msgspec.json.Decoder(_Coins | None)
 
 
 def table_of_answer(body: bytes, *, read_at: datetime, needs_code: bool = True) -> OfferTable | None:
@@ -125,7 +136,12 @@ def table_of_answer(body: bytes, *, read_at: datetime, needs_code: bool = True) 
     was_enabled = gc.isenabled()
     gc.disable()  # hundreds of thousands of small objects, none of them in a cycle
     try:
-        return _table(body, read_at, needs_code)
+        if not body.isascii():
+            body.decode("utf-8")  # fields that are skipped below are not looked at
+        try:
+            return _table(_Pieces.of_cut(body), read_at, needs_code)
+        except msgspec.MsgspecError:
+            return _table(_Pieces.of_whole(body), read_at, needs_code)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     finally:
@@ -133,73 +149,112 @@ def table_of_answer(body: bytes, *, read_at: datetime, needs_code: bool = True) 
             gc.enable()
 
 
-def _table(body: bytes, read_at: datetime, needs_code: bool) -> OfferTable | None:
-    if not body.isascii():
-        body.decode("utf-8")  # fields that are skipped below are not looked at
-    try:
-        answer = _answer_decoder.decode(body)
-        rows: list[_Server | None] = list(answer.servers)
-        code = answer.code
-    except msgspec.ValidationError:
-        raw_answer = _raw_decoder.decode(body)
-        rows = [_row(raw) for raw in raw_answer.servers]
-        code = raw_answer.code
-    if (needs_code and (type(code) is not int or code != 0)) or len(rows) > wire.RECORDS_MAX:
+def _table(pieces: _Pieces, read_at: datetime, needs_code: bool) -> OfferTable | None:
+    if needs_code and (type(pieces.code) is not int or pieces.code != 0):
         return None
-    return OfferTable(body, rows, read_at)
+    reading = _Reading()
+    for number in range(len(pieces)):
+        reading.add(_rows(pieces[number], _servers_decoder, _server_decoder))
+        if len(reading) > wire.RECORDS_MAX:
+            return None
+    return OfferTable(pieces, reading, read_at)
 
 
-def _row(raw: msgspec.Raw) -> _Server | None:
+def _rows(piece: bytes, all_decoder: Any, one_decoder: Any) -> list[Any]:
+    """The records of a piece; None for one with a field of an unusual type."""
+
+    def row(raw: msgspec.Raw) -> Any:
+        try:
+            return one_decoder.decode(raw)
+        except msgspec.ValidationError:
+            return None
+
     try:
-        return _server_decoder.decode(raw)
+        return cast(list[Any], all_decoder.decode(piece))
     except msgspec.ValidationError:
-        return None
+        return [row(raw) for raw in _raws_decoder.decode(piece)]
+
+
+# -- pieces
+
+
+_PIECE_BYTES = 1 << 17
+"""Its objects stay in the processor's cache while columns are made of them: twice as fast as all at once."""
+_HEAD = re.compile(rb'\s*\{\s*"servers"\s*:\s*\[')
+_SEAM = re.compile(rb'\}\s*(,)\s*\{\s*"id"\s*:')
+
+
+class _Pieces(Sequence[bytes]):
+    """The list of servers, cut between records: each piece is a list of its own.
+
+    A seam, `},{"id":`, can be in no text of valid JSON, where its quote would be escaped. Within a record,
+    or in another list of the answer, it leaves a piece that is no list, which raises `msgspec.DecodeError`
+    when it is read. Pieces that are all read therefore mean what the whole would.
+    """
+
+    def __init__(self, body: bytes, cuts: list[int], end: bytes, code: object) -> None:
+        self._body, self._cuts, self._end, self.code = body, cuts, end, code
+
+    @classmethod
+    def of_whole(cls, body: bytes) -> _Pieces:
+        tail = _tail_decoder.decode(body)
+        return cls(body, [], b"[" + b",".join(tail.servers) + b"]", tail.code)
+
+    @classmethod
+    def of_cut(cls, body: bytes) -> _Pieces:
+        head = _HEAD.match(body)
+        if head is None:
+            return cls.of_whole(body)
+        cuts = [head.end()]
+        while seam := _SEAM.search(body, cuts[-1] + _PIECE_BYTES):
+            cuts.append(seam.end(1))
+        last = body[cuts[-1] :]
+        if b'"servers"' in last:  # told twice, of which the last would count
+            return cls.of_whole(body)
+        tail = _tail_decoder.decode(b'{"servers":[' + last)
+        return cls(body, cuts, b"[" + b",".join(tail.servers) + b"]", tail.code)
+
+    def __len__(self) -> int:
+        return max(1, len(self._cuts))
+
+    @overload
+    def __getitem__(self, number: int) -> bytes: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, number: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        if number >= len(self):
+            raise IndexError(number)
+        if number == len(self) - 1:
+            return self._end
+        return b"[%b]" % self._body[self._cuts[number] : self._cuts[number + 1] - 1]
 
 
 class OfferTable(Sequence[Offer]):
     """All readable servers of one answer, in its order."""
 
-    def __init__(self, body: bytes, rows: list[_Server | None], read_at: datetime) -> None:
-        self._body = body
-        self._start = _address(body)
-        self._raws: list[msgspec.Raw] | None = None
+    def __init__(self, pieces: _Pieces, reading: _Reading, read_at: datetime) -> None:
+        self._pieces, self._begins = pieces, reading.begins
+        self._opened: tuple[int, list[msgspec.Raw]] = (-1, [])
         self._exact: dict[int, Offer] = {}
+        ids, odd = reading.ids_and_odd()
+        self._positions = np.arange(len(ids))
         self.skipped = 0
-        self._positions: Ints
-        self._rows: list[_Server]
-        self._odd: Flags
-        self._read(rows, read_at)
-
-    def _read(self, rows: list[_Server | None], read_at: datetime) -> None:
-        whole = [_NO_SERVER if row is None else row for row in rows]
-        try:
-            ids = _array("q", [row.id for row in whole])
-        except (TypeError, OverflowError):
-            ids = np.zeros(len(whole), dtype=np.int64)
-            for i, row in enumerate(whole):
-                if type(row.id) is int and row.id < _ID_MAX:
-                    ids[i] = row.id
-        odd = (ids <= 0) | (ids >= _ID_MAX)
-        self._positions = np.arange(len(whole))
         if odd.any():
             readable = ~odd
             for i in np.flatnonzero(odd).tolist():
-                readable[i] = self._has_id(i)
+                readable[i] = wire.read_server(self._record(i)) is not None
             self._positions = np.flatnonzero(readable)
-            self.skipped = int((~readable).sum())
-            odd, ids = odd[readable], ids[readable]
-            whole = [whole[i] for i in self._positions.tolist()]
-        self._rows = whole
-        self._odd = odd
-        prices = _whole([row.price for row in whole], _NO_PRICE)
-        coins = _Prices(prices)
-        self.rates = _Rates(self, coins, odd, read_at).found
-        self.columns = _columns(whole, prices, coins, np.where(odd, 0, ids), odd, self.rates)
+            self.skipped = len(ids) - len(self._positions)
+        self._odd = odd[self._positions]
+        self.rates = _Rates(self, reading, read_at).found
+        self.columns = _columns(self, reading, ids)
 
     # -- exact offers
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._positions)
 
     @overload
     def __getitem__(self, index: int) -> Offer: ...
@@ -221,80 +276,180 @@ class OfferTable(Sequence[Offer]):
 
     def server(self, index: int) -> wire.WireServer:
         """One record, read the tolerant way."""
-        near = None if self._odd[index] else self._rows[index].owner
-        found = self._record(int(self._positions[index]), near)
-        server = wire.read_server(found)
+        server = wire.read_server(self._record(int(self._positions[index])))
         if server is None:
             raise AssertionError("a record without an id is in no table")
         return server
 
-    def _has_id(self, position: int) -> bool:
-        return wire.read_server(self._record(position, None)) is not None
+    def _record(self, position: int) -> wire.Fields:
+        number = bisect_right(self._begins, position) - 1
+        if self._opened[0] != number:
+            self._opened = (number, _raws_decoder.decode(self._pieces[number]))
+        return wire.fields(wire.parse(bytes(self._opened[1][position - self._begins[number]])))
 
-    def _record(self, position: int, owner: msgspec.Raw | None) -> wire.Fields:
-        """The record at `position`: by the place of its owner, which usually follows its id, the first field;
-        else by reading the list again."""
-        if owner is not None and owner is not NO_RAW and self._raws is None:
-            at = _address(owner) - self._start
-            start = self._body.rfind(b"{", max(0, at - 80), at) if 0 < at < len(self._body) else -1
-            if start >= 0 and _BEFORE_OWNER.fullmatch(self._body, start, at):
-                return self._parse_one(start)
-        if self._raws is None:
-            self._raws = _raw_decoder.decode(self._body).servers
-        return wire.fields(wire.parse(bytes(self._raws[position])))
-
-    def _parse_one(self, start: int) -> wire.Fields:
-        """The object that begins at `start`. Its end is looked for in growing pieces."""
-        size = 4096
-        while True:
-            piece = self._body[start : start + size]
-            found = wire.parse_first(piece)
-            if found is not None:
-                return wire.fields(found)
-            if start + size >= len(self._body):
-                raise AssertionError("the answer was read whole, and now a record of it has no end")
-            size *= 8
+    def read_bids(self) -> list[msgspec.Raw]:
+        """The least bids of every server, unread."""
+        bids: list[msgspec.Raw] = []
+        for piece in self._pieces:
+            rows = _rows(piece, _biddings_decoder, _bidding_decoder)
+            prices = [(row or _NOT_BIDDING).price for row in rows]
+            bids.extend((price or _NO_BIDS).spot for price in prices)
+        return [bids[i] for i in self._positions.tolist()]
 
 
-def _address(buffer: bytes | msgspec.Raw) -> int:
-    """Where its bytes lie in memory. A `Raw` is a view of the answer, and does not tell its offset."""
-    view = np.frombuffer(buffer, dtype=np.uint8)
-    return int(view.__array_interface__["data"][0])
+# -- reading piece by piece
 
 
-_BEFORE_OWNER = re.compile(rb'\{\s*"id"\s*:\s*[0-9]+\s*,\s*"owner"\s*:\s*')
+class _Numbers:
+    """A column of floats, nan for what is missing."""
+
+    def __init__(self) -> None:
+        self._values, self._texts = array("d"), array("q")
+
+    def add(self, values: list[Any]) -> None:
+        try:
+            self._values.fromlist(values)
+        except TypeError:  # it takes neither None nor texts, and then nothing
+            at = len(self._values)
+            self._texts.extend(at + i for i, value in enumerate(values) if isinstance(value, str))
+            self._values.extend(value if isinstance(value, float) else math.nan for value in values)
+
+    def column(self) -> _Column:
+        """And which of them `wire` must judge."""
+        numbers = _of_array(self._values)
+        unusual = np.zeros(len(numbers), dtype=bool)
+        unusual[_of_array(self._texts)] = True
+        size = np.abs(numbers)
+        unusual |= (size > 0) & ((size < _FLOAT_MIN) | (size > _FLOAT_MAX))
+        return np.where(unusual, math.nan, numbers), unusual
+
+
+class _Kinds:
+    """A column of values that are few: their numbers, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._numbers: defaultdict[Any, int] = defaultdict(count().__next__)
+        self._of = array("q")
+
+    def add(self, keys: Iterable[Any]) -> None:
+        self._of.fromlist(list(map(self._numbers.__getitem__, keys)))
+
+    def column(self, make: Callable[[Any], T]) -> tuple[list[T], Ints]:
+        """Each distinct key made into a value once, and which of the values each row has."""
+        return [make(key) for key in self._numbers], _of_array(self._of)
+
+
+class _Reading:
+    """What columns are made of. The last ones have free and odd servers only: of others no more is asked."""
+
+    def __init__(self) -> None:
+        self.begins: list[int] = []
+        self._ids, self._odd, self._free = array("q"), array("q"), array("b")
+        self.clore, self.btc, self.usd_of_clore, self.usd_of_btc = (_Numbers() for _ in range(4))
+        self.usd, self.mrl, self.reliability = _Numbers(), _Numbers(), _Numbers()
+        self.ram, self.disk, self.disk_speed, self.down = (_Numbers() for _ in range(4))
+        self.allowed_coins, self.gigaspot, self.gpus = _Kinds(), _Kinds(), _Kinds()
+        self.cpu, self.cuda_version, self.country = _Kinds(), _Kinds(), _Kinds()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids_and_odd(self) -> tuple[Ints, Flags]:
+        """Ids, and 0 of the servers that are odd as a whole."""
+        ids = _of_array(self._ids)
+        odd = (ids <= 0) | (ids >= _ID_MAX)
+        return np.where(odd, 0, ids), odd
+
+    def is_free(self) -> Flags:
+        is_free: Flags = _of_array(self._free) != 0
+        return is_free
+
+    def add(self, rows: list[_Server | None]) -> None:
+        self.begins.append(len(self))
+        servers = _whole(rows, _NO_SERVER)
+        self._add_ids(servers)
+        ids = self._ids[self.begins[-1] :]
+        free = [
+            server.rented is False or not 0 < number < _ID_MAX
+            for server, number in zip(servers, ids, strict=True)
+        ]
+        self._free.fromlist(cast(list[int], free))
+        prices = _whole([server.price for server in servers], _NO_PRICE)
+        coins = _whole([price.on_demand for price in prices], _NO_COINS)
+        usd = _whole([price.usd for price in prices], _NO_USD)
+        self.clore.add([each.clore for each in coins])
+        self.btc.add([each.btc for each in coins])
+        self.usd_of_clore.add([each.clore for each in usd])
+        self.usd_of_btc.add([each.btc for each in usd])
+        self.usd.add([each.usd for each in compress(coins, free)])
+        self._add_free(list(compress(servers, free)))
+
+    def _add_ids(self, servers: list[_Server]) -> None:
+        ids: list[Any] = [server.id for server in servers]
+        try:
+            self._ids.fromlist(ids)
+        except (TypeError, OverflowError):
+            self._ids.extend(each if type(each) is int and 0 < each < _ID_MAX else 0 for each in ids)
+
+    def _add_free(self, servers: list[_Server]) -> None:
+        specs = _whole([server.specs for server in servers], _NO_SPECS)
+        net = _whole([each.net for each in specs], _NO_NET)
+        self.mrl.add([server.mrl for server in servers])
+        self.reliability.add([server.reliability for server in servers])
+        self.ram.add([each.ram for each in specs])
+        self.disk.add(_disks_gb([each.disk for each in specs]))
+        self.disk_speed.add([each.disk_speed for each in specs])
+        self.down.add([each.down for each in net])
+        self.allowed_coins.add(_texts([server.allowed_coins for server in servers]))
+        self.gigaspot.add(_texts([server.gigaspot for server in servers]))
+        self.cpu.add([each.cpu for each in specs])
+        self.cuda_version.add([server.cuda_version for server in servers])
+        self.country.add([each.cc for each in net])
+        self.gpus.add(
+            zip(
+                [each.gpu for each in specs],
+                _texts([each.gpuram for each in specs]),
+                _texts([each.gpus for each in specs]),
+                _texts([server.gpu_array for server in servers]),
+                strict=True,
+            )
+        )
+
+
+def _of_array(values: array[Any]) -> NDArray[Any]:
+    return np.frombuffer(values, dtype=values.typecode) if values else np.zeros(0, dtype=values.typecode)
+
+
+def _whole(parts: list[T | None], missing: T) -> list[T]:
+    """`missing` in the place of what is null."""
+    if all(parts):
+        return cast(list[T], parts)
+    return [missing if part is None else part for part in parts]
+
+
+def _texts(raws: list[msgspec.Raw]) -> list[bytes]:
+    """The bytes of each, of all at once: a call for each takes ten times as long."""
+    texts = b"\0".join(raws).split(b"\0")
+    return texts if len(texts) == len(raws) else list(map(bytes, raws))
 
 
 # -- coin rates
 
 
-class _Prices:
-    """On-demand prices of all servers, and what the market says they are worth in USD."""
-
-    def __init__(self, prices: list[_Price]) -> None:
-        self.on_demand = _whole([price.on_demand for price in prices], _NO_COINS)
-        usd = _whole([price.usd for price in prices], _NO_USD)
-        self.clore = _numbers([coins.clore for coins in self.on_demand])
-        self.btc = _numbers([coins.btc for coins in self.on_demand])
-        self.usd_of_clore = _numbers([coins.clore for coins in usd])
-        self.usd_of_btc = _numbers([coins.btc for coins in usd])
-
-
 class _Rates:
     """`convert.coin_rates`, whose medians are found among floats and read exactly."""
 
-    def __init__(self, table: OfferTable, prices: _Prices, odd: Flags, read_at: datetime) -> None:
-        self._table, self._prices, self._odd = table, prices, odd
-        self.found = self._of(read_at)
+    def __init__(self, table: OfferTable, reading: _Reading, read_at: datetime) -> None:
+        self._table = table
+        self.found = self._of(reading, read_at)
 
-    def _of(self, read_at: datetime) -> MarketRates:
+    def _of(self, reading: _Reading, read_at: datetime) -> MarketRates:
         rates = [ExchangeRate(Currency.USD, Decimal(1), read_at, "one USD is one USD")]
-        prices = self._prices
         for currency, listed, shown, name, usd_name in (
-            (Currency.BITCOIN, prices.btc, prices.usd_of_btc, "bitcoin", "on_demand_btc"),
-            (Currency.CLORE, prices.clore, prices.usd_of_clore, "CLORE-Blockchain", "on_demand_clore"),
+            (Currency.BITCOIN, reading.btc, reading.usd_of_btc, "bitcoin", "on_demand_btc"),
+            (Currency.CLORE, reading.clore, reading.usd_of_clore, "CLORE-Blockchain", "on_demand_clore"),
         ):
-            ratios = self._ratios(listed, shown, name, usd_name)
+            ratios = self._ratios(listed.column(), shown.column(), name, usd_name)
             if ratios is None:
                 # Too few conversions shown, or too odd an answer: the plain way, over all records.
                 return convert.coin_rates(map(self._table.server, range(len(self._table))), read_at=read_at)
@@ -306,7 +461,10 @@ class _Rates:
     def _ratios(
         self, listed_column: _Column, shown_column: _Column, name: str, usd_name: str
     ) -> tuple[Decimal, int] | None:
-        (listed, is_odd), (shown, is_odd_too) = listed_column, shown_column
+        readable = self._table._positions
+        (listed, is_odd), (shown, is_odd_too) = (
+            (numbers[readable], unusual[readable]) for numbers, unusual in (listed_column, shown_column)
+        )
         exact: dict[int, Decimal] = {}
 
         def ratio(i: int) -> Decimal | None:
@@ -316,7 +474,7 @@ class _Rates:
 
         with np.errstate(divide="ignore", invalid="ignore"):
             approximate = shown / listed
-        unsure = self._odd | is_odd | is_odd_too
+        unsure = self._table._odd | is_odd | is_odd_too
         for i in np.flatnonzero(unsure).tolist():
             value = ratio(i)
             if value is not None:
@@ -346,62 +504,47 @@ class _Rates:
 # -- columns
 
 
-def _columns(
-    rows: list[_Server], prices: list[_Price], coins: _Prices, ids: Ints, odd: Flags, rates: MarketRates
-) -> OfferColumns:
-    """Of free servers only: of others nothing more is asked."""
-    try:
-        is_free = _array("b", [row.rented for row in rows]) == 0
-    except TypeError:
-        is_free = np.array([row.rented is False for row in rows], dtype=bool)
-    is_free |= odd
+def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumns:
+    readable = np.zeros(len(all_ids), dtype=bool)
+    readable[table._positions] = True
+    was_free = reading.is_free()
+    left = readable[was_free]
+    """Of the columns' rows those that have an id."""
+    is_free = was_free[readable]
     free = np.flatnonzero(is_free)
-    kept = list(compress(rows, is_free))
-    specs = _whole([row.specs for row in kept], _NO_SPECS)
-    net = _whole([each.net for each in specs], _NO_NET)
-    strange = odd[free].copy()
+    ids, strange = all_ids[readable], table._odd[free].copy()
 
-    def column(values: list[_Number]) -> Floats:
-        numbers, unusual = _numbers(values)
-        np.logical_or(strange, unusual, out=strange)
-        return numbers
+    def column(numbers: _Numbers) -> Floats:
+        values, unusual = numbers.column()
+        np.logical_or(strange, unusual[left], out=strange)
+        return values[left]
 
-    def of_free(column: _Column) -> Floats:
-        numbers, unusual = column
-        np.logical_or(strange, unusual[free], out=strange)
-        return numbers[free]
+    def of_all(numbers: _Numbers) -> Floats:
+        values, unusual = numbers.column()
+        np.logical_or(strange, unusual[readable][free], out=strange)
+        return values[readable][free]
 
-    allowed, allowed_of = _kinds(_texts([row.allowed_coins for row in kept]), _allowed_coins)
+    def kinds(values: _Kinds, make: Callable[[Any], T]) -> tuple[list[T], Ints]:
+        found, kind_of = values.column(make)
+        return found, kind_of[left]
+
+    allowed, allowed_of = kinds(reading.allowed_coins, _allowed_coins)
     may_pay = np.asarray(allowed or np.zeros((0, 3)), dtype=bool).reshape(-1, 3)[allowed_of]
-    in_usd = column([each.usd for each in compress(coins.on_demand, is_free)])
-    on_demand = np.stack([in_usd, of_free(coins.clore), of_free(coins.btc)], axis=1)
+    on_demand = np.stack([column(reading.usd), of_all(reading.clore), of_all(reading.btc)], axis=1)
     on_demand = np.where((on_demand > 0) & may_pay, on_demand, np.nan)
-    described = zip(
-        [each.gpu for each in specs],
-        _texts([each.gpuram for each in specs]),
-        _texts([each.gpus for each in specs]),
-        _texts([row.gpu_array for row in kept]),
-        strict=True,
-    )
-    gpu_kinds, gpu_of = _distinct(*_kinds(described, _gpu_kind))
-    cpus, cpu_of = _kinds([each.cpu for each in specs], lambda cpu: convert.cpu_name(wire.text(cpu)))
-    cudas, cuda_of = _kinds([row.cuda_version for row in kept], wire.version)
-    countries, country_of = _kinds(
-        [each.cc for each in net], lambda code: convert.country_code(wire.text(code))
-    )
-    gigaspot, gigaspot_of = _kinds(_texts([row.gigaspot for row in kept]), _is_on_gigaspot)
-    ram_gib = column([each.ram for each in specs])
-    disk_gb = _disks_gb([each.disk for each in specs])
-    strange |= np.isneginf(disk_gb)
-    reliability = column([row.reliability for row in kept])
-    mrl_hours = column([row.mrl for row in kept])
-    disk_mb_s = column([each.disk_speed for each in specs])
-    down_mbit_s = column([each.down for each in net])
+    gpu_kinds, gpu_of = _distinct(*kinds(reading.gpus, _gpu_kind))
+    cpus, cpu_of = kinds(reading.cpu, lambda cpu: convert.cpu_name(wire.text(cpu)))
+    cudas, cuda_of = kinds(reading.cuda_version, wire.version)
+    countries, country_of = kinds(reading.country, lambda code: convert.country_code(wire.text(code)))
+    gigaspot, gigaspot_of = kinds(reading.gigaspot, _is_on_gigaspot)
+    on_gigaspot = np.asarray(gigaspot, dtype=bool)[gigaspot_of] if gigaspot else np.zeros(len(free), bool)
+    ram_gib, disk_gb = column(reading.ram), column(reading.disk)
+    reliability, mrl_hours = column(reading.reliability), column(reading.mrl)
+    disk_mb_s, down_mbit_s = column(reading.disk_speed), column(reading.down)
     bands = [band_of_server([gpu.name for gpu in gpus]) for gpus in gpu_kinds]
-    on_gigaspot = np.asarray(gigaspot, dtype=bool)[gigaspot_of] if gigaspot else np.zeros(len(kept), bool)
 
     def read_spot() -> tuple[Floats, Flags]:
-        bids, unusual = _spot([price.spot for price in compress(prices, is_free)])
+        bids, unusual = _spot(list(compress(table.read_bids(), is_free)))
         return np.where((bids > 0) & may_pay & ~on_gigaspot[:, None], bids, np.nan), unusual
 
     return OfferColumns(
@@ -432,47 +575,12 @@ def _columns(
     )
 
 
-def _array(typecode: str, values: list[Any]) -> NDArray[Any]:
-    """Numbers, and nothing else: `array` takes neither None nor texts, which numpy would."""
-    return np.frombuffer(array(typecode, values), dtype=typecode)
-
-
-def _whole(parts: list[T | None], missing: T) -> list[T]:
-    """`missing` in the place of what is null."""
-    if all(parts):
-        return cast(list[T], parts)
-    return [missing if part is None else part for part in parts]
-
-
-def _texts(raws: list[msgspec.Raw]) -> list[bytes]:
-    """The bytes of each, of all at once: a call for each takes ten times as long."""
-    texts = b"\0".join(raws).split(b"\0")
-    return texts if len(texts) == len(raws) else list(map(bytes, raws))
-
-
-def _numbers(values: list[_Number]) -> _Column:
-    """Numbers as floats, nan for what is missing, and which of them `wire` must judge."""
-    try:
-        numbers, unusual = _array("d", values), np.zeros(len(values), dtype=bool)
-    except TypeError:
-        numbers = np.array([value if isinstance(value, float) else math.nan for value in values], dtype=float)
-        unusual = np.fromiter((isinstance(value, str) for value in values), bool, len(values))
-    size = np.abs(numbers)
-    unusual |= (size > 0) & ((size < _FLOAT_MIN) | (size > _FLOAT_MAX))
-    return np.where(unusual, math.nan, numbers), unusual
-
-
-def _kinds(keys: Iterable[Any], make: Callable[[Any], T]) -> tuple[list[T], Ints]:
-    """Each distinct key made into a value once, and which of the values each row has."""
-    numbers: defaultdict[Any, int] = defaultdict(count().__next__)
-    kind_of = _array("q", list(map(numbers.__getitem__, keys)))
-    return [make(key) for key in numbers], kind_of
-
-
 def _distinct(values: list[T], value_of: Ints) -> tuple[list[T], Ints]:
     """The same with equal values told once."""
-    kinds, kind_of = _kinds(values, lambda value: value)
-    return kinds, kind_of[value_of]
+    kinds = _Kinds()
+    kinds.add(values)
+    found, kind_of = kinds.column(lambda value: value)
+    return found, kind_of[value_of]
 
 
 def _allowed_coins(raw: bytes) -> tuple[bool, ...]:
@@ -511,25 +619,26 @@ def _spot(raws: list[msgspec.Raw]) -> tuple[Floats, Flags]:
         read.append(coins or _NO_COINS)
     found = []
     for name in ("usd", "clore", "btc"):
-        numbers, unusual = _numbers([getattr(each, name) for each in read])
+        numbers = _Numbers()
+        numbers.add([getattr(each, name) for each in read])
+        column, unusual = numbers.column()
         odd |= unusual
-        found.append(numbers)
+        found.append(column)
     return np.stack(found, axis=1), odd
 
 
-_coins_decoder = msgspec.json.Decoder(_Coins | None)
 _DISK_TAIL_MAX = 13
 _USUAL_SIZES = re.compile(r"(?:[0-9]{1,7}(?:\.[0-9]{1,4})?GB\n)*")
 
 
-def _disks_gb(texts: list[str | None]) -> Floats:
+def _disks_gb(texts: list[str | None]) -> list[float]:
     """`_disk_gb` of each. Where all are of the usual form, with one look at all of them."""
     joined = "".join([f"{(text or '').rpartition(' ')[2]}\n" for text in texts])
     if _USUAL_SIZES.fullmatch(joined):
         numbers = joined.split("GB\n")[:-1]
         if len(numbers) == len(texts):
-            return np.array(list(map(float, numbers)), dtype=float)
-    return np.array(list(map(_disk_gb, texts)), dtype=float)
+            return list(map(float, numbers))
+    return list(map(_disk_gb, texts))
 
 
 def _disk_gb(text: str | None) -> float:

@@ -57,18 +57,6 @@ def parse(body: bytes) -> Json:
         raise NotJson(type(error).__name__) from error
 
 
-def parse_first(piece: bytes) -> Json:
-    """The JSON value that `piece` begins with; None when its end is not in the piece.
-
-    For pieces of a document that was found to be UTF-8 and JSON as a whole.
-    """
-    try:
-        value: Json = _decoder.raw_decode(piece.decode("utf-8", errors="ignore"))[0]
-    except ValueError:
-        return None
-    return value
-
-
 def _exact(text: str) -> Decimal | None:
     """None for a number that is too extreme to be meant."""
     try:

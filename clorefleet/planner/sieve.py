@@ -52,7 +52,7 @@ _DAY_S = 86_400.0
 @dataclass(frozen=True, slots=True)
 class Sieved:
     positions: tuple[int, ...]
-    """Offers that need the exact look."""
+    """Offers that need the exact look, in their order, which tells apart servers of one number."""
     counts: dict[str, int]
     """All others, by the code of their refusal. Plans far down the ranking are in neither."""
 
@@ -133,7 +133,7 @@ class _Sieve:
             positions.extend(plainly_rented[lowest].tolist())
             if len(plainly_rented) > len(lowest):
                 found["rented"] = len(plainly_rented) - len(lowest)
-        return Sieved(tuple(positions), found)
+        return Sieved(tuple(sorted(positions)), found)
 
     def _refuse(self, rows: Ints | Flags, name: str) -> None:
         """Refused for `name`, where nothing came before."""
@@ -315,23 +315,27 @@ class _Sieve:
         seconds = (np.ceil(download), np.ceil(load), np.ceil(total))
         budget = np.inf if wish.budget is None else float(wish.budget.per_day.amount)
         ways = [self._cheapest(rows, prices, seconds, budget, is_spot=is_spot) for is_spot, prices in kinds]
-        has = np.stack([way[0] < np.inf for way in ways])
-        cost, first, lacks = (np.stack([way[i] for way in ways]) for i in range(3))
-        over = first > budget
-        affordable = has & ~over
+        cost, low, high = (np.stack([getattr(way, name) for way in ways]) for name in ("cost", "low", "high"))
+        lacks = np.stack([way.lacks for way in ways])
+        has = cost < np.inf
+        affordable = has & (high <= budget)
+        self.exact[rows[(has & ~affordable & (low <= budget)).any(axis=0)]] = True
         none = ~has.any(axis=0)
         self._refuse(rows[none], "no_price")
         is_plan = affordable.any(axis=0)
         open_ways = np.where(is_plan, affordable, has)
-        rank = np.where(open_ways, cost + np.where(lacks, 1e15, 0.0), np.inf)
+        lacks |= ~open_ways
+        payable = np.where((~lacks).any(axis=0), open_ways & ~lacks, open_ways)
+        rank = np.where(payable, cost, np.inf)
         chosen = rank.argmin(axis=0), np.arange(len(rows))
-        cost, first, lacks = cost[chosen], first[chosen], lacks[chosen]
         if len(ways) > 1:
-            apart = np.abs(rank[0] - rank[1])
-            self.exact[rows[apart <= 2 * (_ABS_USD + _REL * cost)]] = True
+            both = np.isfinite(rank).all(axis=0)
+            near = np.abs(rank[0, both] - rank[1, both]) <= 2 * (_ABS_USD + _REL * rank[:, both].min(axis=0))
+            self.exact[rows[both][near]] = True
+        cost, low, high, lacks = cost[chosen], low[chosen], high[chosen], lacks[chosen]
         is_over = ~is_plan & ~none
         self._refuse(rows[is_over], "over_budget")
-        self._keep_smallest(rows[is_over], first[is_over], self.limits.over_budget)
+        self._keep_smallest(rows[is_over], low[is_over], high[is_over], self.limits.over_budget)
         sure = is_plan & ~self.exact[rows]
         if sure.any():
             self._keep_best(rows[sure], table, pair[sure], cost[sure], lacks[sure])
@@ -344,18 +348,17 @@ class _Sieve:
         budget: float,
         *,
         is_spot: bool,
-    ) -> tuple[Floats, Floats, Flags]:
-        """All-in cost, first day, and whether the wallet lacks it, in the coin that `price_of` would take."""
+    ) -> _Way:
         np = self.np
         life = self.columns.life_s[rows]
+        odd_life = (life < EXPECTED_LIFE_S) & (life != np.floor(life))
         life = np.where((life < EXPECTED_LIFE_S) & (life >= 1), np.floor(life + 1e-6), EXPECTED_LIFE_S)
-        odd_life = self.columns.life_s[rows]
-        self.exact[rows[(odd_life < EXPECTED_LIFE_S) & (odd_life != np.floor(odd_life))]] = True
+        self.exact[rows[odd_life]] = True
         per_day = _DAY_S / life
         down = 1 - self.columns.reliability[rows]
         download, load, total = seconds
-        best = np.full(len(rows), np.inf), np.full(len(rows), np.inf), np.zeros(len(rows), dtype=bool)
-        best_rank = np.full(len(rows), np.inf)
+        costs, firsts = [np.full(len(rows), np.inf)], [np.zeros(len(rows))]
+        lacking = [np.ones(len(rows), dtype=bool)]
         for index, (currency, unit) in enumerate(
             zip(COLUMN_CURRENCIES, self._usd_per_unit().tolist(), strict=True)
         ):
@@ -369,37 +372,38 @@ class _Sieve:
             cost = running * (1 + down + (download + load) / _DAY_S * per_day) + creation_usd * per_day
             if is_spot:
                 cost = cost + (running * total / _DAY_S + creation_usd) * float(SPOT_INTERRUPTIONS_PER_DAY)
-            first = running + creation_usd
             need = price * (1 + fee / 100) * float(FIRST_HOURS) / 24 + creation
             balance = self.market.balance(currency)
             held = np.inf if balance is None else float(balance)
-            lacks = need > held
-            unsure = np.abs(first - budget) <= _REL * budget if budget < np.inf else np.zeros(len(rows), bool)
             if held < np.inf:
-                unsure = unsure | (np.abs(need - held) <= _REL * held + 1e-12)
-            rank = np.where(np.isnan(cost), np.inf, cost + np.where(lacks, 1e15, 0.0))
-            both = np.isfinite(rank) & np.isfinite(best_rank)
-            apart = np.full(len(rows), np.inf)
-            apart[both] = np.abs(rank[both] - best_rank[both])
-            error = 2 * (_ABS_USD + _REL * np.minimum(np.nan_to_num(cost, nan=np.inf), best[0]))
-            self.exact[rows[unsure | (apart <= error)]] = True
-            better = rank < best_rank
-            best = (
-                np.where(better, cost, best[0]),
-                np.where(better, first, best[1]),
-                np.where(better, lacks, best[2]),
-            )
-            best_rank = np.minimum(rank, best_rank)
-        return best
+                self.exact[rows[np.abs(need - held) <= _REL * held + 1e-12]] = True
+            costs.append(np.where(np.isnan(cost), np.inf, cost))
+            firsts.append(running + creation_usd)
+            lacking.append(~(need <= held))
+        return self._way(np.stack(costs), np.stack(firsts), np.stack(lacking), budget)
+
+    def _way(self, costs: Floats, firsts: Floats, lacking: Flags, budget: float) -> _Way:
+        """Of the currencies, by row. Those whose costs floats cannot tell apart may each be the one."""
+        np = self.np
+        lacks: Flags = np.logical_and.reduce(lacking, axis=0)
+        costs = np.where(lacking & ~lacks, np.inf, costs)
+        best = costs.min(axis=0)
+        may_be = (costs < np.inf) & (costs <= best + 2 * (_ABS_USD + _REL * best))
+        margin = _REL * budget if budget < np.inf else 0.0
+        low = np.where(may_be, firsts, np.inf).min(axis=0) - margin
+        high = np.where(may_be, firsts, -np.inf).max(axis=0) + margin
+        return _Way(best, low, high, lacks)
 
     # -- what is looked at
 
-    def _keep_smallest(self, rows: Ints, values: Floats, count: int) -> None:
+    def _keep_smallest(self, rows: Ints, low: Floats, high: Floats, count: int) -> None:
+        """All that may be among the `count` smallest, each between its `low` and its `high`."""
         np = self.np
-        rows, values = rows[~self.exact[rows]], values[~self.exact[rows]]
+        sure = ~self.exact[rows]
+        rows, low, high = rows[sure], low[sure], high[sure]
         if len(rows) > count:
-            limit = np.partition(values, count - 1)[count - 1]
-            rows = rows[values <= limit + 2 * (_ABS_USD + _REL * limit)]
+            limit = np.partition(high, count - 1)[count - 1]
+            rows = rows[low <= limit + 2 * (_ABS_USD + _REL * limit)]
         self.keep[rows] = True
 
     def _keep_best(
@@ -453,6 +457,19 @@ class _Sieve:
             first = np.flatnonzero(np.diff(self.distance[rows], prepend=-np.inf))
             lowest = np.repeat(ids[rows[first]], np.diff(np.append(first, len(rows))))
             self.keep[rows[ids[rows] == lowest]] = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """On demand or on the spot market, by row: in the coin that `price_of` would take."""
+
+    cost: Floats
+    """All in, USD per day; inf where there is no price."""
+    low: Floats
+    """Least and most that the first day may cost."""
+    high: Floats
+    lacks: Flags
+    """No wallet can pay it."""
 
 
 class _CandidateColumns:
