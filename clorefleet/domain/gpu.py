@@ -22,3 +22,7 @@ class GpuModel:
     """All to all between the GPUs of a server, not a bridge between pairs."""
     source: str
     confidence: str
+
+    def __hash__(self) -> int:
+        """By its id alone: shapes of hardware are looked up thousands of times in one plan."""
+        return hash(self.gpu_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 from importlib import resources
@@ -16,6 +16,10 @@ from clorefleet.domain.gpu import GpuModel
 class GpuTable:
     models: tuple[GpuModel, ...]
     """More particular names first."""
+    _found: dict[tuple[str, Decimal | None], GpuModel | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Answers so far: a market has few names, each thousands of times."""
 
     def find(self, name: str, claimed_vram_gib: Decimal | None = None) -> GpuModel | None:
         """The model that `name` means, or None for one the table does not have.
@@ -24,6 +28,14 @@ class GpuTable:
         given as claimed by an offer or as measured on a node, so it may lie a little beside the marketing
         figure that the table's words have.
         """
+        key = (name, claimed_vram_gib)
+        if key not in self._found:
+            if len(self._found) >= _FOUND_MAX:
+                self._found.clear()
+            self._found[key] = self._find(name, claimed_vram_gib)
+        return self._found[key]
+
+    def _find(self, name: str, claimed_vram_gib: Decimal | None) -> GpuModel | None:
         words = {word.removesuffix("gb") for word in re.findall(r"[a-z0-9]+", name.lower())}
         if words & _OTHER_SILICON:
             return None
@@ -32,6 +44,7 @@ class GpuTable:
         return next((model for model in self.models if words.issuperset(model.match)), None)
 
 
+_FOUND_MAX = 4096
 _OTHER_SILICON = frozenset({"laptop", "mobile"})
 """Names that hold a desktop GPU's name but are slower, smaller chips."""
 _SIZES_GB = (8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80, 94, 96, 141, 180, 288)

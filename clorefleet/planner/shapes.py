@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 from clorefleet.domain.gpu import GpuModel
 from clorefleet.domain.plan import Fit, Objective, Requirement, Speed
@@ -21,7 +22,7 @@ from clorefleet.planner.search import RanksMemo, default_precisions, setups
 from clorefleet.planner.software import parse_version
 from clorefleet.planner.speed import predict
 
-Rows = tuple[tuple[float, ...], ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class ShapeTable:
         self._cuda_steps = _cuda_steps(recipe)
         self._found: dict[Hardware, tuple[tuple[Setup, Fit], ...]] = {}
         self._shapes: dict[Hardware, Shape] = {}
-        self._rows: dict[tuple[int, Objective, int | None], Rows] = {}
+        self._rows: dict[tuple[int, Objective, int | None], object] = {}
         self._ranks: RanksMemo = {}
         self._speeds: dict[tuple[Setup, tuple[GpuModel, ...]], Speed] = {}
 
@@ -80,19 +81,25 @@ class ShapeTable:
 
     def shape_of(self, hardware: Hardware) -> Shape:
         """As for `hardware` with RAM and disk enough, and a driver of its class."""
-        key = replace(without_room(hardware), cuda_version=self.cuda_class(hardware.cuda_version))
-        if key not in self._shapes:
-            self._shapes[key] = self._evaluate(key)
-        return self._shapes[key]
+        return self.shape(
+            replace(without_room(hardware), cuda_version=self.cuda_class(hardware.cuda_version))
+        )
+
+    def shape(self, key: Hardware) -> Shape:
+        """Of a class of hardware: roomy, and with a `cuda_class` for its driver."""
+        known = self._shapes.get(key)
+        if known is None:
+            known = self._shapes[key] = self._evaluate(key)
+        return known
 
     def remembered(
-        self, shape: Shape, objective: Objective, load: int | None, make: Callable[[Shape], Rows]
-    ) -> Rows:
+        self, shape: Shape, objective: Objective, load: int | None, make: Callable[[Shape], T]
+    ) -> T:
         """`make(shape)`, made once for each objective and load."""
         key = (id(shape), objective, load)
         if key not in self._rows:
             self._rows[key] = make(shape)
-        return self._rows[key]
+        return cast(T, self._rows[key])
 
     def cuda_class(self, version: tuple[int, int] | None) -> tuple[int, int] | None:
         """The newest CUDA that some image asks for and `version` reaches; (0, 0) for one older than all."""

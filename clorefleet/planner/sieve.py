@@ -25,7 +25,7 @@ from clorefleet.planner.cost import (
     load_of,
     usd_per_unit,
 )
-from clorefleet.planner.fit import IMAGE_BYTES
+from clorefleet.planner.fit import IMAGE_BYTES, ROOMY_BYTES
 from clorefleet.planner.gpus import GpuTable
 from clorefleet.planner.hardware import Hardware, offered_models, ram_bandwidth_gb_s
 from clorefleet.planner.preference import QUALITY, SAME_PRICE_SHARE, setup_parts
@@ -222,7 +222,9 @@ class _Sieve:
             if models is None:
                 raise AssertionError("a server with an unknown GPU is refused before")
             found.append(
-                self.shapes.shape_of(Hardware(models[0], models[1], 0, 0, drivers[driver], speeds[speed]))
+                self.shapes.shape(
+                    Hardware(models[0], models[1], ROOMY_BYTES, ROOMY_BYTES, drivers[driver], speeds[speed])
+                )
             )
         return shape_of, found
 
@@ -479,29 +481,45 @@ class _CandidateColumns:
         import numpy as np
 
         objective = requirement.objective
-        rows = [
-            row
+        load = requirement.load_tokens_per_day
+        known = [
+            table.remembered(shape, objective, load, lambda s: _ShapeColumns.of(s, table, requirement))
             for shape in shapes
-            for row in table.remembered(
-                shape, objective, requirement.load_tokens_per_day, lambda s: _rows_of(s, table, requirement)
-            )
         ]
         self.count = np.array([len(shape.candidates) for shape in shapes], dtype=np.int64)
         self.first = np.cumsum(self.count) - self.count
-        matrix = np.array(rows, dtype=float).reshape(len(rows), _COLUMNS)
+        matrix = np.concatenate([each.candidates for each in known])
         (
             self.ram, self.disk, self.checkpoint, self.image, self.warm_up, self.before, self.divisor,
             self.after, self.speed, self.quality, self.per_million,
         ) = matrix.T  # fmt: skip
-        misses = [shape.nearest_miss for shape in shapes]
-        kinds = [(-1, 0, "precision") if miss is None else nearness(miss) for miss in misses]
-        self.miss_kind = np.array([kind for kind, _, _ in kinds], dtype=np.int64)
-        self.miss_margin = np.array([float(margin) for _, margin, _ in kinds])
-        self.miss_names, numbers = _distinct([name for _, _, name in kinds])
+        self.miss_kind = np.array([each.miss[0] for each in known], dtype=np.int64)
+        self.miss_margin = np.array([float(each.miss[1]) for each in known])
+        self.miss_names, numbers = _distinct([each.miss[2] for each in known])
         self.miss_name = np.array(numbers, dtype=np.int64)
 
 
 _COLUMNS = 11
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ShapeColumns:
+    """One shape's part of them."""
+
+    candidates: Floats
+    """Shape (candidates, `_COLUMNS`)."""
+    miss: tuple[int, int, str]
+
+    @classmethod
+    def of(cls, shape: Shape, table: ShapeTable, requirement: Requirement) -> _ShapeColumns:
+        import numpy as np
+
+        rows = _rows_of(shape, table, requirement)
+        miss = shape.nearest_miss
+        return cls(
+            np.array(rows, dtype=float).reshape(len(rows), _COLUMNS),
+            (-1, 0, "precision") if miss is None else nearness(miss),
+        )
 
 
 def _rows_of(shape: Shape, table: ShapeTable, requirement: Requirement) -> tuple[tuple[float, ...], ...]:
