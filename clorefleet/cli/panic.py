@@ -124,7 +124,10 @@ def _stop_wishing(profile: Profile) -> OurOrders | None:
 
 
 def recipe_images() -> frozenset[str]:
-    """Every image that our orders may run; empty where the recipes cannot be read."""
+    """Every image that tells that an order may be ours; empty where the recipes cannot be read.
+
+    Base images are left out: anybody's order may run one.
+    """
     from clorefleet.config.recipes import load_recipes
     from clorefleet.domain.errors import ClorefleetError
 
@@ -133,4 +136,5 @@ def recipe_images() -> frozenset[str]:
     except (ClorefleetError, OSError, ValueError):
         return frozenset()
     supports = [support for recipe in recipes for support in recipe.engines]
-    return frozenset(image for each in supports for image in (each.image, *(v.image for v in each.variants)))
+    images = {image for each in supports for image in (each.image, *(v.image for v in each.variants))}
+    return frozenset(images - {image for each in supports for image in each.base_images})

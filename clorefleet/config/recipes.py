@@ -89,6 +89,8 @@ def read_recipe(file: Path) -> Recipe:
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 _VERSION = re.compile(r"\d{1,2}(\.\d{1,2})?")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}==[0-9][0-9A-Za-z.+]{0,39}")
+"""A pin and nothing else: it becomes a word of a command on the server."""
 
 
 def _contradictions(recipe: Recipe) -> Iterator[tuple[Path_, str]]:
@@ -132,10 +134,24 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[Path_, str]]:
             version: str = getattr(support, field)
             if version and not _VERSION.fullmatch(version):
                 yield ("engines", index, field), f"“{version}” is not a version such as 12.4"
+        yield from _bad_packages(("engines", index), support.packages, support.install_bytes)
+        images = {support.image}
         for place, variant in enumerate(support.variants):
+            where: Path_ = ("engines", index, "variants", place)
             if not _VERSION.fullmatch(variant.min_cuda):
-                where: Path_ = ("engines", index, "variants", place, "min_cuda")
-                yield where, f"“{variant.min_cuda}” is not a version such as 12.4"
+                yield (*where, "min_cuda"), f"“{variant.min_cuda}” is not a version such as 12.4"
+            if variant.image in images:
+                yield (*where, "image"), f"“{variant.image}” is there already"
+            images.add(variant.image)
+            yield from _bad_packages(where, variant.packages, variant.install_bytes)
+
+
+def _bad_packages(where: Path_, packages: tuple[str, ...], install_bytes: int) -> Iterator[tuple[Path_, str]]:
+    for package in packages:
+        if not _PACKAGE.fullmatch(package):
+            yield (*where, "packages"), f"“{package[:60]}” is no pin such as vllm==0.19.1"
+    if packages and install_bytes <= 0:
+        yield (*where, "packages"), "install_bytes must say how much disk they take"
 
 
 _types: dict[object, Mapping[str, Any]] = {}

@@ -32,6 +32,15 @@ class Cause(StrEnum):
     ENGINE_TOO_OLD = "engine_too_old"
     BAD_CHECKPOINT = "bad_checkpoint"
     WEIGHTS_MISSING = "weights_missing"
+    INDEX_UNREACHABLE = "index_unreachable"
+    """The package index does not answer the server."""
+    PACKAGE_NOT_FOUND = "package_not_found"
+    """The index has no such version of a package."""
+    BUILD_NEEDED = "build_needed"
+    """The index has the version, and no wheel of it for this server's Python."""
+    BAD_PACKAGE = "bad_package"
+    """A wheel arrived twice with bytes that are not the index's."""
+    INSTALL_FAILED = "install_failed"
     UNAUTHORISED = "unauthorised"
     NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
@@ -73,6 +82,9 @@ HOST_IS_TO_BLAME = frozenset(
         Cause.SLOW_DOWNLOAD,
         Cause.NOT_AS_OFFERED,
         Cause.WEIGHTS_MISSING,
+        Cause.INDEX_UNREACHABLE,
+        Cause.BAD_PACKAGE,
+        Cause.INSTALL_FAILED,
         Cause.UNKNOWN,
     }
 )
@@ -86,6 +98,9 @@ NO_RETRY_HELPS = frozenset(
         Cause.BAD_PARALLELISM,
         Cause.SHM_TOO_SMALL,
         Cause.DISK_FULL,
+        Cause.PACKAGE_NOT_FOUND,
+        Cause.BUILD_NEEDED,
+        Cause.BAD_PACKAGE,
         Cause.UNAUTHORISED,
         Cause.NOT_FOUND,
         Cause.OUT_OF_VRAM,
@@ -172,6 +187,12 @@ def exclusion_of(
                 engine=setup.engine,
                 checkpoint=setup.checkpoint,
                 gpus=offer.gpu_summary,
+            )
+        case Cause.PACKAGE_NOT_FOUND | Cause.BUILD_NEEDED:
+            return Exclusion(
+                f"the packages of {setup.engine} cannot be installed on {setup.image}",
+                engine=setup.engine,
+                image=setup.image,
             )
         case _ if cause in _OF_THE_IMAGE:
             if not _is_pinned(setup.image):

@@ -147,6 +147,10 @@ class ImageVariant:
     image: str
     min_cuda: str
     source: str = ""
+    packages: tuple[str, ...] = ()
+    """`name==version`: the image is a base image, and these are installed on the server (`node.install`)."""
+    install_bytes: int = 0
+    """Disk that the packages take with their cache, besides the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +174,26 @@ class EngineSupport:
     """CUDA version that the image needs from the driver, for instance `13.0`."""
     source: str = ""
     confidence: Confidence = Confidence.LOW
+    packages: tuple[str, ...] = ()
+    """As of `ImageVariant`: not empty where `image` itself is a base image."""
+    install_bytes: int = 0
     variants: tuple[ImageVariant, ...] = ()
     """Tried in order where `min_cuda` is too new."""
 
+    def variant_of(self, image: str) -> ImageVariant:
+        """What the recipe says of `image`: one of the variants, else the engine's usual image."""
+        usual = ImageVariant(self.image, self.min_cuda, self.source, self.packages, self.install_bytes)
+        return next((each for each in self.variants if each.image == image), usual)
+
+    @property
+    def base_images(self) -> frozenset[str]:
+        """Images that bring no engine: it is installed on the server."""
+        images = (self.image, *(each.image for each in self.variants))
+        return frozenset(image for image in images if self.variant_of(image).packages)
+
     def min_cuda_of(self, image: str) -> str:
-        """What `image` needs of the driver: this engine's image, or one of its variants."""
-        return next((each.min_cuda for each in self.variants if each.image == image), self.min_cuda)
+        """What `image`, or what is installed on it, needs of the driver."""
+        return self.variant_of(image).min_cuda
 
 
 @dataclass(frozen=True, slots=True)

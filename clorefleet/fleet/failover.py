@@ -39,6 +39,8 @@ _ADVICE = {
     Cause.ENGINE_TOO_OLD: "another --engine, or a recipe with a newer image",
     Cause.BAD_FLAG: "another --engine, or a recipe with another image",
     Cause.BAD_CHECKPOINT: "another --precision",
+    Cause.PACKAGE_NOT_FOUND: "another --engine, or a recipe whose packages the index has",
+    Cause.BUILD_NEEDED: "another --engine, or a recipe with another base image",
     Cause.UNAUTHORISED: "another --precision, whose repository is open",
     Cause.NOT_FOUND: "another --precision, or the recipe's repository",
     Cause.TOO_SLOW: "a lower --min-speed, or a higher budget",
@@ -47,6 +49,7 @@ _ADVICE = {
     Cause.TOOL_CALLS_DROPPED: "another --engine",
     Cause.NO_THINKING: "another --engine",
 }
+_BEFORE_LAUNCH = (Phase.INSTALLING, Phase.SYNCING)
 _OTHERWISE = "a higher budget or --min-reliability, which reaches other hosts"
 
 
@@ -54,11 +57,11 @@ def restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Advan
     """A job ended that should run, or failed: again where that may help, corrected where that may cure it,
     else the server is given back."""
     why = _why(view)
-    phase = Phase.SYNCING if lease.phase is Phase.SYNCING else Phase.LAUNCHING
+    phase = lease.phase if lease.phase in _BEFORE_LAUNCH else Phase.LAUNCHING
     correction = view.correction if phase is Phase.LAUNCHING else None
     if correction in lease.corrections:
         correction = None
-    allowed = limits.job_attempts if phase is Phase.SYNCING else limits.launches
+    allowed = limits.job_attempts if phase in _BEFORE_LAUNCH else limits.launches
     # A corrected launch is another one, not the same once more.
     alike = lease.launches - (len(lease.corrections) if phase is Phase.LAUNCHING else 0)
     if correction is None and (alike >= allowed or view.job_cause in NO_RETRY_HELPS):

@@ -400,7 +400,9 @@ def _work(
         case Phase.PROBING:
             yield from _probed(lease, view, snapshot.now)
         case Phase.INSTALLING:
-            if view.engine_missing is None:
+            if view.engine_missing is None and view.job is not None:
+                yield from _follow_job(lease, view, limits)
+            elif view.engine_missing is None:
                 yield NoteProgress(lease.lease_id, view.trouble or "checking the engine")
             elif view.engine_missing:
                 cause = view.job_cause or Cause.ENGINE_TOO_OLD
@@ -460,7 +462,10 @@ def _probed(lease: Lease, view: NodeView, now: datetime) -> Iterator[Action]:
 
 
 def _follow_job(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Action]:
-    """SYNCING and LAUNCHING: start the phase's job, follow it, go on when it is done."""
+    """INSTALLING, SYNCING and LAUNCHING: start the phase's job, follow it, go on when it is done.
+
+    An install that succeeded does not come here: what it brought has been looked at (`engine_missing`).
+    """
     job = view.job
     if job is None:
         yield NoteProgress(lease.lease_id, view.trouble or "looking at the node")

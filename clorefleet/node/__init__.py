@@ -5,6 +5,7 @@
     pool       one kept session per lease, opened again with growing pauses
     probe      what the machine is, in one round trip; and how it differs from its offer
     jobs       detached, idempotent work on the node
+    install    the engine on a base image: pinned packages, by a job
     weights    what to download (manifest from the hub) and the job that does it
     tunnel     a UNIX socket on our side in front of a port on the node's loopback
     bootstrap  what each phase of a replica asks of a node: one look or one start each

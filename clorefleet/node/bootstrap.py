@@ -1,6 +1,7 @@
 """What the phases of a replica ask of a node: each function is one look or one start, never both.
 
-    INSTALLING   engine_missing                     the image must bring the engine; nothing is installed
+    INSTALLING   engine_missing                     an engine's image must bring it
+                 `clorefleet.node.install`          on a base image it is installed first
     SYNCING      start_sync, read_sync              weights, by manifest
     LAUNCHING    start_engine, read_engine          the engine's process, then its readiness route
     VERIFYING    `clorefleet.node.verify`
@@ -27,6 +28,7 @@ from clorefleet.engine.base import EngineMetrics, parse_version
 from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import jobs, weights
 from clorefleet.node.engine_client import BadAnswer, ask, engine_client
+from clorefleet.node.install import prefix_of, within
 from clorefleet.node.session import NodeSession, shell
 from clorefleet.node.sibling import Donor
 from clorefleet.node.weights import Manifest
@@ -50,7 +52,11 @@ def engine_missing(session: NodeSession, setup: Setup, support: EngineSupport) -
     Raises:
         NodeError: the node cannot be asked.
     """
-    found = session.run(shell(engine_of(setup.engine).check_script()), timeout_s=CHECK_TIMEOUT_S)
+    prefix = _prefix(session, setup, support)
+    words = within(prefix, shell(engine_of(setup.engine).check_script()))
+    found = session.run(words, timeout_s=CHECK_TIMEOUT_S)
+    if not found.is_ok and prefix:
+        return f"the packages for {setup.image} were installed and bring no {setup.engine}"
     if not found.is_ok:
         return f"the image {setup.image} has no {setup.engine} on this server"
     needed, here = parse_version(support.min_version), parse_version(found.stdout)
@@ -58,6 +64,12 @@ def engine_missing(session: NodeSession, setup: Setup, support: EngineSupport) -
         words = ".".join(map(str, here))
         return f"its {setup.engine} is {words}, and {setup.model} needs {support.min_version}"
     return ""
+
+
+def _prefix(session: NodeSession, setup: Setup, support: EngineSupport) -> str:
+    """Where the engine was installed; "" where the image brings it."""
+    packages = support.variant_of(setup.image).packages
+    return prefix_of(session.home(), packages) if packages else ""
 
 
 # -- syncing
@@ -128,7 +140,8 @@ def start_engine(
         setup, support, weights=folder, files=tuple(file.path for file in manifest.files), port=port
     )
     stamp = f"{folder}/{weights.COMPLETE_STAMP}"
-    jobs.start(session, jobs.JobSpec(job_id, launch.argv, launch.env, needs_file=stamp))
+    argv = within(_prefix(session, setup, support), launch.argv)
+    jobs.start(session, jobs.JobSpec(job_id, argv, launch.env, needs_file=stamp))
 
 
 def stop_engine(session: NodeSession, job_id: JobId, setup: Setup) -> None:

@@ -23,7 +23,7 @@ from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
 from clorefleet.domain.order import Order, SshAddress
-from clorefleet.domain.recipe import EngineSupport, Recipe
+from clorefleet.domain.recipe import EngineSupport, ImageVariant, Recipe
 from clorefleet.domain.secret import NO_HUB_ACCESS, HubAccess
 from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
@@ -31,7 +31,7 @@ from clorefleet.engine import engine_of
 from clorefleet.engine.base import EngineMetrics
 from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
-from clorefleet.node import attest, bootstrap, jobs, probe, push, sibling, weights
+from clorefleet.node import attest, bootstrap, install, jobs, probe, push, sibling, weights
 from clorefleet.node.keys import delete_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.session import ForbiddenAddress, NodeSession
@@ -123,8 +123,7 @@ class NodeOperator:
             case Phase.PROBING:
                 return self._probe(session, lease)
             case Phase.INSTALLING:
-                why = bootstrap.engine_missing(session, lease.plan.setup, self._support(lease))
-                return NodeView(engine_missing=why)
+                return self._look_at_install(session, lease)
             case Phase.SYNCING:
                 report, diagnosis = self._read_sync(session, lease)
                 return NodeView(job=report, job_diagnosis=diagnosis, job_cause=bootstrap.sync_cause(report))
@@ -143,6 +142,9 @@ class NodeOperator:
 
     def _start_work(self, session: NodeSession, lease: Lease, phase: Phase, attempt: int) -> None:
         job_id = lease.job_id(phase, attempt)
+        if phase is Phase.INSTALLING:
+            install.start_install(session, job_id, self._variant(lease))
+            return
         if phase is Phase.SYNCING and push.is_local(lease.plan.setup.repo):
             self._pushes.start(lease.lease_id, lambda: self._push_of(lease))
             return
@@ -261,6 +263,7 @@ class NodeOperator:
     def _probe(self, session: NodeSession, lease: Lease) -> NodeView:
         """What the server tells; what it does is timed only where nothing told speaks against it already."""
         disk_bytes = int(lease.plan.setup.checkpoint_bytes * DISK_FACTOR) + IMAGE_BYTES
+        disk_bytes += self._variant(lease).install_bytes
         needs = attest.needs_of(lease.plan, self._support(lease), disk_bytes=disk_bytes)
         facts = probe.probe(session)
         found = attest.compare(lease.plan.offer, facts, needs)
@@ -269,6 +272,15 @@ class NodeOperator:
             found = attest.compare(lease.plan.offer, facts, needs)
         self._facts[lease.lease_id] = facts
         return NodeView(facts=facts, discrepancies=found)
+
+    def _look_at_install(self, session: NodeSession, lease: Lease) -> NodeView:
+        """The job first, where there is one; then what is there."""
+        if self._variant(lease).packages:
+            report, cause, words = install.read_install(session, _job_id(lease, Phase.INSTALLING))
+            if report.state is not JobState.SUCCEEDED:
+                return NodeView(job=report, job_cause=cause, job_diagnosis=words)
+        why = bootstrap.engine_missing(session, lease.plan.setup, self._support(lease))
+        return NodeView(engine_missing=why)
 
     def _read_sync(self, session: NodeSession, lease: Lease) -> tuple[JobReport, str]:
         if not push.is_local(lease.plan.setup.repo):
@@ -353,6 +365,10 @@ class NodeOperator:
     def _support(self, lease: Lease) -> EngineSupport:
         setup = lease.plan.setup
         return self._recipes[setup.model].engine(setup.engine)
+
+    def _variant(self, lease: Lease) -> ImageVariant:
+        """What the recipe says of the lease's image: whether the engine is installed on it, and how."""
+        return self._support(lease).variant_of(lease.plan.setup.image)
 
     def _manifest(self, lease: Lease) -> Manifest:
         """The files of the lease's checkpoint: asked of the hub once in a lease's life, so that a restart of
@@ -466,8 +482,8 @@ class EngineLogReader:
 
 
 def read_engine_log(session: NodeSession, lease: Lease, lines: int) -> list[str]:
-    """The end of the engine's log; of the sync's where no engine was started yet."""
-    for phase in (Phase.LAUNCHING, Phase.SYNCING):
+    """The end of the engine's log; where no engine was started yet, of the sync's or the install's."""
+    for phase in (Phase.LAUNCHING, Phase.SYNCING, Phase.INSTALLING):
         tail = jobs.read_log_tail(session, _job_id(lease, phase), lines=lines)
         if tail:
             return list(tail)

@@ -103,8 +103,8 @@ class Furnishing:
 
 
 def node_environment(furnishing: Furnishing, *, prefix: str) -> dict[str, str]:
-    """What every process of the node starts with. The hub is ours whatever the order says: the sandbox
-    never leaves loopback."""
+    """What every process of the node starts with. The hub and the package index are ours whatever the order
+    says: the sandbox never leaves loopback."""
     hidden = f"{prefix}{HIDDEN_PLACE}"
     inner = {
         name: text for name, text in furnishing.env.items() if _ENV_NAME.fullmatch(name) and "\0" not in text
@@ -120,6 +120,7 @@ def node_environment(furnishing: Furnishing, *, prefix: str) -> dict[str, str]:
         "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
         "HOSTNAME": f"order-{furnishing.order_id}",
         "HF_ENDPOINT": furnishing.hub_url,
+        "PIP_INDEX_URL": f"{furnishing.hub_url}/simple",
     }
 
 
@@ -250,6 +251,10 @@ def _programs(software: Software, *, hidden: str, has_root: bool) -> dict[str, s
         )
     if software is Software.VLLM:
         programs["vllm"] = heavy("vllm_server")
+    if software is Software.BASE:
+        # What the index's stand-in wheels hand over to; of no use before one is installed.
+        programs["sandbox-sglang"] = heavy("sglang_server")
+        programs["sandbox-vllm"] = heavy("vllm_server")
     if software in _HUB_CLIENT_IN and importlib.util.find_spec("huggingface_hub") is not None:
         programs["hf"] = _script(
             hidden,

@@ -6,6 +6,11 @@
     GET HEAD  /{org}/{name}/resolve/{revision}/{path}
     GET HEAD  /cdn/{org}/{name}/{revision}/{path}
 
+and, beside them, a package index (`package_index`), which the real hub does not have:
+
+    GET HEAD  /simple/{name}/
+    GET HEAD  /simple/{name}/files/{file}
+
 Each also exists below `/n/{order}/`, which is the endpoint given to the node of that order: downloads come
 at that node's line speed then. A revision is `main` or any full commit id; a repository here has one state.
 Large files are answered where they are asked for, or, with `redirects_large`, by a redirect to `/cdn/` as the
@@ -26,17 +31,20 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from clorefleet.sandbox.assets import Assets, ensure_assets
 from clorefleet.sandbox.lines import Line, NodeLines
+from clorefleet.sandbox.package_index import PackageIndex
 from clorefleet.sandbox.repository import DEFAULT_WEIGHTS_SCALE, RepoFile, Repository, Shelf
 
 MAIN = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CHUNK_BYTES = 64 * 1024
+_ZIP_TIME_AT = 10
+"""In the time of a wheel's first entry: the archive stays readable, and only its digest tells."""
 _PATHS_MAX = 1000
 
 
@@ -55,7 +63,7 @@ class HubFaults:
     """End this many file bodies in the middle, after `cut_after_bytes`."""
     cut_after_bytes: int = 64 * 1024
     wrong_bytes_in: set[str] = field(default_factory=set)
-    """Paths whose bodies have the right length and a wrong byte in the middle (F13)."""
+    """Paths whose bodies have the right length and a wrong byte in the middle (F13); of a wheel, its name."""
     fired: dict[str, int] = field(default_factory=dict)
 
     def take(self, name: str) -> bool:
@@ -85,6 +93,7 @@ class Hub:
         self.shelf = shelf
         self.redirects_large = redirects_large
         self.faults = faults
+        self.packages = PackageIndex()
         self._lines = lines
 
     async def answer(self, request: Request) -> Response:
@@ -114,6 +123,10 @@ class Hub:
                 return await self._tree(f"{org}/{name}", revision)
             case ["api", "models", org, name, "paths-info", revision]:
                 return await self._paths_info(request, f"{org}/{name}", revision)
+            case ["simple", name]:
+                return self._package(name)
+            case ["simple", _, "files", file]:
+                return self._package_file(file, line)
             case [org, name, "resolve", revision, *path] if path:
                 return await self._resolve(request, f"{org}/{name}", revision, "/".join(path), line)
             case ["cdn", org, name, revision, *path] if path:
@@ -121,6 +134,27 @@ class Hub:
                     request, f"{org}/{name}", revision, "/".join(path), line, is_redirected=True
                 )
         raise _Refusal(404, "NotFound", "Sorry, we can't find the page you are looking for.")
+
+    def _package(self, name: str) -> Response:
+        page = self.packages.page(name)
+        if page is None:
+            raise _Refusal(404, "PackageNotFound", "404 Not Found")
+        return HTMLResponse(page)
+
+    def _package_file(self, name: str, line: Line | None) -> Response:
+        data = self.packages.file(name)
+        if data is None:
+            raise _Refusal(404, "FileNotFound", "404 Not Found")
+        if name in self.faults.wrong_bytes_in:
+            data = _with_wrong_byte(data, _ZIP_TIME_AT)
+            self.faults.count("wrong_bytes_in")
+        headers = {
+            "Content-Length": str(len(data)),
+            "Content-Type": "application/octet-stream",
+            # As PyPI says of its files, which never change.
+            "Cache-Control": "max-age=365000000, immutable, public",
+        }
+        return StreamingResponse(_carried(data, line), headers=headers)
 
     async def _find(self, name: str, revision: str) -> Repository:
         repository = await asyncio.to_thread(self.shelf.find, name)
@@ -259,6 +293,14 @@ def hub_app(
     app = Starlette(routes=[Route("/{path:path}", hub.answer, methods=["GET", "HEAD", "POST"])])
     app.state.hub = hub
     return app
+
+
+async def _carried(data: bytes, line: Line | None) -> AsyncIterator[bytes]:
+    for offset in range(0, len(data), _CHUNK_BYTES):
+        chunk = data[offset : offset + _CHUNK_BYTES]
+        if line is not None:
+            await line.carry(len(chunk))
+        yield chunk
 
 
 def _commit(repository: Repository, revision: str) -> str:

@@ -148,11 +148,14 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def check_driver(truth: dict) -> None:
-    """The image's PyTorch against the server's driver."""
+    """The PyTorch of the image, or of what was installed on it, against the server's driver."""
     if not truth["gpus"]:
         raise Fatal("RuntimeError: No CUDA GPUs are available")
     cuda = version(truth["cuda_version"])
     needed = (12, 0) if _OLDER_IMAGE.search(truth["image"]) else _SERVE_NEEDS_CUDA
+    installed = os.environ.get("SANDBOX_BUILT_FOR_CUDA")
+    if installed:
+        needed = version(installed)
     if cuda < needed:
         raise Fatal(
             "RuntimeError: The NVIDIA driver on your system is too old (found version "
