@@ -53,8 +53,8 @@ def engine_missing(session: NodeSession, setup: Setup, support: EngineSupport) -
         NodeError: the node cannot be asked.
     """
     prefix = _prefix(session, setup, support)
-    words = within(prefix, shell(engine_of(setup.engine).check_script()))
-    found = session.run(words, timeout_s=CHECK_TIMEOUT_S)
+    check = within(prefix, shell(engine_of(setup.engine).check_script()))
+    found = session.run(check, timeout_s=CHECK_TIMEOUT_S)
     if not found.is_ok and prefix:
         return f"the packages for {setup.image} were installed and bring no {setup.engine}"
     if not found.is_ok:

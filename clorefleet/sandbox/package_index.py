@@ -1,12 +1,12 @@
-"""A stand-in for a Python package index (PEP 503): the packages that recipes pin, as tiny wheels made on demand.
+"""A stand-in for a Python package index (PEP 503): what recipes pin, as tiny wheels made on demand.
 
     /simple/{name}/                 links to the files, each with its SHA-256
     /simple/{name}/files/{file}     the file
 
 A wheel has the name, the version and the chain of requirements of the real one as far as that tells the story
-(an engine, its torch), and a few bytes of content. An engine's wheel hands over to the node's stand-in of that
-engine; it says, as the stand-in's log does, that it is simulated. Files are the same bytes each time, so that
-their digests are.
+(an engine, its torch), and a few bytes of content. An engine's wheel hands over to the node's stand-in of
+that engine; it says, as the stand-in's log does, that it is simulated. Files are the same bytes each time, so
+that their digests are.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def content(release: Release) -> bytes:
     module = release.name.replace("-", "_")
     info = f"{module}-{release.version}.dist-info"
     files = {
-        f"{module}/__init__.py": f'"""Simulated by clorefleet\'s sandbox."""\n__version__ = "{release.version}"\n',
+        f"{module}/__init__.py": f'# Simulated by a sandbox.\n__version__ = "{release.version}"\n',
         f"{info}/METADATA": "".join(
             [
                 f"Metadata-Version: 2.1\nName: {release.name}\nVersion: {release.version}\n",
@@ -98,7 +98,7 @@ def content(release: Release) -> bytes:
                 *(f"Requires-Dist: {each}\n" for each in release.requires),
             ]
         ),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: clorefleet\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     if release.engine:
         files |= _programs(release, module, info)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clorefleet.cli.panic import recipe_images
 from clorefleet.config.places import recipes_dir
 from clorefleet.config.recipes import find_recipe, load_recipes, read_recipe
 from clorefleet.domain.errors import BadRecipe, UnknownModel
@@ -68,6 +69,10 @@ def test_a_slip_is_told_with_file_line_and_field(tmp_path: Path, old, new, field
         ('key = "fp8"', 'key = "bf16"', "checkpoints.#2.key"),
         ('min_cuda = "13.0"', 'min_cuda = "thirteen"', "engines.#1.min_cuda"),
         ('min_cuda = "12.9"', 'min_cuda = "latest"', "engines.#1.variants.#1.min_cuda"),
+        ('"sglang==0.5.10"', '"--index-url=http://x"', "engines.#1.variants.#2.packages"),
+        ('"sglang==0.5.10"', '"sglang>=0.5.10"', "engines.#1.variants.#2.packages"),
+        ("install_bytes = 25_000_000_000", "install_bytes = 0", "engines.#1.variants.#2.packages"),
+        ("cloreai/ubuntu22.04-cuda12", "lmsysorg/sglang:v0.5.23", "engines.#1.variants.#2.image"),
         ('layouts = ["gguf"]', 'layouts = ["safetensors"]', "checkpoints.#3.layout"),
         ("decode_tokens_per_s = 2.0", "decode_tokens_per_s = nan", "floors.decode_tokens_per_s"),
         ("context_tokens = 16384", "context_tokens = 999_999", "floors.context_tokens"),
@@ -118,3 +123,11 @@ def test_an_unknown_model_gets_the_nearest_names():
     with pytest.raises(UnknownModel) as caught:
         find_recipe("glm-51", load_recipes())
     assert "glm-5.1" in caught.value.nearest
+
+
+def test_a_base_image_does_not_tell_whose_order_runs_it():
+    """Somebody's own server with the same base image is not ended for ours."""
+    supports = [support for recipe in load_recipes().values() for support in recipe.engines]
+    base = {image for support in supports for image in support.base_images}
+    assert base and not base & recipe_images()
+    assert {support.image for support in supports} <= base | recipe_images()

@@ -76,6 +76,28 @@ def test_what_may_have_been_chance_is_tried_once_more():
     assert isinstance(again, StartWork) and again.attempt == 2 and again.correction is None
 
 
+def test_an_install_that_was_killed_is_started_again_and_one_that_cannot_work_is_not():
+    lost = NodeView(job=JobReport(JobState.LOST))
+    [again] = after(lost, phase=Phase.INSTALLING)
+    assert isinstance(again, StartWork) and (again.phase, again.attempt) == (Phase.INSTALLING, 2)
+    [given] = after(lost, phase=Phase.INSTALLING, launches=DEFAULT_LIMITS.job_attempts)
+    assert isinstance(given, GiveBack)
+    for cause, is_hosts in ((Cause.PACKAGE_NOT_FOUND, False), (Cause.DISK_FULL, True)):
+        view = NodeView(job=DIED, job_cause=cause, job_diagnosis="why")
+        [given] = after(view, phase=Phase.INSTALLING)
+        assert isinstance(given, GiveBack) and (given.cause, given.blocks_host) == (cause, is_hosts)
+
+
+def test_packages_that_cannot_be_installed_leave_out_their_base_image_and_engine_alone():
+    base = sglang_plan(8)
+    base = replace(base, setup=replace(base.setup, image="cloreai/ubuntu22.04-cuda12"))
+    for cause in (Cause.PACKAGE_NOT_FOUND, Cause.BUILD_NEEDED):
+        assert matches(cause, base, base)
+        assert not matches(cause, base, sglang_plan(8)), "the engine's own image may do"
+        other = replace(base, setup=replace(base.setup, engine=EngineName.VLLM))
+        assert not matches(cause, base, other)
+
+
 def test_a_correction_is_another_launch_and_is_told():
     view = NodeView(
         job=DIED,

@@ -1,4 +1,4 @@
-"""The engine on a base image: real pip (and uv, where there is one) on a real node, from the sandbox's index."""
+"""The engine on a base image: real pip, and uv where there is one, against the sandbox's index."""
 
 from __future__ import annotations
 

@@ -189,8 +189,15 @@ def test_a_driver_between_two_cuda_releases_gets_the_older_image():
     assert fit.fits and setup.image.endswith("-cu129")
     setup, fit = verdict(machine("H200", 8, 141, cuda_version=(13, 0)), "fp8", EngineName.VLLM)
     assert fit.fits and setup.image == "vllm/vllm-openai:v0.33.0"
-    _, fit = verdict(machine("H200", 8, 141, cuda_version=(12, 8)), "fp8", EngineName.VLLM)
-    assert fit.binding == "cuda"
+
+
+def test_a_driver_too_old_for_every_ready_image_gets_the_base_image_and_its_packages():
+    recipe = RECIPES["glm-5.1"]
+    for engine in (EngineName.VLLM, EngineName.SGLANG):
+        setup, fit = verdict(machine("H200", 8, 141, cuda_version=(12, 8)), "fp8", engine)
+        assert fit.fits and setup.image in recipe.engine(engine).base_images
+        _, fit = verdict(machine("H200", 8, 141, cuda_version=(12, 6)), "fp8", engine)
+        assert fit.binding == "cuda"
 
 
 def test_the_whole_context_of_glm_5_1_fits_on_eight_h200():

@@ -8,8 +8,8 @@ Sent to a rented server and run there as a job; needs Python 3.8 and nothing els
 From the environment: PIP_INDEX_URL (optional, else PyPI), PROGRESS_FILE (optional).
 
 `uv` does the work where the image has it, else `python3 -m venv` and its pip. Both keep each file that they
-have fetched whole in CACHE, so that a killed run fetches only what is missing. What a killed run left in TARGET
-is thrown away: half a package cannot be told from a whole one. `.complete` in TARGET names the pins that were
+have fetched whole in CACHE, so that a killed run fetches only what is missing. What it left in TARGET is
+thrown away: half a package cannot be told from a whole one. `.complete` in TARGET names the pins that were
 installed; with it there, nothing is done.
 
 Only wheels are taken, from one index: a source package runs a stranger's code to be built, and a second index
@@ -49,6 +49,7 @@ TAIL_LINES = 60
 BETWEEN_LOCK_LOOKS_S = 1
 _NO_SPACE = re.compile(r"No space left on device|os error 28|Errno 28|Disk quota exceeded", re.I)
 _WRONG_HASH = re.compile(r"DO NOT MATCH THE HASHES|hash mismatch|Bad CRC", re.I)
+_GET_VENV = "apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv"
 _HREF = re.compile(r"<a\s[^>]*href=[\"']([^\"'#]+)", re.I)
 
 
@@ -119,11 +120,7 @@ class Install:
             # Debian and Ubuntu keep half of `venv` in a package of its own.
             say("the image's Python has no venv; installing it")
             self.call(
-                [
-                    "sh",
-                    "-c",
-                    "apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv",
-                ],
+                ["sh", "-c", _GET_VENV],
                 DEBIAN_FRONTEND="noninteractive",
                 code=NO_TOOLS,
             )
@@ -133,9 +130,12 @@ class Install:
     def install(self):
         if not self.uv:
             self.call(
-                [self.python, "-m", "pip", "install", "--only-binary", ":all:", "--cache-dir", self.cache]
-                + ["--timeout", str(LINE_TIMEOUT_S), "--retries", str(RETRIES), "--no-input"]
-                + ["--progress-bar", "off", "--disable-pip-version-check", *self.pins],
+                [
+                    *(self.python, "-m", "pip", "install", "--only-binary", ":all:"),
+                    *("--cache-dir", self.cache, "--timeout", str(LINE_TIMEOUT_S)),
+                    *("--retries", str(RETRIES), "--no-input", "--progress-bar", "off"),
+                    *("--disable-pip-version-check", *self.pins),
+                ],
                 asks_index=True,
             )
             return
@@ -200,7 +200,7 @@ class Install:
     def follow(self, line, *, is_quiet):
         if not line:
             return
-        self.tail = (self.tail + [line])[-TAIL_LINES:]
+        self.tail = [*self.tail, line][-TAIL_LINES:]
         if not is_quiet:
             print(line, flush=True)
         words = line.split()
@@ -243,10 +243,8 @@ class Install:
             return Failed(UNREACHABLE, "the index answers %d for %s" % (error.code, name))
         except (OSError, ValueError) as error:
             return Failed(UNREACHABLE, "the index does not answer: %s" % getattr(error, "reason", error))
-        files = [
-            urllib.parse.unquote(html.unescape(href).rsplit("/", 1)[-1]).lower()
-            for href in _HREF.findall(page)
-        ]
+        links = [html.unescape(href).rsplit("/", 1)[-1] for href in _HREF.findall(page)]
+        files = [urllib.parse.unquote(link).lower() for link in links]
         of_version = [each for each in files if _is_of(each, name, version.lower())]
         if not of_version:
             return Failed(NO_VERSION, "the index has no %s %s" % (name, version))
