@@ -42,10 +42,13 @@ def check_fit(setup: Setup, recipe: Recipe, hardware: Hardware) -> Fit:
     else:
         gpu, ram = tensor_memory(setup, recipe, checkpoint, hardware)
         visible = min(hardware.vram_mib) * MIB
-    disk = (
+    variant = recipe.engine(setup.engine).variant_of(setup.image)
+    disk: tuple[Term, ...] = (
         _term("weights and room", checkpoint.bytes * DISK_FACTOR, checkpoint.bytes_mark, checkpoint.source),
         _term("container image", IMAGE_BYTES[setup.engine], Mark.ASSUMED, "image sizes"),
     )
+    if variant.packages:
+        disk += (_term("installed packages", variant.install_bytes, Mark.ASSUMED, variant.source),)
     return _verdict(gpu, ram, disk, visible, hardware)
 
 

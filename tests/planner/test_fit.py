@@ -196,6 +196,7 @@ def test_a_driver_too_old_for_every_ready_image_gets_the_base_image_and_its_pack
     for engine in (EngineName.VLLM, EngineName.SGLANG):
         setup, fit = verdict(machine("H200", 8, 141, cuda_version=(12, 8)), "fp8", engine)
         assert fit.fits and setup.image in recipe.engine(engine).base_images
+        assert fit.disk[-1].name == "installed packages" and fit.disk[-1].value == 25_000_000_000
         _, fit = verdict(machine("H200", 8, 141, cuda_version=(12, 6)), "fp8", engine)
         assert fit.binding == "cuda"
 
