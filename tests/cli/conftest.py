@@ -32,6 +32,7 @@ class Run:
 class CommandLine:
     home: Path
     env: dict[str, str]
+    timeout_s: float = 90
 
     def __call__(self, *words: str, **env: str) -> Run:
         done = subprocess.run(
@@ -41,7 +42,7 @@ class CommandLine:
             stdin=subprocess.DEVNULL,
             cwd=self.home,
             env=self.env | env,
-            timeout=90,
+            timeout=self.timeout_s,
         )
         return Run(done.returncode, done.stdout, done.stderr)
 

@@ -25,12 +25,14 @@ def test_a_recipe_that_names_a_base_image_has_its_engine_installed_on_the_server
     folder.mkdir(parents=True)
     (folder / "glm-5.1.toml").write_text("".join(kept), "utf-8")
 
+    home.timeout_s = 400
     run = home("deploy", "glm-5.1", "--engine", "sglang", "--budget", "900/day", "--sandbox")
     assert run.code == 0, run.err
     assert "a simulated engine" in run.out
-    on_node = home("ssh", "glm-5.1", "--sandbox", "--", "cat", ".clorefleet/engines/*/.complete")
+    on_node = home("ssh", "glm-5.1", "--sandbox", "--", "sh", "-c", "cat .clorefleet/engines/*/.complete")
     assert on_node.out.strip() == "sglang==0.5.10", on_node.err
-    job = home("ssh", "glm-5.1", "--sandbox", "--", "cat", ".clorefleet/jobs/*-installing-1/log").out
-    assert "Successfully installed sglang-0.5.10 torch-2.9.1 transformers-5.3.0" in job
+    log = "cat .clorefleet/jobs/*-installing-1/log"
+    said = home("ssh", "glm-5.1", "--sandbox", "--", "sh", "-c", log).out
+    assert "Successfully installed sglang-0.5.10 torch-2.9.1 transformers-5.3.0" in said
     assert "SIMULATED" in home("logs", "glm-5.1", "--engine", "-n", "500", "--sandbox").out
     assert home("stop", "--all", "--sandbox").code == 0
