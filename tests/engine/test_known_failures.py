@@ -118,6 +118,11 @@ def test_every_cause_that_a_log_tells_has_a_row_here():
     """A symptom without a test could be misspelt and never match."""
     not_of_logs = {
         Cause.OUT_OF_VRAM_RUNNING,
+        Cause.INDEX_UNREACHABLE,
+        Cause.PACKAGE_NOT_FOUND,
+        Cause.BUILD_NEEDED,
+        Cause.BAD_PACKAGE,
+        Cause.INSTALL_FAILED,
         Cause.WEIGHTS_MISSING,
         Cause.WRONG_ANSWERS,
         Cause.TOO_SLOW,
