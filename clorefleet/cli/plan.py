@@ -161,7 +161,7 @@ def nothing_fits(report: PlanReport) -> NothingFits:
     lines = [f"No server on the market runs {requirement.model} as you want it."]
     if requirement.budget is not None and report.over_budget:
         lines[0] = f"Nothing runs {requirement.model} within {requirement.budget}."
-        lines.append("Nearest above it:")
+        lines.append("Nearest above it, all in:")
         lines.extend(f"  {_one_line(each)}" for each in report.over_budget[:3])
     lines.extend(f"  {refusal.count} offers: {refusal.text}" for refusal in report.refusals[:SHOWN_REFUSALS])
     if report.advice:
@@ -169,7 +169,10 @@ def nothing_fits(report: PlanReport) -> NothingFits:
         lines.extend(f"  {sentence}" for sentence in report.advice)
     if report.over_budget:
         need = report.over_budget[0].price.first_day_usd
-        remedy = f"A budget from {usd(need)}/day would do, or lower --context, --min-speed, --precision."
+        remedy = (
+            f"A budget from {usd(need)}/day would do: it is held against what the market bills, without the "
+            "start-up and downtime that all-in figures add. Or lower --context, --min-speed, --precision."
+        )
     else:
         remedy = "Loosen --gpu, --country, --min-reliability, --precision, --context or --min-speed."
     return NothingFits("\n".join(lines), remedy=remedy, money="Nothing was rented.")

@@ -159,8 +159,9 @@ def show_replicas(report: PlanReport, replicas: int) -> None:
 def show_arithmetic(plan: Plan) -> None:
     from clorefleet.config.recipes import find_recipe, load_recipes
     from clorefleet.planner.explain import explain
+    from clorefleet.planner.gpus import load_gpus
 
-    for section in explain(plan, find_recipe(plan.setup.model, load_recipes())):
+    for section in explain(plan, find_recipe(plan.setup.model, load_recipes()), load_gpus()):
         say()
         say(section.title)
         for sentence in section.sentences:

@@ -12,6 +12,9 @@ from decimal import Decimal
 from clorefleet.domain.money import format_usd
 from clorefleet.domain.plan import Plan, Term
 from clorefleet.domain.recipe import EngineName, Mark, Recipe
+from clorefleet.planner.gpus import GpuTable
+from clorefleet.planner.hardware import hardware_of_offer
+from clorefleet.planner.request_capacity import capacity_of
 
 GIB = Decimal(1 << 30)
 _HUNDREDTH = Decimal("0.01")
@@ -24,20 +27,20 @@ class Section:
     terms: tuple[Term, ...] = ()
 
 
-def explain(plan: Plan, recipe: Recipe) -> tuple[Section, ...]:
+def explain(plan: Plan, recipe: Recipe, gpus: GpuTable) -> tuple[Section, ...]:
     """Setup, memory, speed and price of a plan, each figure with its mark and source."""
     where = "on the GPU with the least to spare" if plan.setup.engine is EngineName.LLAMACPP else "per GPU"
     return (
-        _setup(plan, recipe),
+        _setup(plan, recipe, gpus),
         Section(f"Memory {where}", (), _in_gib(plan.fit.memory_per_gpu)),
         Section("RAM", (), _in_gib(plan.fit.ram)),
         Section("Disk", (), _in_gib(plan.fit.disk)),
         _speed(plan),
-        _price(plan),
+        _price(plan, recipe),
     )
 
 
-def _setup(plan: Plan, recipe: Recipe) -> Section:
+def _setup(plan: Plan, recipe: Recipe, gpus: GpuTable) -> Section:
     setup = plan.setup
     checkpoint = recipe.checkpoint(setup.checkpoint)
     how = [
@@ -45,6 +48,13 @@ def _setup(plan: Plan, recipe: Recipe) -> Section:
         f"{setup.engine} in {setup.image}, {setup.tensor_parallel} GPU(s), "
         f"context {setup.context_tokens:,} x {setup.concurrency} request(s), KV in {setup.kv_dtype}",
     ]
+    hardware = hardware_of_offer(plan.offer, gpus)
+    if hardware is not None:
+        most = capacity_of(setup, recipe, hardware)
+        how.append(
+            f"would fit as well: context {most.context_tokens:,} for one request, or {most.requests:,} "
+            f"request(s) at {setup.context_tokens:,} [{Mark.COMPUTED}]"
+        )
     if setup.layers_per_gpu:
         how.append(f"layers per GPU, output head included: {', '.join(map(str, setup.layers_per_gpu))}")
     if setup.experts_in_ram:
@@ -79,7 +89,7 @@ def _speed(plan: Plan) -> Section:
     return Section(f"Speed, {speed.mark}", tuple(sentences), speed.terms)
 
 
-def _price(plan: Plan) -> Section:
+def _price(plan: Plan, recipe: Recipe) -> Section:
     price = plan.price
     total = price.all_in_usd_per_day.amount
     sentences = [
@@ -89,6 +99,12 @@ def _price(plan: Plan) -> Section:
     ]
     if price.usd_per_million_tokens is not None:
         sentences.append(f"${format_usd(price.usd_per_million_tokens)} per million tokens, always busy")
+    if price.break_even_tokens_per_day is not None and recipe.hosted_price is not None:
+        reach = "in" if price.is_break_even_in_reach else "out of"
+        sentences.append(
+            f"a hosted API asks as much for {price.break_even_tokens_per_day:,} output tokens a day "
+            f"[{Mark.COMPUTED}]: {reach} reach of this server"
+        )
     sentences.extend(plan.reasons)
     sum_up = Term("all in", total, "USD/day", Mark.COMPUTED, "sum")
     return Section(f"Price: ${format_usd(total)} per day, all in", tuple(sentences), (*price.terms, sum_up))

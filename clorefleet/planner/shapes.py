@@ -18,7 +18,7 @@ from clorefleet.domain.setup import Setup
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
 from clorefleet.planner.fit import in_room, without_room
 from clorefleet.planner.hardware import Hardware
-from clorefleet.planner.search import RanksMemo, default_precisions, setups
+from clorefleet.planner.search import RANKS_MAX, RanksMemo, default_precisions, setups
 from clorefleet.planner.software import parse_version
 from clorefleet.planner.speed import predict
 
@@ -117,7 +117,26 @@ class ShapeTable:
             engines=self.floors.engines,
         )
         shape = self._with_floors(tuple(found), hardware)
-        return nearest_miss(shape, hardware)
+        miss = nearest_miss(shape, hardware)
+        if miss is None or miss.binding != "vram" or hardware.is_mixed:
+            return miss
+        count = self._gpus_that_do(hardware)
+        if count is None:
+            return miss
+        them = f"{count}x {hardware.gpus[0].name.removeprefix('GeForce ')}"
+        return replace(
+            miss, cure=miss.cure.replace("more or larger GPUs", f"{them} would do, or larger GPUs")
+        )
+
+    def _gpus_that_do(self, hardware: Hardware) -> int | None:
+        """The least number of such GPUs that runs it beside the server's own RAM and disk."""
+        for count in range(len(hardware.gpus) + 1, RANKS_MAX + 1):
+            more = replace(
+                hardware, gpus=hardware.gpus[:1] * count, vram_mib=(min(hardware.vram_mib),) * count
+            )
+            if in_its_room(self.shape_of(more), more):
+                return count
+        return None
 
     def _evaluate(self, hardware: Hardware) -> Shape:
         # The search does not look at RAM bandwidth, so shapes that differ in nothing else share it.

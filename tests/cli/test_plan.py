@@ -45,7 +45,7 @@ def test_below_any_price_the_exit_code_is_3_and_the_words_say_what_the_budget_bu
     words = ("plan", "glm-5.1", "--budget", "3/day", "--offers", answer)
     run = cli(*words)
     assert run.code == 3 and run.out == ""
-    for part in ("Nearest above it:", "hours a day", "would run:", "A budget from $"):
+    for part in ("Nearest above it, all in:", "hours a day", "would run:", "A budget from $"):
         assert part in run.err
     as_json = cli(*words, "--json")
     assert as_json.code == 3 and as_json.json["plans"] == [] and as_json.json["over_budget"]

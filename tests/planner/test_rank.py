@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import fields, replace
 from decimal import Decimal
 
@@ -226,9 +227,26 @@ def test_an_offer_with_holes_is_refused_or_planned_and_never_breaks(missing):
     assert len(report.plans) + sum(refusal.count for refusal in report.refusals) == 1
 
 
+def test_too_little_gpu_memory_names_the_number_of_such_gpus_that_would_do():
+    one, four = (machine("RTX 3090", count, 24, ram_gib=64) for count in (1, 4))
+    asked = wish("qwen3.5-27b", precisions=(Precision.BF16,))
+    [refused] = plans_for(asked, one, recipe=RECIPES["qwen3.5-27b"]).refusals
+    assert refused.code == "vram" and "4x RTX 3090 would do" in refused.text
+    assert plans_for(asked, four, recipe=RECIPES["qwen3.5-27b"]).plans
+
+
+def test_an_explained_plan_tells_what_else_fits():
+    [plan] = plans_for(wish(), H200).plans
+    [line] = [each for each in explain(plan, GLM, GPUS)[0].sentences if each.startswith("would fit as well")]
+    found = re.search(r"context ([\d,]+) for one request, or ([\d,]+) request", line)
+    assert found is not None
+    tokens, requests = (int(each.replace(",", "")) for each in found.groups())
+    assert tokens >= plan.setup.context_tokens and requests >= plan.setup.concurrency
+
+
 def test_explaining_a_plan_shows_its_arithmetic():
     [plan] = plans_for(wish(), RIG).plans
-    titles = [section.title for section in explain(plan, GLM)]
+    titles = [section.title for section in explain(plan, GLM, GPUS)]
     assert any(title.startswith("Memory") for title in titles)
     assert any("Price" in title for title in titles)
 
@@ -236,7 +254,7 @@ def test_explaining_a_plan_shows_its_arithmetic():
 def test_what_is_explained_is_what_decided():
     """The shown parts multiply out to the shown speed, and the price's parts to its total."""
     [plan] = plans_for(wish(), H200).plans
-    sections = {section.title.split(",")[0].split(":")[0]: section for section in explain(plan, GLM)}
+    sections = {section.title.split(",")[0].split(":")[0]: section for section in explain(plan, GLM, GPUS)}
     speed = sections["Speed"]
     step_ms = sum(term.value for term in speed.terms if term.unit == "ms/token")
     gain = next(term.value for term in speed.terms if term.unit == "x")

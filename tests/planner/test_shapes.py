@@ -69,7 +69,10 @@ def test_a_whole_market_shares_a_few_shapes():
             return self.__dict__.setdefault(recipe.name, Counting(recipe, Floors.of(requirement, recipe)))
 
     report = plan_requirement(wish(), market(*offers), RECIPES["glm-5.1"], GPUS, memo=Memo())
-    assert len(evaluated) == len(kinds) * 8
+    assert len(set(evaluated)) == len(evaluated)
+    more_than_offered = [each for each in evaluated if len(each.gpus) > 8]
+    assert len(evaluated) - len(more_than_offered) == len(kinds) * 8
+    assert len({each.gpus[0] for each in more_than_offered}) <= 1, "only for the cure of the nearest miss"
     assert report.plans and report.offers_seen == MARKET_OFFERS
 
 
