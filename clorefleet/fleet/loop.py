@@ -166,6 +166,8 @@ class Fleet:
         for violation in self.trail.last.violations:
             if violation not in known:
                 log.error("invariant_violated %s", violation)
+        if not self.trail.last.violations:
+            return snapshot
         return replace(snapshot, violations=tuple(map(str, self.trail.last.violations)))
 
     def _note_tick(self, snapshot: Snapshot, trouble: str, token: FencingToken) -> None:

@@ -58,6 +58,8 @@ class Judge:
         self._world = world
         self._audits: dict[str, Audit] = {}
         self._ticks = 0
+        self._partial = 0
+        """Lists with a page missing, so far."""
         self._heard: list[Violation] = []
         self._absences: dict[str, Counter[tuple[OrderId, ServerId]]] = {}
         self._asked_s: dict[str, float] = {}
@@ -92,6 +94,9 @@ class Judge:
         has_read = result is not None and not result.trouble
         if self._world.switches.holds("A8", self._world.now_s()):
             has_read = False
+        # Nor is a reading with a page missing one: what it hid, no fleet could know.
+        partial, self._partial = self._partial, self._world.switches.fired["A22"]
+        has_read = has_read and partial == self._partial
         snapshot = self._truth(home, has_read=has_read)
         found = audit(snapshot, self._audits.get(home.fleet_name), self._world.scenario.limits)
         self._audits[home.fleet_name] = found

@@ -214,7 +214,7 @@ class Market:
             self.switches.note("B4")
         read_at = self.time.at(self.time.now_s)
         return MarketView(
-            offers=tuple(self._offer(host) for host in self.hosts()),
+            offers=tuple(self._offer(host, is_free=free) for host, free in self._free()),
             rates=MarketRates.of(
                 ExchangeRate(currency, usd, read_at, "simulated market")
                 for currency, usd in self.rates.items()
@@ -232,7 +232,18 @@ class Market:
             read_at=read_at,
         )
 
-    def _offer(self, host: Host) -> Offer:
+    def _free(self) -> list[tuple[Host, bool]]:
+        rented = {order.host.server_id for order in self.live()}
+        now_s = self.time.now_s
+        return [
+            (
+                host,
+                host.server_id not in rented and self.taken_until_s.get(host.server_id, 0) <= now_s,
+            )
+            for host in self.hosts()
+        ]
+
+    def _offer(self, host: Host, *, is_free: bool) -> Offer:
         price = self.price_of(host, is_spot=False)
         spot = self.price_of(host, is_spot=True)
         return Offer(
@@ -253,7 +264,7 @@ class Market:
             rating=None,
             rating_count=0,
             max_rental_s=host.max_rental_s,
-            is_rented=not self.is_free(host),
+            is_rented=not is_free,
             pcie_generation=4,
             pcie_width=16,
             on_demand=() if price is None else (Rate.per_day(price, host.currency),),
