@@ -245,7 +245,10 @@ def sync_job(
     secrets = {"HF_TOKEN": token, "SIBLING_TOKEN": sibling_token}
     return JobSpec(
         job_id,
-        ("python3", f"{home}/{_SCRIPT_PATH}", manifest_path(home, manifest), f"{home}/{manifest.folder}"),
+        (
+            *("/bin/sh", "-c", _WITH_PYTHON, "fetch_weights"),
+            *(f"{home}/{_SCRIPT_PATH}", manifest_path(home, manifest), f"{home}/{manifest.folder}"),
+        ),
         {
             "PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress",
             "SIBLING_BYTES_PER_S_MIN": f"{sibling_bytes_per_s_min:.0f}",

@@ -32,7 +32,7 @@ class Run:
 class CommandLine:
     home: Path
     env: dict[str, str]
-    timeout_s: float = 90
+    timeout_s: float = 180
 
     def __call__(self, *words: str, **env: str) -> Run:
         done = subprocess.run(

@@ -28,6 +28,7 @@ TIME_FACTOR = 60
 def home(tmp_path: Path) -> Iterator[CommandLine]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("CLORE", "HF_"))}
     cli = CommandLine(tmp_path, env | {"CLOREFLEET_HOME": str(tmp_path / "home"), "NO_COLOR": "1"})
+    cli.timeout_s = 400
     assert cli("sandbox", "serve", "--time-factor", str(TIME_FACTOR)).code == 0
     yield cli
     cli("sandbox", "stop")
@@ -77,7 +78,7 @@ def test_from_budget_to_tokens_to_a_closed_ledger(home: CommandLine):
 
     on_node = home("ssh", "smollm2-135m", "--sandbox", "--", "cat", "/proc/1/comm", "/etc/shadow-of-host")
     assert "No such file" in on_node.err
-    assert "llama" in home("logs", "smollm2-135m", "--engine", "--sandbox").out.lower()
+    assert "llama" in home("logs", "smollm2-135m", "--engine", "-n", "500", "--sandbox").out.lower()
 
     time.sleep(max(0.0, 660 / TIME_FACTOR))  # past minute 10: the creation fee is charged
     stopped = home("stop", "smollm2-135m", "--sandbox")
