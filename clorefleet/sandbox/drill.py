@@ -126,6 +126,7 @@ class Drill:
         self._log = self._state / "daemon.log"
         self._canaries = Canaries(home, self._state)
         self._wishes = tuple(map(Wish, NAMES))
+        self._left_open: set[str] = set()
         self.report = Report()
 
     # -- the program, from outside
@@ -286,9 +287,12 @@ class Drill:
         else:
             self.report.check("a daemon dies only when it is killed", False, daemon.returncode)
             return False
-        effects = [effect for (effect,) in self._ask_store("SELECT effect FROM intent WHERE state = 'open'")]
+        in_hand = dict(self._ask_store("SELECT intent_id, effect FROM intent WHERE state = 'open'"))
+        # What an earlier one left open is that one's: a rent in doubt stays so for several kills.
+        effects = {effect for intent_id, effect in in_hand.items() if intent_id not in self._left_open}
+        self._left_open |= in_hand.keys()
         self.report.moments.update(
-            [f"{effect} in hand" for effect in effects]
+            [f"{effect} in hand" for effect in sorted(effects)]
             or ["it started" if way < EARLY_DEATHS else "nothing was in hand"]
         )
         return True
@@ -397,9 +401,12 @@ class Drill:
         for each in segments:
             counted[each["order_id"]] = counted.get(each["order_id"], Decimal(0)) + Decimal(each["cost"])
         report.check("the ledger is the market's bill, order by order", counted == billed, (counted, billed))
+        sums: dict[str, Decimal] = {}
+        for order in bill["orders"]:
+            sums[order["currency"]] = sums.get(order["currency"], Decimal(0)) + Decimal(order["total"])
+        told = " + ".join(f"{amount} {currency}" for currency, amount in sums.items())
         print(  # noqa: T201
-            f"{report.kills} kills, {report.wishes} wishes, {len(billed)} orders, "
-            f"${sum(billed.values(), Decimal(0))} billed and counted"
+            f"{report.kills} kills, {report.wishes} wishes, {len(billed)} orders, {told} billed and counted"
         )
         found = self._canaries.found()
         report.check(f"none of {len(self._canaries)} secrets lies on disk", not found, found)
