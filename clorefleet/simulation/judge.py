@@ -369,8 +369,10 @@ class Judge:
         segments = tx.segments()
         for order in world.market.orders:
             lease = by_lease.get(order.nonce)
-            if lease is None or order.is_duplicate or order.asked_by != home.fleet_name:
+            if lease is None or order.asked_by != home.fleet_name:
                 continue
+            if lease.order_id != order.order_id and (order.is_duplicate or lease.order_id is not None):
+                continue  # of two orders that the market made of one request, the lease holds the other
             if order.has_old_number:
                 continue  # the ledger keeps one bill per number
             counted = [each for each in segments if each.lease_id == lease.lease_id]
