@@ -376,8 +376,9 @@ class Judge:
             if order.has_old_number:
                 continue  # the ledger keeps one bill per number
             counted = [each for each in segments if each.lease_id == lease.lease_id]
-            if not counted and order.was_hidden and lease.order_id is None:
-                continue  # ended before any list showed it
+            is_counted = any(each.cost(now).amount for each in counted)
+            if order.was_hidden and lease.order_id is None and not is_counted:
+                continue  # ended before any list showed it, or disowned: reported as foreign, in no ledger
             self._refuse(of_bill(order.order_id, counted, world.market.bill(order), now))
 
 

@@ -26,7 +26,7 @@ class Case:
         )
 
 
-ONCE_BROKEN = (483, 643, 674, 729, 732, 754, 764, 885, 952, 1059, 1745)
+ONCE_BROKEN = (227, 483, 643, 674, 729, 732, 754, 764, 885, 952, 1059, 1745)
 """Seeds that broke in the first thousand; what each was is told in docs/simulation.md."""
 
 CASES = (
@@ -49,5 +49,18 @@ CASES = (
         ),
         wishes=(2543.7988919063546,),
         hosts=(106,),
+    ),
+    # S7: an order that was adopted from doubt, vanished, came back and was disowned is in no ledger.
+    Case(
+        seed=227,
+        incidents=(
+            844.7485199710711,
+            1917.7893496942218,
+            3607.9458488163095,
+            4674.162782483734,
+            5050.242127602376,
+        ),
+        wishes=(1055.2717972966168, 1209.9744357166935, 1636.0146255772856),
+        hosts=(112, 114, 115),
     ),
 )
