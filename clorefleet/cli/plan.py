@@ -138,10 +138,23 @@ def _saved(file: Path) -> MarketView:
 
 def show_json(report: PlanReport, replicas: int) -> None:
     """One document on stdout; exit code 3 where there is no plan."""
+    from clorefleet.config.recipes import find_recipe, load_recipes
     from clorefleet.domain.errors import ExitCode
+    from clorefleet.planner.gpus import load_gpus
+    from clorefleet.planner.hardware import hardware_of_offer
+    from clorefleet.planner.request_capacity import capacity_of
     from clorefleet.report.plan_document import plan_document
 
-    print_json(plan_document(report, picks(report, replicas)))
+    recipes, gpus = load_recipes(), load_gpus()
+
+    def most(plan: Plan) -> tuple[int, int] | None:
+        hardware = hardware_of_offer(plan.offer, gpus)
+        if hardware is None:
+            return None
+        capacity = capacity_of(plan.setup, find_recipe(plan.setup.model, recipes), hardware)
+        return capacity.context_tokens, capacity.requests
+
+    print_json(plan_document(report, picks(report, replicas), capacity_of=most))
     if not report.plans:
         raise typer.Exit(ExitCode.NOTHING_FITS)
 

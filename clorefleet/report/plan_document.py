@@ -6,7 +6,7 @@ are text with all their digits; a change that breaks readers raises `SCHEMA`'s n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -15,8 +15,15 @@ from clorefleet.domain.plan import Plan, PlanReport, Term
 SCHEMA = "clorefleet.plan/1"
 
 
-def plan_document(report: PlanReport, picks: Iterable[Plan] = ()) -> dict[str, Any]:
-    """`picks` are the plans that the wanted replicas would take."""
+CapacityOf = Callable[[Plan], tuple[int, int] | None]
+"""The longest context of a single request, in tokens, and the most requests with the setup's context."""
+
+
+def plan_document(
+    report: PlanReport, picks: Iterable[Plan] = (), *, capacity_of: CapacityOf = lambda _: None
+) -> dict[str, Any]:
+    """`picks` are the plans that the wanted replicas would take, `capacity_of` tells what a plan could
+    serve at most; None where that is not known."""
     wish = report.requirement
     chosen = tuple(picks)
     return {
@@ -36,10 +43,10 @@ def plan_document(report: PlanReport, picks: Iterable[Plan] = ()) -> dict[str, A
             "excluded_servers": list(wish.excluded_servers),
         },
         "offers_seen": report.offers_seen,
-        "plans": [_plan(each, report) for each in report.plans],
+        "plans": [_plan(each, report, capacity_of) for each in report.plans],
         "replicas": [each.key for each in chosen],
         "pareto": list(report.pareto),
-        "over_budget": [_plan(each, report) for each in report.over_budget],
+        "over_budget": [_plan(each, report, capacity_of) for each in report.over_budget],
         "refusals": [
             {"code": each.code, "count": each.count, "nearest": each.text, "example": each.example}
             for each in report.refusals
@@ -48,7 +55,8 @@ def plan_document(report: PlanReport, picks: Iterable[Plan] = ()) -> dict[str, A
     }
 
 
-def _plan(plan: Plan, report: PlanReport) -> dict[str, Any]:
+def _plan(plan: Plan, report: PlanReport, capacity_of: CapacityOf) -> dict[str, Any]:
+    most = capacity_of(plan)
     offer, setup, speed, price = plan.offer, plan.setup, plan.speed, plan.price
     return {
         "key": plan.key,
@@ -77,6 +85,8 @@ def _plan(plan: Plan, report: PlanReport) -> dict[str, Any]:
             "gpus_used": setup.tensor_parallel,
             "context_tokens": setup.context_tokens,
             "concurrency": setup.concurrency,
+            "most_context_tokens": None if most is None else most[0],
+            "most_requests": None if most is None else most[1],
             "kv_dtype": setup.kv_dtype,
             "layers_with_experts_in_ram": len(setup.experts_in_ram),
             "speculation": None if setup.speculation is None else setup.speculation.algorithm,

@@ -62,3 +62,11 @@ def test_a_field_that_the_schema_does_not_know_is_noticed():
     document = document_of(WISHES[0])
     document["plans"][0]["price"]["surprise"] = 1
     assert not Draft202012Validator(SCHEMA).is_valid(document)
+
+
+def test_what_a_plan_could_serve_at_most_is_told_where_it_is_known():
+    report = plan_requirement(wish(), market(*MACHINES), RECIPES["glm-5.1"], GPUS)
+    [known, *_] = plan_document(report, capacity_of=lambda plan: (131_072, 12))["plans"]
+    assert (known["setup"]["most_context_tokens"], known["setup"]["most_requests"]) == (131_072, 12)
+    [unknown, *_] = plan_document(report)["plans"]
+    assert unknown["setup"]["most_requests"] is None
