@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import age, note, print_json, say, table, usd
+from clorefleet.cli.output import note, print_json, say, table, usd
 
 if TYPE_CHECKING:
-    from clorefleet.domain.host import HostFault, HostVerdict
-    from clorefleet.domain.identity import LeaseId, ServerId
-    from clorefleet.domain.lease import Lease
+    from clorefleet.domain.identity import LeaseId
     from clorefleet.domain.node import Discrepancy, NodeFacts
+    from clorefleet.report.host_record import HostRecord
     from clorefleet.store.database import Store
 
 REASON_MAX_CHARS = 200
@@ -28,35 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Show what is remembered of servers; block or unblock one.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """All that is remembered of one server."""
-
-    server_id: ServerId
-    leases: tuple[Lease, ...]
-    faults: tuple[HostFault, ...]
-    verdicts: tuple[HostVerdict, ...]
-    is_left_out: bool
-
-    @property
-    def lost_usd(self) -> Decimal:
-        return sum((fault.cost_usd for fault in self.faults), Decimal(0))
-
-    @property
-    def gpu_summary(self) -> str:
-        return self.leases[-1].plan.offer.gpu_summary if self.leases else "?"
-
-    def state(self, now: datetime, memory: timedelta) -> str:
-        """Whether plans take it, and why not."""
-        if not self.is_left_out:
-            return "taken"
-        last = self.verdicts[-1] if self.verdicts else None
-        if last is not None and last.verdict == "blocked":
-            return f"blocked by you{f': {last.reason}' if last.reason else ''}"
-        left = self.faults[-1].at + memory - now
-        return f"left out for {age(left)}: {self.faults[-1].reason}"
 
 
 @app.command("list")
@@ -178,32 +146,15 @@ def _memory() -> timedelta:
     return DEFAULT_LIMITS.host_fault_memory
 
 
-def _records(store: Store, since: datetime) -> list[Record]:
+def _records(store: Store, since: datetime) -> tuple[HostRecord, ...]:
     """By server, those with trouble first."""
-    from clorefleet.domain.host import left_out
+    from clorefleet.report.host_record import host_records
 
     with store.read() as tx:
-        leases, faults, verdicts = tx.leases(), tx.host_faults(), tx.host_verdicts()
-    out = left_out(faults, verdicts, since=since)
-    servers = {
-        *(lease.server_id for lease in leases),
-        *(fault.server_id for fault in faults),
-        *(verdict.server_id for verdict in verdicts),
-    }
-    records = [
-        Record(
-            server,
-            tuple(lease for lease in leases if lease.server_id == server),
-            tuple(fault for fault in faults if fault.server_id == server),
-            tuple(verdict for verdict in verdicts if verdict.server_id == server),
-            server in out,
-        )
-        for server in servers
-    ]
-    return sorted(records, key=lambda each: (not each.is_left_out, -len(each.faults), each.server_id))
+        return host_records(tx.leases(), tx.host_faults(), tx.host_verdicts(), since=since)
 
 
-def _document(record: Record, now: datetime, memory: timedelta) -> dict[str, Any]:
+def _document(record: HostRecord, now: datetime, memory: timedelta) -> dict[str, Any]:
     return {
         "server_id": record.server_id,
         "gpus": record.gpu_summary,
@@ -233,7 +184,7 @@ def _document(record: Record, now: datetime, memory: timedelta) -> dict[str, Any
 
 
 def _lines(
-    record: Record,
+    record: HostRecord,
     measured: Mapping[LeaseId, NodeFacts | None],
     differing: Mapping[LeaseId, tuple[Discrepancy, ...]],
 ) -> list[tuple[datetime, str]]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
 from clorefleet.cli.context import options
 from clorefleet.domain.text import clean_line
+from clorefleet.report.words import age as age
+from clorefleet.report.words import gib as gib
+from clorefleet.report.words import usd as usd
 
-GIB = 1 << 30
 NARROW = 80
 _MARKS = {"right": ">", "left": "<"}
 
@@ -111,22 +113,3 @@ def confirm(question: str, *, yes: bool, what: str) -> bool:
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def usd(amount: Decimal, places: int = 2) -> str:
-    return f"${amount:,.{places}f}"
-
-
-def gib(amount_bytes: int | None) -> str:
-    return "?" if amount_bytes is None else f"{amount_bytes / GIB:.0f} GiB"
-
-
-def age(duration: timedelta) -> str:
-    seconds = max(0, int(duration.total_seconds()))
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7_200:
-        return f"{seconds // 60} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86_400:.1f} days"

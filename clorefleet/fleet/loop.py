@@ -14,6 +14,7 @@ from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadTaken
+from clorefleet.domain.planning import planning_of
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.usage import UsageHour
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress, NoteUse, NoteWanted
@@ -177,6 +178,8 @@ class Fleet:
                 tx.add_usage(used)
                 for deployment_id, part in snapshot.load.items():
                     tx.add_load(deployment_id, part)
+                for deployment_id, report in snapshot.plans.items():
+                    tx.put_planning(deployment_id, planning_of(report, now=snapshot.now))
                 if snapshot.is_prune_due:
                     tx.drop_load(before=snapshot.now - HISTORY_KEPT)
                 tx.put_tick(

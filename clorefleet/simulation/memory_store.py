@@ -29,6 +29,7 @@ from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
+from clorefleet.domain.planning import Planning
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import FencingToken, Store, check_fencing
@@ -58,6 +59,7 @@ class Tables:
     events: dict[int, Event] = field(default_factory=dict)
     deliveries: dict[tuple[str, str], Delivery] = field(default_factory=dict)
     wanted: dict[DeploymentId, Wanted] = field(default_factory=dict)
+    plannings: dict[DeploymentId, Planning] = field(default_factory=dict)
     start_ups: dict[LeaseId, tuple[DeploymentId, datetime, timedelta]] = field(default_factory=dict)
     single: dict[str, Any] = field(default_factory=dict)
     """The tables of one row: `tick`, `leadership` and `guard`."""
@@ -103,6 +105,12 @@ class MemoryTransaction(Transaction):
 
     def put_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
         self._set(self._tables.wanted, deployment_id, wanted)
+
+    def plannings(self) -> dict[DeploymentId, Planning]:
+        return dict(sorted(self._tables.plannings.items()))
+
+    def put_planning(self, deployment_id: DeploymentId, planning: Planning) -> None:
+        self._set(self._tables.plannings, deployment_id, planning)
 
     def applied_file(self) -> AppliedFile | None:
         found: AppliedFile | None = self._tables.single.get("applied_file")

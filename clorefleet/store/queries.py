@@ -38,6 +38,7 @@ from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
+from clorefleet.domain.planning import Planning
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import codec
@@ -59,6 +60,7 @@ from clorefleet.store.tables import (
     LoadRow,
     LookoutRow,
     NodeFactRow,
+    PlanningRow,
     StartUpRow,
     TickRow,
     UsageRow,
@@ -150,6 +152,19 @@ class Transaction:
                 reason=wanted.reason,
                 until=wanted.until,
                 noted_at=now,
+            )
+        )
+
+    def plannings(self) -> dict[DeploymentId, Planning]:
+        """What the last planning for each deployment found."""
+        rows = self.session.exec(select(PlanningRow).order_by(col(PlanningRow.deployment_id)))
+        return {DeploymentId(row.deployment_id): codec.decode(Planning, row.document) for row in rows}
+
+    def put_planning(self, deployment_id: DeploymentId, planning: Planning) -> None:
+        """It takes the place of the one before."""
+        self.session.merge(
+            PlanningRow(
+                deployment_id=deployment_id, made_at=planning.made_at, document=codec.encode(planning)
             )
         )
 

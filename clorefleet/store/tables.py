@@ -313,6 +313,15 @@ class LoadRow(SQLModel, table=True):
     first_byte_s: float | None = None
 
 
+class PlanningRow(SQLModel, table=True):
+    """What the last planning for a deployment found."""
+
+    __tablename__ = "planning"
+    deployment_id: str = Field(primary_key=True)
+    made_at: datetime = Field(sa_type=UtcDateTime)
+    document: dict[str, Any] = Field(sa_type=JSON)
+
+
 class LeadershipRow(SQLModel, table=True):
     """One row: who may write as the daemon, and the fencing token that proves it."""
 

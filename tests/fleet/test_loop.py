@@ -52,6 +52,15 @@ def test_a_wish_becomes_a_serving_replica_and_its_end_a_closed_ledger(world: Wor
     assert_all_ended(world)
 
 
+def test_what_was_found_when_a_server_was_chosen_is_kept_for_looking_at(world: World):
+    serve(world, 12)
+    with world.store.read() as tx:
+        [(name, planning)] = tx.plannings().items()
+        [held] = tx.open_leases()
+    assert name == held.deployment_id
+    assert planning.options[0].key == held.plan.key and planning.options[0].rank == 1
+
+
 def test_a_fleet_that_has_what_it_wants_does_nothing(world: World):
     serve(world)
     before = world.market.rent_calls

@@ -24,12 +24,13 @@ from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, closed
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Rate
+from clorefleet.domain.planning import planning_of
 from clorefleet.domain.schedule import Bounds, DateException, Schedule, Window, daily_at, parse_cron
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import leadership
 from clorefleet.store.database import Store, open_store
-from tests.fleet.builders import NOW, deployment, lease, minutes
+from tests.fleet.builders import NOW, deployment, lease, minutes, plan, report
 
 
 def test_a_deployment_and_its_lease_come_back_as_they_went_in(store: Store):
@@ -81,6 +82,17 @@ def test_what_is_wanted_is_remembered_with_its_reason(store: Store):
         tx.put_wanted(DeploymentId("tiny"), two, now=NOW)
     with store.read() as tx:
         assert tx.wanted() == {"tiny": two}
+
+
+def test_the_last_planning_of_each_deployment_comes_back_as_it_went_in(store: Store):
+    found = replace(report(plan(7), plan(8, "3.5", is_spot=True)), pareto=(plan(7).key,))
+    first, second = planning_of(found, now=NOW), planning_of(report(), now=NOW + minutes(1))
+    with store.write() as tx:
+        tx.put_planning(DeploymentId("tiny"), second)
+        tx.put_planning(DeploymentId("tiny"), first)
+        tx.put_planning(DeploymentId("other"), second)
+    with store.read() as tx:
+        assert tx.plannings() == {"other": second, "tiny": first}
 
 
 def test_ended_leases_are_not_open_but_remembered(store: Store):
