@@ -18,6 +18,9 @@ Node           the server as seen over SSH: host key, facts measured, jobs
 Job            a detached, idempotent piece of work on a node
 Orphan         an order that bills and that no lease or declared foreign order explains
 Ledger         seconds x rate for every lease, in the billed currency and in USD
+Books          all that the store keeps about money and time, read once, for reports
+Charge         part of one lease's bill: of one order, one stage, one local day
+Stage          what paid time went to: bootstrap, serving, idle, draining
 Sweep          compare both sides, adopt or cancel
 Sandbox        the simulated market, hub and nodes on loopback
 =============  ==================================================================================

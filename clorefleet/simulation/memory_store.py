@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from clorefleet.domain.alert import UNFINISHED, Delivery, DeliveryState, Lookout
+from clorefleet.domain.books import PhaseEntry
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.fleet_file import AppliedFile
@@ -23,7 +24,7 @@ from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.host import HostFault, HostVerdict, left_out
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
-from clorefleet.domain.lease import Lease
+from clorefleet.domain.lease import PHASE_ORDER, Lease
 from clorefleet.domain.ledger import LedgerSegment, Segments
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
@@ -42,6 +43,7 @@ class Tables:
 
     deployments: dict[DeploymentId, Deployment] = field(default_factory=dict)
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    phases: dict[PhaseEntry, None] = field(default_factory=dict)
     intents: dict[str, Intent] = field(default_factory=dict)
     fencing: dict[str, int] = field(default_factory=dict)
     """The token that each intent was last written with."""
@@ -176,11 +178,19 @@ class MemoryTransaction(Transaction):
 
     def put_lease(self, lease: Lease) -> None:
         self._set(self._tables.leases, lease.lease_id, lease)
+        entry = PhaseEntry(lease.lease_id, lease.phase, lease.phase_since)
+        if entry not in self._tables.phases:
+            self._set(self._tables.phases, entry, None)
 
     def note_leases(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
             if lease.lease_id in self._tables.leases:
                 self.put_lease(lease)
+
+    def phases(self, *, since: datetime | None = None) -> tuple[PhaseEntry, ...]:
+        lately = {each.lease_id for each in self.segments(since=since)}
+        entries = (each for each in self._tables.phases if since is None or each.lease_id in lately)
+        return tuple(sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase))))
 
     # -- intents
 

@@ -13,9 +13,11 @@ from sqlalchemy import (
     Executable,
     Integer,
     Row,
+    String,
     Table,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     or_,
@@ -25,6 +27,7 @@ from sqlalchemy import select as sa_select
 from sqlmodel import Session, SQLModel, col, select
 
 from clorefleet.domain.alert import UNFINISHED, Alert, Delivery, DeliveryState, Lookout
+from clorefleet.domain.books import PhaseEntry
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.fleet_file import AppliedFile
@@ -32,7 +35,7 @@ from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.host import HostFault, HostVerdict, Verdict, left_out
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import Lease, LeaseState
+from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, Segments, in_order
 from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
@@ -60,6 +63,7 @@ from clorefleet.store.tables import (
     LoadRow,
     LookoutRow,
     NodeFactRow,
+    PhaseEntryRow,
     PlanningRow,
     StartUpRow,
     TickRow,
@@ -291,14 +295,33 @@ class Transaction:
             )
         )
         self.session.flush()
+        self._note_phases([lease])
 
     def note_leases(self, leases: Iterable[Lease]) -> None:
         """What is believed of leases that are stored already, all at once. Their plans stay as they are."""
-        rows = [{"the_lease": lease.lease_id, **_beliefs(lease)} for lease in leases]
+        noted = list(leases)
+        rows = [{"the_lease": lease.lease_id, **_beliefs(lease)} for lease in noted]
         if rows:
             table = LeaseRow.__table__  # type: ignore[attr-defined]
             statement = update(table).where(table.c.lease_id == bindparam("the_lease"))
             self.session.connection().execute(statement, rows)
+            self._note_phases(noted)
+
+    def _note_phases(self, leases: Iterable[Lease]) -> None:
+        """Every writing of a lease passes here: no change of phase goes unrecorded. Known ones stay."""
+        self.session.connection().execute(
+            _NEW_PHASE,
+            [
+                {"the_lease": lease.lease_id, "the_start": lease.phase_since, "the_phase": lease.phase.value}
+                for lease in leases
+            ],
+        )
+
+    def phases(self, *, since: datetime | None = None) -> tuple[PhaseEntry, ...]:
+        """In order of time; `since` leaves out the leases whose orders all ended before it."""
+        rows = self._execute(_PHASES) if since is None else self._execute(_PHASES_SINCE, {"since": since})
+        entries = (PhaseEntry(LeaseId(row.lease_id), Phase(row.phase), row.entered_at) for row in rows)
+        return tuple(sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase))))
 
     # -- intents
 
@@ -737,6 +760,30 @@ _SEGMENTS_SINCE = _SEGMENTS.where(
         )
     )
 ).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
+_PHASE_ENTRY = _table(PhaseEntryRow)
+_THIS_PHASE = (
+    bindparam("the_lease", type_=String()),
+    bindparam("the_start", type_=UtcDateTime()),
+    bindparam("the_phase", type_=String()),
+)
+_NEW_PHASE = insert(_PHASE_ENTRY).from_select(
+    ["lease_id", "entered_at", "phase"],
+    sa_select(*_THIS_PHASE).where(
+        ~exists().where(
+            _PHASE_ENTRY.c.lease_id == _THIS_PHASE[0],
+            _PHASE_ENTRY.c.entered_at == _THIS_PHASE[1],
+            _PHASE_ENTRY.c.phase == _THIS_PHASE[2],
+        )
+    ),
+)
+_PHASES = sa_select(_PHASE_ENTRY)
+_PHASES_SINCE = _PHASES.where(
+    _PHASE_ENTRY.c.lease_id.in_(
+        sa_select(_SEGMENT.c.lease_id).where(
+            or_(_SEGMENT.c.ended_at.is_(None), _SEGMENT.c.ended_at >= _SINCE)
+        )
+    )
+)
 _UNSETTLED = (
     sa_select(_SEGMENT.c.order_id)
     .where(

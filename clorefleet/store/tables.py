@@ -139,6 +139,15 @@ class LeaseRow(SQLModel, table=True):
     """Apart, because it is long, changes almost never, and a tick writes many leases."""
 
 
+class PhaseEntryRow(SQLModel, table=True):
+    """When a lease's replica entered a phase. Never changed, and kept as long as the ledger."""
+
+    __tablename__ = "phase_entry"
+    lease_id: str = Field(primary_key=True)
+    entered_at: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    phase: str = Field(primary_key=True)
+
+
 class IntentRow(SQLModel, table=True):
     __tablename__ = "intent"
     __table_args__ = (Index("ix_intent_state", "state"), Index("ix_intent_lease", "lease_id"))

@@ -17,6 +17,7 @@ from sqlmodel import SQLModel
 
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.identity import OrderId
+from clorefleet.domain.lease import Phase
 from clorefleet.store import codec, migrate
 from clorefleet.store.database import connect_engine, open_store
 from tests.fleet.builders import NOW, deployment, lease
@@ -89,6 +90,45 @@ def test_everything_of_the_first_release_is_there_after_all_upgrades(old_url: st
         assert segment.estimate(NOW).amount == Decimal("0.00729166")  # 0.00694444 and 5 % of it
         assert tx.leadership().token == 41
     store.dispose()
+
+
+def test_phases_are_taken_over_from_the_events_that_are_kept(old_url: str):
+    """Nothing is made up: what no event told is missing."""
+    engine, _ = connect_engine(old_url)
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    lost = {"lease_id": "l0", "deployment_id": "tiny", "slot": 0, "intent_id": "l0-rent", "state": "ended",
+            "phase": "ended", "server_id": 8, "order_id": 899, "created_at": NOW - timedelta(days=2),
+            "phase_since": NOW - timedelta(days=1), "reason": "", "document": codec.encode(HELD)}  # fmt: skip
+    told = [
+        (9, "rent_intended", "Renting"), (8, "order_adopted", "Order 900: ."),
+        (7, "phase_entered", "tiny: syncing weights: the node: is as promised."),
+        (6, "job_started", "Syncing"), (5, "phase_entered", "tiny: no such phase: x."),
+        (4, "replica_serving", "tiny: serving: it answers."),
+    ]  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(tables.tables["lease"].insert(), lost)
+        connection.execute(
+            tables.tables["event"].insert(),
+            [
+                {"at": NOW - timedelta(minutes=ago), "name": name, "text": text, "deployment_id": "tiny",
+                 "lease_id": "l1"}
+                for ago, name, text in told
+            ],
+        )  # fmt: skip
+    engine.dispose()
+    store = open_store(old_url)
+    with store.read() as tx:
+        entries = tx.phases()
+    store.dispose()
+    assert [(each.phase, each.at) for each in entries if each.lease_id == "l0"] == [
+        (Phase.ENDED, NOW - timedelta(days=1))
+    ]
+    assert [(each.phase, NOW - each.at) for each in entries if each.lease_id == "l1"] == [
+        (Phase.RENTING, timedelta(minutes=9)), (Phase.WAITING, timedelta(minutes=8)),
+        (Phase.SYNCING, timedelta(minutes=7)), (Phase.SERVING, timedelta(minutes=4)),
+        (Phase.WAITING, timedelta(minutes=1)),
+    ]  # fmt: skip
 
 
 def test_the_tables_are_those_of_the_code(any_url: str):

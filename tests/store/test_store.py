@@ -29,6 +29,7 @@ from clorefleet.domain.schedule import Bounds, DateException, Schedule, Window, 
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import leadership
+from clorefleet.store.books import load_books
 from clorefleet.store.database import Store, open_store
 from tests.fleet.builders import NOW, deployment, lease, minutes, plan, report
 
@@ -41,6 +42,45 @@ def test_a_deployment_and_its_lease_come_back_as_they_went_in(store: Store):
     with store.read() as tx:
         assert tx.deployments() == (wish,)
         assert tx.open_leases() == (held,)
+
+
+def test_each_change_of_a_leases_phase_is_recorded_once_with_its_time(store: Store):
+    held = lease(phase=Phase.PROBING)
+    launched = replace(held, phase=Phase.LAUNCHING, phase_since=NOW)
+    with store.write() as tx:
+        tx.put_lease(held)
+        tx.put_lease(replace(held, progress="half"))
+    with store.write() as tx:
+        tx.note_leases([launched])
+        tx.note_leases([replace(launched, progress="nearly")])
+        assert [(each.lease_id, each.phase, each.at) for each in tx.phases()] == [
+            ("l1", Phase.PROBING, held.phase_since), ("l1", Phase.LAUNCHING, NOW)
+        ]  # fmt: skip
+
+
+def test_the_books_have_whole_orders_with_all_that_belongs_to_them(store: Store):
+    old, held = lease(lease_id=LeaseId("l0"), state=LeaseState.ENDED, phase=Phase.ENDED), lease()
+    old = replace(old, created_at=NOW - minutes(600), ended_at=NOW - minutes(500))
+    line = LedgerSegment(
+        held.lease_id, held.deployment_id, OrderId(900), Rate.per_day("2"), False, Decimal(5), Decimal(0),
+        Decimal(1), "test", NOW - minutes(300),
+    )  # fmt: skip
+    ended = replace(line, lease_id=old.lease_id, order_id=OrderId(899), ended_at=NOW - minutes(500),
+                    started_at=NOW - minutes(600))  # fmt: skip
+    hour = UsageHour(held.lease_id, NOW - minutes(360), "m", NOW, requests=1)
+    with store.write() as tx:
+        tx.put_deployment(deployment())
+        for each in (old, held):
+            tx.put_lease(each)
+        tx.put_order_segments(OrderId(899), (ended,))
+        tx.put_order_segments(OrderId(900), (line,))
+        tx.add_usage([hour, replace(hour, lease_id=old.lease_id)])
+    with store.read() as tx:
+        everything, lately = load_books(tx), load_books(tx, since=NOW - minutes(60))
+    assert everything.segments == (ended, line) and set(everything.leases) == {"l0", "l1"}
+    assert lately.segments == (line,) and lately.leases == {held.lease_id: held}
+    assert [each.lease_id for each in lately.phases] == ["l1"] and lately.usage == (hour,)
+    assert lately.deployments == (deployment(),)
 
 
 def test_a_deployments_schedule_and_policies_come_back_as_they_went_in(store: Store):
