@@ -110,7 +110,11 @@ def dump_postgres(url: str, to: Path) -> None:
     )
     if run.returncode:
         to.unlink(missing_ok=True)
-        raise StoreError(f"pg_dump failed: {clean_line(run.stderr)}", remedy="The store was not changed.")
+        raise StoreError(
+            f"pg_dump failed: {clean_line(run.stderr)}",
+            remedy="Use a pg_dump at least as new as the server, or back the server up where it runs.",
+            money="The store was not changed.",
+        )
 
 
 def _refuse_newer(config: Config, found: str) -> None:
