@@ -127,17 +127,15 @@ def _find_key(connection: Connection, order: Order, plan: Plan, leases: tuple[Le
         BadInput: none does.
     """
     from clorefleet.domain.errors import BadInput
-    from clorefleet.domain.identity import LeaseId
     from clorefleet.fleet.sweep import adopted_lease
+    from clorefleet.node.keys import kept_keys
     from clorefleet.wiring import make_nodes
 
     used = {lease.lease_id for lease in leases if lease.is_open}
-    folder = connection.profile.state_dir / "keys"
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = sorted(kept_keys(connection.profile.state_dir))
     nodes = make_nodes(connection)
     try:
-        for key_name in found:
-            candidate = LeaseId(key_name)
+        for candidate in found:
             if candidate in used:
                 continue
             lease = adopted_lease(order, plan, candidate, "adopted", slot=0, now=connection.clock.now())

@@ -69,6 +69,10 @@ class Nodes(Protocol):
         """Close the session and delete the lease's key: its order has ended."""
         ...
 
+    def kept_keys(self) -> frozenset[LeaseId]:
+        """The leases whose key is on this machine."""
+        ...
+
 
 class SetRoutes(Protocol):
     def __call__(self, backends: tuple[Backend, ...], /) -> None:
@@ -78,7 +82,7 @@ class SetRoutes(Protocol):
 
 READINGS: dict[type, frozenset[str]] = {
     Market: frozenset({"fetch_view", "fetch_orders", "fetch_wallets"}),
-    Nodes: frozenset({"prepare", "look", "backend", "forget"}),
+    Nodes: frozenset({"prepare", "look", "backend", "forget", "kept_keys"}),
 }
 """What may be called outside an effect: it costs, stops and exposes nothing. `prepare` and `forget` make and
 delete a lease's key on this machine; `backend` keeps a tunnel up to a replica that no route leads to yet."""

@@ -201,10 +201,12 @@ class Executor:
                         now=now,
                     )
                 )
-            case End(lease_id, order_id, _, _):
+            case End(lease_id, order_id, settled, _):
                 # This tick's news of the count must not open again what ends here.
                 self._ledger.pop(order_id, None)
-                self._nodes.forget(lease_id)
+                if settled is not None or self._lease(lease_id).cancel_asked_at is not None:
+                    self._nodes.forget(lease_id)
+                # Else it left the list unasked, and may come back: only its key proves then that it is ours.
                 self._keep(self._journal.end(self._lease(lease_id), action, now=now))
             case Reopen(lease_id, order, reason):
                 self._keep(self._journal.reopen(self._lease(lease_id), order, reason, now=now))

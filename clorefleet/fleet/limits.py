@@ -39,9 +39,9 @@ class FleetLimits:
     doubt_polls_without_clock: int = 60
     """Readings that must miss the order where our clock was set back behind the doubt: no time can be
     measured then, and this many take longer than the graces at any pace."""
-    dropped_key_memory: timedelta = timedelta(hours=1)
-    """How long the key of a rent that was dropped is kept: an order that shows up late is ended only after
-    its server has let this key in."""
+    absent_key_memory: timedelta = timedelta(hours=1)
+    """How long the key is kept of a rent that was dropped, and of an order that left the list unasked: one
+    that shows up late is ended only after its server has let this key in."""
     absent_polls: int = 2
     """Readings in a row without the order before it counts as ended."""
     cancel_repeat: timedelta = timedelta(seconds=15)

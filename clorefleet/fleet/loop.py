@@ -12,7 +12,7 @@ from typing import Protocol
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import StoreError
-from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadTaken
 from clorefleet.domain.planning import planning_of
 from clorefleet.domain.text import clean_line
@@ -151,14 +151,24 @@ class Fleet:
         self.set_wanted(why_not_ready(snapshot, leases))
         if snapshot.is_prune_due:
             journal.prune(before=snapshot.now - self.limits.journal_memory)
-            for lease in snapshot.closed_leases:
-                if _has_useless_key(lease, snapshot.now, self.limits):
-                    self.nodes.forget(lease.lease_id)
+            self._forget_useless_keys(snapshot.now)
         self._note_tick(snapshot, trouble, token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(
             actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases), look_at=_next_change(snapshot)
         )
+
+    def _forget_useless_keys(self, now: datetime) -> None:
+        """Of leases that ended so long ago that their order will not come back. A key that no lease knows is
+        kept: the store may be an older one, and `adopt` needs it."""
+        kept = self.nodes.kept_keys()
+        if not kept:
+            return
+        with self.store.read() as tx:
+            leases = [lease for lease in map(tx.lease, sorted(kept)) if lease is not None]
+        for lease in leases:
+            if _has_useless_key(lease, now, self.limits):
+                self.nodes.forget(lease.lease_id)
 
     def _audited(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with the invariants that do not hold: `reconcile` rents nothing beside them."""
@@ -194,10 +204,9 @@ class Fleet:
 
 
 def _has_useless_key(lease: Lease, now: datetime, limits: FleetLimits) -> bool:
-    """Of a rent that was dropped too long ago for its order to come. A second deletion changes nothing."""
-    if lease.refusal != NO_ORDER or lease.is_open or lease.ended_at is None:
+    if lease.is_open or lease.ended_at is None:
         return False
-    return abs(now - lease.ended_at) > limits.dropped_key_memory
+    return abs(now - lease.ended_at) > limits.absent_key_memory
 
 
 CANCELS_BEFORE_NOTICE = 3

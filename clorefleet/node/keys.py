@@ -117,6 +117,14 @@ def delete_keys(state_dir: Path, lease_id: LeaseId) -> None:
     shutil.rmtree(_folder(state_dir, lease_id), ignore_errors=True)
 
 
+def kept_keys(state_dir: Path) -> frozenset[LeaseId]:
+    """The leases whose keys are in the state folder."""
+    folder = state_dir / "keys"
+    if not folder.is_dir():
+        return frozenset()
+    return frozenset(LeaseId(path.name) for path in folder.iterdir() if _LEASE_ID.fullmatch(path.name))
+
+
 # No ampersand anywhere: the market is known to choke on one in another field of an order.
 _STARTUP = """#!/bin/sh
 umask 077

@@ -32,7 +32,7 @@ from clorefleet.engine.base import EngineMetrics
 from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import attest, bootstrap, install, jobs, probe, push, sibling, weights
-from clorefleet.node.keys import delete_keys, load_keys, make_keys
+from clorefleet.node.keys import delete_keys, kept_keys, load_keys, make_keys
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.session import ForbiddenAddress, NodeSession
 from clorefleet.node.tunnel import Tunnel, socket_path
@@ -187,6 +187,9 @@ class NodeOperator:
         self._manifests.pop(lease_id, None)
         self._manifest_file(lease_id).unlink(missing_ok=True)
         delete_keys(self._state_dir, lease_id)
+
+    def kept_keys(self) -> frozenset[LeaseId]:
+        return kept_keys(self._state_dir)
 
     def close(self) -> None:
         """Close all connections; the nodes go on."""

@@ -353,14 +353,23 @@ class Judge:
                 self._bills(home, tx)
                 events = tx.events(limit=100_000)
                 kept = repr((tx.deployments(), tx.leases(), tx.segments(), events))
+                useless = [key for key in home.nodes.keys if not self._may_come_back(tx.lease(key))]
             if CANARY in kept:
                 self._refuse([Violation("S10", home.fleet_name, "a secret is in the store")])
             for number, event in events:
                 subject = f"event {number} {event.name}"
                 self._refuse(inert_text(subject, event.text, max_chars=EVENT_MAX_CHARS))
-            if home.nodes.keys and not home.has_lost_memory:
-                keys = ", ".join(sorted(home.nodes.keys))
+            if useless and not home.has_lost_memory:
+                keys = ", ".join(sorted(useless))
                 self._refuse([Violation("S10", f"keys {keys}", "outlive their ended orders")])
+
+    def _may_come_back(self, lease: Lease | None) -> bool:
+        """Its order left the list unasked, not long ago: only its key would prove that it is ours."""
+        if lease is None or lease.ended_at is None or lease.cancel_asked_at is not None:
+            return False
+        limits = self._world.scenario.limits
+        ended_for = self._world.time.at(self._world.now_s()) - lease.ended_at
+        return ended_for <= limits.absent_key_memory + limits.prune_every
 
     def _bills(self, home: Home, tx: Transaction) -> None:
         world = self._world

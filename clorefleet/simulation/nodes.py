@@ -121,6 +121,9 @@ class NodeDesk:
     def forget(self, lease_id: LeaseId) -> None:
         self._nodes.keys.discard(lease_id)
 
+    def kept_keys(self) -> frozenset[LeaseId]:
+        return frozenset(self._nodes.keys)
+
     def look(self, lease: Lease, order: Order) -> NodeView:
         true = self._nodes.find(order.order_id)
         switches, now_s = self._market.switches, self._market.time.now_s

@@ -15,6 +15,7 @@ from tests.cli.conftest import CommandLine
 from tests.fleet.builders import deployment
 from tests.postgres import empty_database
 
+
 def keeps_its_store_at(cli: CommandLine, url: str) -> None:
     folder = cli.home / "home" / "config"
     folder.mkdir(parents=True)

@@ -112,3 +112,51 @@ def test_hostile_words_of_a_host_or_the_market_are_harmless_in_log_and_store(
         kept = [event.text for _, event in tx.events()] + [d.note for d in tx.deployments()]
     for text in (*kept, *(record.getMessage() for record in caplog.records)):
         assert text.isprintable(), text
+
+
+def test_an_order_that_left_the_list_unasked_is_known_by_its_key_when_it_comes_back(world: World):
+    """A9v, S9: it was taken from a doubtful rent, so only its key proves that it is ours to end."""
+    world.wish()
+    world.tick(2)
+    [lease] = world.leases()
+    with world.store.write() as tx:
+        tx.put_lease(replace(lease, is_proven=False))
+    is_hidden = True
+    true_orders = world.market.fetch_orders
+
+    def fetch_orders(*, include_completed: bool = False) -> OrderList:
+        listed = true_orders(include_completed=include_completed)
+        shown = tuple(each for each in listed.orders if not is_hidden or each.order_id != lease.order_id)
+        return replace(listed, orders=shown)
+
+    def look(lease: Lease, order: Order) -> NodeView:
+        if lease.lease_id in world.nodes.forgotten:
+            return NodeView(trouble="no key opens it")
+        return NodeView(host_key="ssh-ed25519 HOST")
+
+    world.market.fetch_orders = fetch_orders
+    world.nodes.look = look
+    world.tick(10)
+    assert lease.lease_id not in {each.lease_id for each in world.leases()}
+    is_hidden = False
+    world.tick(20)
+    assert lease.order_id not in {each.order_id for each in world.market.live}
+    assert lease.lease_id in world.nodes.forgotten
+
+
+def test_a_key_that_was_kept_for_an_order_that_never_came_back_is_deleted_however_long_one_slept(
+    world: World,
+):
+    """S10: the daemon was down for days, longer than ended leases are looked at."""
+    world.wish()
+    world.tick(2)
+    [lease] = world.leases()
+    world.wish(desired=Desired.STOPPED)
+    del world.market.orders[lease.order_id]
+    world.tick(4)
+    assert world.leases() == () and world.nodes.kept_keys() == {lease.lease_id}
+    world.clock.sleep(5 * 86_400)
+    world.start()
+    world.tick(3)
+    assert world.leases() == ()
+    assert world.nodes.kept_keys() == frozenset()

@@ -190,9 +190,11 @@ class MemoryNodes:
     hazards: Hazards
     started: dict[str, int] = field(default_factory=dict)
     bad_servers: set[ServerId] = field(default_factory=set)
+    prepared: set[LeaseId] = field(default_factory=set)
     forgotten: set[LeaseId] = field(default_factory=set)
 
     def prepare(self, lease_id: LeaseId) -> Credentials:
+        self.prepared.add(lease_id)
         return Credentials("ssh-ed25519 AAAA", "nonce")
 
     def look(self, lease: Lease, order: Order) -> NodeView:
@@ -231,6 +233,9 @@ class MemoryNodes:
 
     def forget(self, lease_id: LeaseId) -> None:
         self.forgotten.add(lease_id)
+
+    def kept_keys(self) -> frozenset[LeaseId]:
+        return frozenset(self.prepared - self.forgotten)
 
 
 class World:
