@@ -45,6 +45,10 @@ class Cause(StrEnum):
     NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
     SLOW_DOWNLOAD = "slow_download"
+    LOCAL_WEIGHTS = "local_weights"
+    """The files on this machine are gone, changed or unreadable: no server's fault."""
+    UPLOAD_BROKE = "upload_broke"
+    """Weights from this machine did not arrive; its own line may be as much to blame as the server's."""
     TOOL_CALLS_DROPPED = "tool_calls_dropped"
     NO_THINKING = "no_thinking"
     WRONG_ANSWERS = "wrong_answers"
@@ -66,6 +70,8 @@ class Correction(StrEnum):
     MORE_EXPERTS_IN_RAM = "more_experts_in_ram"
     NO_PEER_TO_PEER = "no_peer_to_peer"
     OTHER_PORT = "other_port"
+    FETCH_AGAIN = "fetch_again"
+    """All files are compared with their digests once more, and those that are damaged are fetched anew."""
 
 
 HOST_IS_TO_BLAME = frozenset(
@@ -96,6 +102,9 @@ NO_RETRY_HELPS = frozenset(
         Cause.ENGINE_TOO_OLD,
         Cause.BAD_FLAG,
         Cause.BAD_PARALLELISM,
+        # A launch is cured by fetching again; one that follows reads the very same bytes.
+        Cause.BAD_CHECKPOINT,
+        Cause.LOCAL_WEIGHTS,
         Cause.SHM_TOO_SMALL,
         Cause.DISK_FULL,
         Cause.PACKAGE_NOT_FOUND,
@@ -200,7 +209,7 @@ def exclusion_of(
             return Exclusion(
                 f"{setup.image} cannot serve {setup.model}", engine=setup.engine, image=setup.image
             )
-        case Cause.BAD_CHECKPOINT | Cause.UNAUTHORISED | Cause.NOT_FOUND:
+        case Cause.BAD_CHECKPOINT | Cause.UNAUTHORISED | Cause.NOT_FOUND | Cause.LOCAL_WEIGHTS:
             return Exclusion(f"{setup.checkpoint} cannot be had or loaded", checkpoint=setup.checkpoint)
         case _:
             return None

@@ -73,7 +73,8 @@ PHASE_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.PROBING: frozenset({Phase.INSTALLING}) | _AWAY,
     Phase.INSTALLING: frozenset({Phase.SYNCING}) | _AWAY,
     Phase.SYNCING: frozenset({Phase.LAUNCHING}) | _AWAY,
-    Phase.LAUNCHING: frozenset({Phase.VERIFYING}) | _AWAY,
+    # An engine that finds its weights damaged has them fetched again.
+    Phase.LAUNCHING: frozenset({Phase.VERIFYING, Phase.SYNCING}) | _AWAY,
     # An engine may die while it is verified or serves: it is launched once more before the server is
     # given back.
     Phase.VERIFYING: frozenset({Phase.SERVING, Phase.LAUNCHING}) | _AWAY,
@@ -176,7 +177,8 @@ class Lease:
 
     def job_id(self, phase: Phase, attempt: int) -> JobId:
         """The same for the same work: a job started before a crash is found, not started again."""
-        return JobId(f"{self.lease_id}-{phase.name.lower()}-{attempt}")
+        is_again = Correction.FETCH_AGAIN in self.corrections and phase in (Phase.SYNCING, Phase.LAUNCHING)
+        return JobId(f"{self.lease_id}-{phase.name.lower()}-{'again-' if is_again else ''}{attempt}")
 
     def entered(self, phase: Phase, now: datetime, *, reason: str = "") -> Lease:
         """This lease in `phase` from `now` on."""

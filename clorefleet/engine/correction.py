@@ -20,7 +20,12 @@ _OPPOSITES = {
 def next_correction(
     engine: Engine, setup: Setup, cause: Cause, made: tuple[Correction, ...]
 ) -> Correction | None:
-    """The first that is left for the cause and changes something, or None. `setup` is as planned."""
+    """The first that is left for the cause and changes something, or None. `setup` is as planned.
+
+    Weights that an engine finds damaged are no engine's own matter: no setting cures them.
+    """
+    if cause is Cause.BAD_CHECKPOINT:
+        return None if Correction.FETCH_AGAIN in made else Correction.FETCH_AGAIN
     now = corrected(engine, setup, made)
     for correction in engine.corrections(cause):
         # One up and one down would end where the first launch failed.

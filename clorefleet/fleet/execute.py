@@ -96,7 +96,11 @@ class RouteTable:
     """None: nothing was stated yet."""
 
 
-_FRESH_COUNTS = {(Phase.INSTALLING, Phase.SYNCING), (Phase.SYNCING, Phase.LAUNCHING)}
+_FRESH_COUNTS = {
+    (Phase.INSTALLING, Phase.SYNCING),
+    (Phase.SYNCING, Phase.LAUNCHING),
+    (Phase.LAUNCHING, Phase.SYNCING),
+}
 """Steps after which attempts are counted from zero. A relaunch of an engine that died is not one."""
 
 

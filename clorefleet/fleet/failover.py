@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
-from clorefleet.domain.failure import NO_RETRY_HELPS, Cause, Exclusion, blames_host, exclusion_of
+from clorefleet.domain.failure import NO_RETRY_HELPS, Cause, Correction, Exclusion, blames_host, exclusion_of
 from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
@@ -39,6 +39,8 @@ _ADVICE = {
     Cause.ENGINE_TOO_OLD: "another --engine, or a recipe with a newer image",
     Cause.BAD_FLAG: "another --engine, or a recipe with another image",
     Cause.BAD_CHECKPOINT: "another --precision",
+    Cause.LOCAL_WEIGHTS: "the files that the recipe's repo names on this machine",
+    Cause.UPLOAD_BROKE: "a faster or steadier line of this machine, or weights from a hub",
     Cause.PACKAGE_NOT_FOUND: "another --engine, or a recipe whose packages the index has",
     Cause.BUILD_NEEDED: "another --engine, or a recipe with another base image",
     Cause.UNAUTHORISED: "another --precision, whose repository is open",
@@ -63,7 +65,7 @@ def restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Advan
         correction = None
     allowed = limits.job_attempts if phase in _BEFORE_LAUNCH else limits.launches
     # A corrected launch is another one, not the same once more.
-    alike = lease.launches - (len(lease.corrections) if phase is Phase.LAUNCHING else 0)
+    alike = lease.launches - (_corrected_launches(lease) if phase is Phase.LAUNCHING else 0)
     if correction is None and (alike >= allowed or view.job_cause in NO_RETRY_HELPS):
         times = "once" if lease.launches <= 1 else f"{lease.launches} times"
         cause = view.job_cause or Cause.UNKNOWN
@@ -76,9 +78,23 @@ def restart(lease: Lease, view: NodeView, limits: FleetLimits) -> Iterator[Advan
         return
     if lease.phase in (Phase.VERIFYING, Phase.SERVING):
         yield Advance(lease.lease_id, Phase.LAUNCHING, why)
+    if correction is Correction.FETCH_AGAIN:
+        # Killed between these two, the next tick finds the first download done and the launch dead again.
+        yield Advance(lease.lease_id, Phase.SYNCING, f"{why}; all files are verified again")
+        yield StartWork(lease.lease_id, Phase.SYNCING, 1, "damaged files are fetched again", correction)
+        return
     if correction is not None:
         why = f"{why}; now with {correction.replace('_', ' ')}"
     yield StartWork(lease.lease_id, phase, lease.launches + 1, why, correction)
+
+
+def _corrected_launches(lease: Lease) -> int:
+    """Of the present count of launches, those that differed from the one before. Fetching again began the
+    count anew."""
+    made = lease.corrections
+    if Correction.FETCH_AGAIN in made:
+        made = made[made.index(Correction.FETCH_AGAIN) + 1 :]
+    return len(made)
 
 
 def verified(lease: Lease, view: NodeView, limits: FleetLimits) -> Advance | GiveBack:

@@ -82,6 +82,7 @@ def start_sync(
     *,
     token: Secret = NO_SECRET,
     donor: Donor | None = None,
+    verifies_again: bool = False,
 ) -> bool:
     """Start the download of `manifest` unless this job was started before; true when this call did.
 
@@ -97,6 +98,7 @@ def start_sync(
         token=token,
         sibling_token=NO_SECRET if donor is None else donor.token,
         sibling_bytes_per_s_min=0.0 if donor is None else donor.bytes_per_s_min,
+        verifies_again=verifies_again,
     )
     return jobs.start(session, job)
 

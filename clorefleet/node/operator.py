@@ -19,6 +19,7 @@ from clorefleet.config.places import make_private_dir, write_private_file
 from clorefleet.config.settings import DEFAULT_RELAY_MBIT_S
 from clorefleet.domain.download import BYTES_PER_MBIT, estimate
 from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable, WeightsFailed, WrongNonce
+from clorefleet.domain.failure import Correction
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
@@ -146,7 +147,7 @@ class NodeOperator:
             install.start_install(session, job_id, self._variant(lease))
             return
         if phase is Phase.SYNCING and push.is_local(lease.plan.setup.repo):
-            self._pushes.start(lease.lease_id, lambda: self._push_of(lease))
+            self._pushes.start(lease.lease_id, job_id, lambda: self._push_of(lease))
             return
         manifest = self._manifest(lease)
         if phase is Phase.SYNCING:
@@ -169,7 +170,10 @@ class NodeOperator:
         hub_bytes_per_s = estimate(offer, setup, self._facts.get(lease.lease_id)).bytes_per_s
         donor = self._siblings.choose(lease, manifest, hub_bytes_per_s=hub_bytes_per_s)
         token = self._hub_access.token_for(setup.repo)
-        if bootstrap.start_sync(session, job_id, manifest, token=token, donor=donor) and donor is not None:
+        is_ours = bootstrap.start_sync(
+            session, job_id, manifest, token=token, donor=donor, verifies_again=_verifies_again(lease)
+        )
+        if is_ours and donor is not None:
             self._siblings.begin(lease, job_id, donor, manifest)
 
     def backend(self, lease: Lease) -> Backend | None:
@@ -288,7 +292,7 @@ class NodeOperator:
     def _read_sync(self, session: NodeSession, lease: Lease) -> tuple[JobReport, str]:
         if not push.is_local(lease.plan.setup.repo):
             return bootstrap.read_sync(session, _job_id(lease, Phase.SYNCING))
-        report = self._pushes.report(lease.lease_id)
+        report = self._pushes.report(lease.lease_id, _job_id(lease, Phase.SYNCING))
         return report, report.log_tail[-1] if report.state is JobState.FAILED and report.log_tail else ""
 
     def _push_of(self, lease: Lease) -> push.Push:
@@ -296,6 +300,7 @@ class NodeOperator:
             lease.plan.setup,
             lambda: self._session_to(lease),
             lambda manifest: self._keep_manifest(lease.lease_id, manifest),
+            verifies_again=_verifies_again(lease),
         )
 
     def _sample(self, lease: Lease) -> str:
@@ -417,6 +422,11 @@ class NodeOperator:
 
 def _job_id(lease: Lease, phase: Phase) -> JobId:
     return lease.job_id(phase, max(1, lease.launches))
+
+
+def _verifies_again(lease: Lease) -> bool:
+    """An engine called the weights damaged: what was verified once is not believed any more."""
+    return Correction.FETCH_AGAIN in lease.corrections
 
 
 def _setup_of(lease: Lease) -> Setup:

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from clorefleet.domain.download import LOCAL
 from clorefleet.domain.errors import CommandFailed, NodeError, NodeUnreachable, WeightsFailed
-from clorefleet.domain.identity import LeaseId
+from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.node import JobReport, JobState
 from clorefleet.domain.setup import Setup
 from clorefleet.domain.text import clean_line
@@ -46,6 +46,11 @@ cd "$1" || exit 2
 if [ "$(sha256sum < "$2.part" | cut -d' ' -f1)" != "$3" ]; then rm -f "$2.part"; exit 3; fi
 sync "$2.part" 2>/dev/null
 mv -f "$2.part" "$2"
+"""
+# $1 folder, $2 file, $3 its digest: throws away a named file that is not what was sent.
+_VERIFY = r"""
+cd "$1" || exit 2
+[ "$(sha256sum < "$2" | cut -d' ' -f1)" = "$3" ] || { rm -f "$2"; exit 3; }
 """
 # $1 folder, $2 file: bytes under the name (or -) and of the part (or 0), and bytes free.
 _STANDING = r"""
@@ -99,9 +104,12 @@ class Push:
         session_of: Callable[[], NodeSession],
         keep_manifest: Callable[[Manifest], None],
         *,
+        verifies_again: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """With `verifies_again` files that have their names on the node are compared with ours once more."""
         self._setup = setup
+        self._verifies_again = verifies_again
         self._session_of = session_of
         self._keep_manifest = keep_manifest
         self._sleep = sleep
@@ -124,17 +132,21 @@ class Push:
 
     def _run(self) -> None:
         try:
-            root, manifest = manifest_of_path(self._setup)
+            root, manifest = _local_manifest(self._setup)
             self._keep_manifest(manifest)
             self._total = manifest.total_bytes
             for file in manifest.files:
                 self._bring(root, manifest.folder, file)
             self._stamp(manifest)
         except WeightsFailed as error:
-            code = _CODES.get(error.cause, _CODES["network"])
+            code = _CODES.get(error.cause, _CODES["upload_broke"])
             self._report = JobReport(JobState.FAILED, code, log_tail=(clean_line(error.what),))
-        except (OSError, NodeError) as error:
-            self._report = JobReport(JobState.FAILED, _CODES["storage"], log_tail=(clean_line(error),))
+        except NodeError as error:
+            cause = "upload_broke" if isinstance(error, NodeUnreachable) else "storage"
+            self._report = JobReport(JobState.FAILED, _CODES[cause], log_tail=(clean_line(error),))
+        except OSError as error:
+            # The node's edge raises none: this machine could not keep what it has to.
+            self._report = JobReport(JobState.FAILED, _CODES["local_weights"], log_tail=(clean_line(error),))
         else:
             self._report = JobReport(
                 JobState.SUCCEEDED, 0, progress_done=self._total, progress_total=self._total
@@ -153,12 +165,13 @@ class Push:
                 if self._send(root, folder, file):
                     return
                 wrong += 1
+                _check_unchanged(root, file)
                 if wrong > 1:
                     raise WeightsFailed(f"{file.path}: wrong bytes arrived, twice.", cause="checksum")
             except (NodeUnreachable, OSError, EOFError) as error:
                 cuts = 1 if self._sent > before else cuts + 1
                 if cuts >= CUTS_MAX or self._is_stopped.is_set():
-                    raise WeightsFailed(f"{file.path}: {clean_line(error)}", cause="network") from error
+                    raise WeightsFailed(f"{file.path}: {clean_line(error)}", cause="upload_broke") from error
                 self._sleep(min(PAUSE_MAX_S, PAUSE_S * 2 ** (cuts - 1)))
 
     def _send(self, root: Path, folder: str, file: WeightFile) -> bool:
@@ -167,25 +180,30 @@ class Push:
         target = f"{session.home()}/{folder}"
         named, part, free = self._standing(session, target, file.path)
         base = self._done
-        if named == file.size:
+        if named == file.size and (not self._verifies_again or self._is_whole(session, target, file)):
             self._done = base + file.size
             return True
         start = max(0, min(part, file.size) - REWIND_BYTES) if part <= file.size else 0
         if file.size - start + SPARE_BYTES > free + part:
             raise WeightsFailed(f"{file.path} does not fit: {free:,} bytes are free.", cause="disk_full")
-        with (root / file.path).open("rb") as source:
+        with _opened(root, file) as source:
             source.seek(start)
-            for count in session.append_file(f"{target}/{file.path}.part", start, _chunks(source)):
+            for count in session.append_file(f"{target}/{file.path}.part", start, _chunks(source, file)):
                 self._sent += count
                 start += count
                 self._tell(base + start)
                 if self._is_stopped.is_set():
-                    raise WeightsFailed("stopped", cause="network")
-        limit_s = 60 + file.size / HASH_BYTES_PER_S_MIN
-        finished = session.run(shell(_FINISH, target, file.path, file.sha256), timeout_s=limit_s)
+                    raise WeightsFailed("stopped", cause="upload_broke")
+        finished = session.run(shell(_FINISH, target, file.path, file.sha256), timeout_s=_hash_s_max(file))
         if finished.is_ok:
             self._done = base + file.size
         return finished.is_ok
+
+    @staticmethod
+    def _is_whole(session: NodeSession, target: str, file: WeightFile) -> bool:
+        """A file under its name is what was sent; if not, it is gone after this."""
+        verify = shell(_VERIFY, target, file.path, file.sha256)
+        return session.run(verify, timeout_s=_hash_s_max(file)).is_ok
 
     @staticmethod
     def _standing(session: NodeSession, target: str, path: str) -> tuple[int | None, int, int]:
@@ -213,35 +231,87 @@ class Push:
         )
 
 
-def _chunks(source: IO[bytes]) -> Callable[[], bytes]:
-    return lambda: source.read(CHUNK_BYTES)
+def _local_manifest(setup: Setup) -> tuple[Path, Manifest]:
+    """As `manifest_of_path`, after something was rented for it: what is wrong here is no server's fault.
+
+    Raises:
+        WeightsFailed: `local_weights`.
+    """
+    try:
+        return manifest_of_path(setup)
+    except WeightsFailed as error:
+        raise WeightsFailed(error.what, cause="local_weights", remedy=error.remedy) from error
+    except OSError as error:
+        raise WeightsFailed(_unreadable(error), cause="local_weights") from error
+
+
+def _opened(root: Path, file: WeightFile) -> IO[bytes]:
+    try:
+        return (root / file.path).open("rb")
+    except OSError as error:
+        raise WeightsFailed(_unreadable(error), cause="local_weights") from error
+
+
+def _check_unchanged(root: Path, file: WeightFile) -> None:
+    """Wrong bytes arrived: not the line's fault where they were sent from a file that changed meanwhile.
+
+    Raises:
+        WeightsFailed: `local_weights`.
+    """
+    try:
+        is_same = _sha256(root / file.path) == file.sha256
+    except OSError as error:
+        raise WeightsFailed(_unreadable(error), cause="local_weights") from error
+    if not is_same:
+        raise WeightsFailed(f"{file.path} changed on this machine while it was sent.", cause="local_weights")
+
+
+def _unreadable(error: OSError) -> str:
+    return f"The weights on this machine cannot be read: {clean_line(error)}."
+
+
+def _chunks(source: IO[bytes], file: WeightFile) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return source.read(CHUNK_BYTES)
+        except OSError as error:
+            raise WeightsFailed(f"{file.path}: {_unreadable(error)}", cause="local_weights") from error
+
+    return read
+
+
+def _hash_s_max(file: WeightFile) -> float:
+    return 60 + file.size / HASH_BYTES_PER_S_MIN
 
 
 @dataclass(slots=True)
 class Pushes:
     """The pushes of a daemon, one per lease."""
 
-    _by_lease: dict[LeaseId, Push] = field(default_factory=dict)
+    _by_lease: dict[LeaseId, tuple[JobId, Push]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, lease_id: LeaseId, make: Callable[[], Push]) -> None:
-        """Begin, unless one is under way."""
+    def start(self, lease_id: LeaseId, job_id: JobId, make: Callable[[], Push]) -> None:
+        """Begin `job_id`, unless it was begun before; an earlier one of the same lease ends."""
         with self._lock:
-            found = self._by_lease.get(lease_id)
-            if found is not None and found.report.state is not JobState.FAILED:
+            before_id, before = self._by_lease.get(lease_id, (None, None))
+            if before_id == job_id:
                 return
-            push = self._by_lease[lease_id] = make()
+            if before is not None:
+                before.stop()
+            push = make()
+            self._by_lease[lease_id] = job_id, push
         push.start()
 
-    def report(self, lease_id: LeaseId) -> JobReport:
-        """ABSENT where none was begun by this process: then it is begun, and finds what is there."""
+    def report(self, lease_id: LeaseId, job_id: JobId) -> JobReport:
+        """ABSENT where it was not begun by this process: then it is begun, and finds what is there."""
         with self._lock:
-            found = self._by_lease.get(lease_id)
-        return JobReport(JobState.ABSENT) if found is None else found.report
+            found_id, found = self._by_lease.get(lease_id, (None, None))
+        return found.report if found is not None and found_id == job_id else JobReport(JobState.ABSENT)
 
     def forget(self, lease_id: LeaseId) -> None:
         with self._lock:
-            found = self._by_lease.pop(lease_id, None)
+            _, found = self._by_lease.pop(lease_id, (None, None))
         if found is not None:
             found.stop()
 

@@ -63,8 +63,10 @@ CAUSES = {
     25: ("network", "the download broke too often"),
     26: ("bad_manifest", "the list of files cannot be used"),
     27: ("storage", "the disk cannot be written"),
+    28: ("local_weights", "the files on this machine cannot be had"),
+    29: ("upload_broke", "the way from this machine to the server broke too often"),
 }
-"""Exit codes of the node's downloader, with a stable name and words."""
+"""Exit codes of the node's downloader, with a stable name and words; the last two are of `node.push`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +238,13 @@ def sync_job(
     token: Secret = NO_SECRET,
     sibling_token: Secret = NO_SECRET,
     sibling_bytes_per_s_min: float = 0.0,
+    verifies_again: bool = False,
 ) -> JobSpec:
     """The job that brings the files of `manifest` to the node; `send_sync` must have gone before.
 
     `token` is the hub's. With `sibling_token` the downloader waits for a sibling's connections, and gives
-    them up below `sibling_bytes_per_s_min`. The node's environment may name another hub (HF_ENDPOINT).
+    them up below `sibling_bytes_per_s_min`. The node's environment may name another hub (HF_ENDPOINT). With
+    `verifies_again` files that have their names are not believed to be whole still.
     """
     secrets = {"HF_TOKEN": token, "SIBLING_TOKEN": sibling_token}
     return JobSpec(
@@ -252,6 +256,7 @@ def sync_job(
         {
             "PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress",
             "SIBLING_BYTES_PER_S_MIN": f"{sibling_bytes_per_s_min:.0f}",
+            **({"VERIFY_AGAIN": "1"} if verifies_again else {}),
         },
         {name: secret for name, secret in secrets.items() if secret.reveal()},
     )

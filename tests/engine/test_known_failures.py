@@ -123,6 +123,8 @@ def test_every_cause_that_a_log_tells_has_a_row_here():
         Cause.BUILD_NEEDED,
         Cause.BAD_PACKAGE,
         Cause.INSTALL_FAILED,
+        Cause.LOCAL_WEIGHTS,
+        Cause.UPLOAD_BROKE,
         Cause.WEIGHTS_MISSING,
         Cause.WRONG_ANSWERS,
         Cause.TOO_SLOW,

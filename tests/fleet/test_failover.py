@@ -98,6 +98,35 @@ def test_packages_that_cannot_be_installed_leave_out_their_base_image_and_engine
         assert not matches(cause, base, other)
 
 
+DAMAGED = NodeView(job=DIED, job_cause=Cause.BAD_CHECKPOINT, correction=Correction.FETCH_AGAIN)
+
+
+def test_weights_that_the_engine_finds_damaged_are_fetched_again_and_launched_once_more():
+    back, begin = after(DAMAGED)
+    assert isinstance(back, Advance) and back.phase is Phase.SYNCING
+    assert isinstance(begin, StartWork) and begin.phase is Phase.SYNCING
+    assert begin.correction is Correction.FETCH_AGAIN
+    # The jobs of the second round are others than those of the first, for whoever looks after a crash.
+    once, again = lease(), lease(corrections=(Correction.FETCH_AGAIN,))
+    for phase in (Phase.SYNCING, Phase.LAUNCHING):
+        assert once.job_id(phase, 1) != again.job_id(phase, 1)
+
+
+def test_weights_that_stay_damaged_after_that_are_given_up_and_no_host_is_blamed():
+    view = replace(DAMAGED, correction=None)
+    [given] = after(view, corrections=(Correction.FETCH_AGAIN,))
+    assert isinstance(given, GiveBack) and given.cause is Cause.BAD_CHECKPOINT and not given.blocks_host
+
+
+def test_after_fetching_again_a_launch_has_its_usual_number_of_tries():
+    made = (Correction.LOWER_MEMORY_FRACTION, Correction.FETCH_AGAIN)
+    view = NodeView(job=DIED, job_cause=Cause.UNKNOWN)
+    [again] = after(view, corrections=made, launches=1)
+    assert isinstance(again, StartWork)
+    [given] = after(view, corrections=made, launches=2)
+    assert isinstance(given, GiveBack)
+
+
 def test_a_correction_is_another_launch_and_is_told():
     view = NodeView(
         job=DIED,
@@ -119,14 +148,15 @@ def test_the_number_of_launches_is_bounded_whatever_a_host_makes_us_believe():
         view = NodeView(
             job=DIED, job_cause=Cause.UNKNOWN, correction=tuple(Correction)[number % len(Correction)]
         )
-        [step] = failover.restart(held, view, DEFAULT_LIMITS)
+        *_, step = failover.restart(held, view, DEFAULT_LIMITS)
         if isinstance(step, GiveBack):
             break
         assert isinstance(step, StartWork)
         launches += 1
         made = () if step.correction is None else (step.correction,)
         held = replace(held, launches=step.attempt, corrections=(*held.corrections, *made))
-    assert launches <= DEFAULT_LIMITS.launches + len(Correction)
+    # Fetching again starts the count of plain tries once more.
+    assert launches <= 2 * DEFAULT_LIMITS.launches + len(Correction)
 
 
 def test_a_serving_engine_that_dies_goes_back_to_launching_first():

@@ -28,6 +28,7 @@ from clorefleet.fleet.action import Advance, GiveBack, StartWork
 from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.node.keys import startup_command
 from clorefleet.node.operator import NodeOperator
+from clorefleet.node.session import shell
 from clorefleet.sandbox.truth import ServerTruth, TrueGpu
 from tests.fleet.builders import lease as make_lease
 from tests.fleet.builders import offer, order, plan
@@ -98,14 +99,18 @@ class Rented:
             if view.is_healthy:
                 return view
             self.told.append(view)
-            [step] = failover.restart(self.lease, view, DEFAULT_LIMITS)
+            *_, step = failover.restart(self.lease, view, DEFAULT_LIMITS)
             if isinstance(step, GiveBack):
                 return step
             assert isinstance(step, StartWork)
             made = () if step.correction is None else (step.correction,)
             corrections = (*self.lease.corrections, *made)
             self.lease = replace(self.lease, launches=step.attempt, corrections=corrections)
-            self.start(Phase.LAUNCHING)
+            self.start(step.phase)
+            if step.phase is Phase.SYNCING:
+                synced = self.until_done(Phase.SYNCING)
+                assert synced.job is not None and synced.job.state is JobState.SUCCEEDED, synced
+                self.start(Phase.LAUNCHING)
 
 
 @contextlib.contextmanager
@@ -188,6 +193,23 @@ def test_a_driver_too_old_costs_one_launch_and_excludes_by_cuda(hub: Hub, tmp_pa
         given = here.launch()
         assert isinstance(given, GiveBack) and given.cause is Cause.DRIVER_TOO_OLD
         assert len(here.told) == 1 and not given.blocks_host
+
+
+def test_weights_damaged_on_the_servers_disk_are_fetched_again(hub: Hub, tmp_path: Path):  # noqa: F811
+    """Only the damaged file; the folder is the same, and the engine then loads from it."""
+    with rented(hub[0], hub[2], tmp_path, setup(EngineName.SGLANG), ONE_H100) as here:
+        damage = """
+        f=$(find .clorefleet/weights -name '*.safetensors' | sort | head -n 1)
+        printf XXXXXXXX | dd of="$f" bs=1 conv=notrunc 2>/dev/null && stat -c %i "$f"
+        """
+        session = here.operator._session_to(here.lease)
+        session.run_ok(shell(damage))
+        ready = here.launch()
+        assert isinstance(ready, NodeView), ready
+        assert here.told[0].job_cause is Cause.BAD_CHECKPOINT
+        assert here.lease.corrections == (Correction.FETCH_AGAIN,)
+        said = session.run_ok(shell("cat .clorefleet/jobs/*-syncing-again-1/log"))
+        assert said.count("damaged on this disk") == 1 and "complete:" in said
 
 
 def test_a_taken_port_is_cured_by_another(hub: Hub, tmp_path: Path):  # noqa: F811

@@ -92,6 +92,32 @@ def test_a_second_run_asks_for_nothing(hub: FileHub, tmp_path: Path):
     assert len(hub.requests) == before
 
 
+def test_what_an_engine_calls_damaged_is_verified_again_and_only_the_damaged_file_is_fetched(
+    hub: FileHub, tmp_path: Path
+):
+    assert Run(hub, tmp_path).end() == 0
+    big = tmp_path / "weights" / "big.gguf"
+    big.write_bytes(b"XXXX" + big.read_bytes()[4:])
+    before = hub.served_bytes
+    trusting = Run(hub, tmp_path)
+    assert trusting.end() == 0 and hub.served_bytes == before
+    again = Run(hub, tmp_path, VERIFY_AGAIN="1")
+    assert again.end() == 0 and "big.gguf: damaged on this disk" in again.output
+    assert again.files() == hub.files and hub.served_bytes == before + len(hub.files["big.gguf"])
+    progress = json.loads(again.progress_file.read_text())
+    assert (progress["done"], progress["verified"]) == (progress["total"], 3)
+
+
+def test_while_files_are_verified_again_the_folder_does_not_count_as_whole(hub: FileHub, tmp_path: Path):
+    """An engine is launched by the stamp alone."""
+    assert Run(hub, tmp_path).end() == 0
+    big = tmp_path / "weights" / "big.gguf"
+    big.write_bytes(b"XXXX" + big.read_bytes()[4:])
+    hub.refusals = [404]
+    assert Run(hub, tmp_path, VERIFY_AGAIN="1").end() == CODES["not_found"]
+    assert not big.exists() and not (tmp_path / "weights" / ".complete").exists()
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     """F12: what was served in both runs together is hardly more than the file."""
     size = 16 * MIB

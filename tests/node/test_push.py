@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clorefleet.domain.errors import NodeUnreachable, WeightsFailed
+from clorefleet.domain.failure import Cause, blames_host
+from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.node import JobReport, JobState
 from clorefleet.domain.setup import Setup
-from clorefleet.node import push
+from clorefleet.node import bootstrap, push
 from clorefleet.node.push import Push, manifest_of_path
 from clorefleet.node.session import NodeSession
 from clorefleet.node.weights import COMPLETE_STAMP, Manifest
@@ -133,7 +135,56 @@ def test_a_line_that_stays_dead_is_a_typed_end(source: Path):
     each = Push(setup_of(source), nobody, lambda _: None, sleep=lambda _: None)
     each.start()
     report = ended(each)
-    assert (report.state, report.exit_code) == (JobState.FAILED, 25) and "gone" in report.log_tail[-1]
+    assert (report.state, bootstrap.sync_cause(report)) == (JobState.FAILED, Cause.UPLOAD_BROKE)
+    assert "gone" in report.log_tail[-1]
+
+
+def test_weights_that_are_gone_or_changed_here_are_nobody_elses_fault(source: Path, session: NodeSession):
+    """They were there when the server was rented."""
+    (source / "big file.gguf").write_bytes(blob(MIB, seed=2))
+    lost, _ = send_after(lambda: (source / "big file.gguf").unlink(), setup_of(source), session)
+    assert bootstrap.sync_cause(lost) is Cause.LOCAL_WEIGHTS, lost
+    (source / "big file.gguf").write_bytes(blob(MIB, seed=4))
+    changed, _ = send_after(
+        lambda: (source / "big file.gguf").write_bytes(blob(MIB, seed=3)), setup_of(source), session
+    )
+    assert bootstrap.sync_cause(changed) is Cause.LOCAL_WEIGHTS and "changed" in changed.log_tail[-1], changed
+    for cause in (Cause.LOCAL_WEIGHTS, Cause.UPLOAD_BROKE):
+        assert not blames_host(cause, setup_of(source))
+
+
+def send_after(change: Callable[[], object], setup: Setup, session: NodeSession) -> tuple[JobReport, Push]:
+    """`change` happens once the list of files is made."""
+    each = Push(setup, lambda: session, lambda _: change(), sleep=lambda _: None)
+    each.start()
+    return ended(each), each
+
+
+def test_a_file_damaged_on_the_node_is_sent_again_and_no_other(source: Path, session: NodeSession):
+    _, manifest = send(setup_of(source), session)
+    big = f"{session.home()}/{manifest.folder}/big file.gguf"
+    damage = 'printf XXXX | dd of="$1" bs=1 seek=9000000 conv=notrunc 2>/dev/null'
+    session.run_ok(["sh", "-c", damage, "sh", big])
+    each = Push(setup_of(source), lambda: session, lambda _: None, verifies_again=True)
+    each.start()
+    assert ended(each).state is JobState.SUCCEEDED and each._sent == 24 * MIB + 17
+    assert digest(session, manifest, "big file.gguf") == manifest.files[0].sha256
+
+
+def test_each_start_of_the_job_is_one_push(source: Path, session: NodeSession):
+    pushes, made = push.Pushes(), []
+
+    def make() -> Push:
+        made.append(Push(setup_of(source), lambda: session, lambda _: None))
+        return made[-1]
+
+    lease_id, first, again = LeaseId("l1"), JobId("l1-syncing-1"), JobId("l1-syncing-again-1")
+    for _ in range(2):
+        pushes.start(lease_id, first, make)
+    assert ended(made[0]).state is JobState.SUCCEEDED and len(made) == 1
+    assert pushes.report(lease_id, again).state is JobState.ABSENT
+    pushes.start(lease_id, again, make)
+    assert ended(made[1]).state is JobState.SUCCEEDED and pushes.report(lease_id, again) == made[1].report
 
 
 @pytest.mark.parametrize("name", ["nowhere", "my model"])

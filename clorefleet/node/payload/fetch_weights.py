@@ -8,6 +8,8 @@ Sent to a rented server and run there as a job; needs Python 3.8 and nothing els
 From the environment: HF_ENDPOINT, HF_TOKEN (optional), PROGRESS_FILE (optional). With SIBLING_TOKEN it prints
 a loopback port and waits there for connections to a server that has the same files; what comes over them is
 believed as little as anything else, and the hub gives the rest. SIBLING_BYTES_PER_S_MIN: slower is given up.
+With VERIFY_AGAIN files that have their names already are compared with their digests first; those that are
+damaged are thrown away.
 
 Files are cut into segments that are fetched side by side, by ranges, into `.parts/NAME.part`. A journal
 beside it says how far each segment is, so that a killed run goes on where it was. When all segments of a
@@ -130,7 +132,7 @@ class Part:
         self.left = len(self.segments)
         self.lock = threading.Lock()
         self.data = self.journal = None
-        self.has_sibling_bytes = False
+        self.has_sibling_bytes = self.is_counted = False
 
     def is_there(self):
         """It got its name by being verified."""
@@ -190,13 +192,13 @@ class Part:
             self.left -= 1
             return self.left == 0
 
-    def digest_is_right(self):
+    def digest_is_right(self, path):
         if self.entry.get("sha256"):
             digest, wanted = hashlib.sha256(), self.entry["sha256"]
         else:
             # git's name of a small file
             digest, wanted = hashlib.sha1(b"blob %d\0" % self.size), self.entry["git_sha1"]
-        with open(self.data_path, "rb") as file:
+        with open(path, "rb") as file:
             for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
                 digest.update(chunk)
         return digest.hexdigest() == wanted
@@ -353,13 +355,31 @@ class Fetcher:
     def missing_bytes(self):
         return sum(part.size - sum(part.done) for part in self.parts if not part.is_there())
 
+    def throw_away_damaged(self, workers):
+        """Compare what is there with its digests once more, so that only whole files keep their names."""
+
+        def check(part):
+            with storage_errors(part.entry["path"]):
+                if part.digest_is_right(part.final):
+                    part.is_counted = True
+                    self.progress.add(part.size, verified=1)
+                    return
+                os.unlink(part.final)
+            print("%s: damaged on this disk; fetching it again" % part.entry["path"], flush=True)
+
+        there = sorted((part for part in self.parts if part.is_there()), key=lambda part: -part.size)
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            for future in [pool.submit(check, part) for part in there]:
+                future.result()
+
     def run(self, workers):
         # Large files first, so that the last worker is not left with the largest.
         parts = sorted(self.parts, key=lambda part: -part.size)
         wanted = []
         for part in parts:
             if part.is_there():
-                self.progress.add(part.size, verified=1)
+                if not part.is_counted:
+                    self.progress.add(part.size, verified=1)
             else:
                 self.progress.add(sum(part.done))
                 wanted += [(part, index) for index in range(len(part.segments))]
@@ -385,7 +405,7 @@ class Fetcher:
         wrong = 0
         while wrong < WRONG_MAX:
             self.progress.tell("verifying %s" % part.entry["path"])
-            if part.digest_is_right():
+            if part.digest_is_right(part.data_path):
                 part.put_in_place(self.root)
                 part.close()
                 self.progress.add(0, verified=1)
@@ -568,6 +588,10 @@ def fetch_all(options):
     total = sum(entry["size"] for entry in manifest["files"])
     progress = Progress(total, len(manifest["files"]), os.environ.get("PROGRESS_FILE"))
     fetcher = Fetcher(manifest, target, progress, options.segment_bytes)
+    if os.environ.get("VERIFY_AGAIN"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(target, STAMP))
+        fetcher.throw_away_damaged(options.workers)
     missing = fetcher.missing_bytes()
     free = shutil.disk_usage(target).free
     if missing and missing + SPARE_BYTES > free:
