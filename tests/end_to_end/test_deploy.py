@@ -24,14 +24,19 @@ TIME_FACTOR = 60
 """A minute of billing each second: bills are then worth comparing."""
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[CommandLine]:
+def a_sandbox(folder: Path) -> Iterator[CommandLine]:
+    """A command line in a home of its own, with a simulated market running; both end with it."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("CLORE", "HF_"))}
-    cli = CommandLine(tmp_path, env | {"CLOREFLEET_HOME": str(tmp_path / "home"), "NO_COLOR": "1"})
+    cli = CommandLine(folder, env | {"CLOREFLEET_HOME": str(folder / "home"), "NO_COLOR": "1"})
     cli.timeout_s = 400
     assert cli("sandbox", "serve", "--time-factor", str(TIME_FACTOR)).code == 0
     yield cli
     cli("sandbox", "stop")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[CommandLine]:
+    yield from a_sandbox(tmp_path)
 
 
 def server_dir(home: CommandLine) -> Path:

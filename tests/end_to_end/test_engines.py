@@ -1,14 +1,18 @@
-"""`deploy glm-5.1` by each engine, on a simulated server where it fits, through all checks to an answer."""
+"""`deploy glm-5.1` by each engine, on a simulated server where it fits, through all checks to an answer.
+
+One sandbox and one daemon for all of them: each replica is stopped before the next engine's is wished for.
+"""
 
 from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.conftest import CommandLine
-from tests.end_to_end.test_deploy import home  # noqa: F401
+from tests.end_to_end.test_deploy import a_sandbox
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(600)]
 WEATHER = {
@@ -28,13 +32,23 @@ SAID = {
 """What the engine's own log must show of the setup that was planned."""
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    yield from a_sandbox(tmp_path_factory.mktemp("engines"))
+
+
 @pytest.mark.parametrize("engine", SAID)
-def test_glm_is_served_by_each_engine(home: CommandLine, engine: str):  # noqa: F811
-    run = home("deploy", "glm-5.1", "--engine", engine, "--name", "glm", "--budget", "900/day", "--sandbox")
+def test_glm_is_served_by_each_engine(home: CommandLine, engine: str):
+    name = f"glm-{engine.replace('.', '')}"
+    run = home("deploy", "glm-5.1", "--engine", engine, "--name", name, "--budget", "900/day", "--sandbox")
     assert run.code == 0, run.err
     assert "a simulated engine" in run.out
-    log = home("logs", "glm", "--engine", "-n", "500", "--sandbox").out
-    assert "SIMULATED" in log
+    deployments = home("status", "--sandbox", "--json").json["deployments"]
+    [served] = [replica for deployment in deployments for replica in deployment["replicas"]]
+    assert served["setup"].endswith(f" on {engine}") and served["phase"] == "serving", served
+    assert "SIMULATED" in home("logs", name, "--engine", "-n", "500", "--sandbox").out
+    # As it lies on the server: `logs` cuts lines as long as SGLang's list of its arguments.
+    log = home("ssh", name, "--sandbox", "--", "sh", "-c", "cat .clorefleet/jobs/*-launching-*/log").out
     for part in SAID[engine]:
         assert part in log, log[-3000:]
     message = ask(home)
@@ -43,7 +57,7 @@ def test_glm_is_served_by_each_engine(home: CommandLine, engine: str):  # noqa: 
     assert home("stop", "--all", "--sandbox").code == 0
 
 
-def ask(home: CommandLine) -> dict:  # noqa: F811
+def ask(home: CommandLine) -> dict:
     """Through the gateway, as a client would."""
     url = home("daemon", "status", "--sandbox", "--json").json["gateway_url"]
     token = (home.home / "home" / "state" / "sandbox" / "gateway.token").read_text()
