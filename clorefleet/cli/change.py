@@ -166,7 +166,17 @@ def week_usd(after: Deployment, usd_per_day: Decimal, now: datetime) -> tuple[De
 
 
 _OF_SERVER = frozenset(
-    {"prefer", "precisions", "min_context", "min_speed", "min_reliability", "countries", "gpu", "spot"}
+    {
+        "prefer",
+        "precisions",
+        "weights",
+        "min_context",
+        "min_speed",
+        "min_reliability",
+        "countries",
+        "gpu",
+        "spot",
+    }
 )
 
 

@@ -53,7 +53,7 @@ def deploy(
 
     parse_budget(wishes.budget)  # also an empty one: nothing is rented without a ceiling
     requirement = check_model(wishes.requirement())
-    deployment_id = parse_deployment_name(name or wishes.model)
+    deployment_id = parse_deployment_name(name or requirement.model)
     profile = options.profile()
     if profile.is_sandbox:
         _show_sandbox_start()
@@ -103,6 +103,7 @@ def _check_same_wish(existing: Deployment, requirement: Requirement, replicas: i
         f"{label} {before} → {after}"
         for label, before, after in (
             ("model", old.model, requirement.model),
+            ("weights", ", ".join(old.checkpoints) or "any", ", ".join(requirement.checkpoints) or "any"),
             ("budget", old.budget, requirement.budget),
             ("preference", old.objective, requirement.objective),
             ("replicas", existing.replicas, replicas),

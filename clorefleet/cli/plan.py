@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,14 +95,17 @@ def _check_guide(model: str) -> None:
 
 
 def check_model(requirement: Requirement) -> Requirement:
-    """
+    """With the recipe's own name in place of the one that was typed, and the weights that it named.
+
     Raises:
         UnknownModel: with the nearest names.
+        BadInput: the recipe has no such weights.
     """
-    from clorefleet.config.recipes import find_recipe, load_recipes
+    from clorefleet.config.model_name import find_model
+    from clorefleet.config.recipes import load_recipes
 
-    find_recipe(requirement.model, load_recipes())
-    return requirement
+    found = find_model(requirement.model, load_recipes())
+    return replace(requirement, model=found.model, checkpoints=found.checkpoints)
 
 
 def _read(connection: Connection) -> MarketView:

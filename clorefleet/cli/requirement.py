@@ -24,7 +24,9 @@ LOAD_MAX_TOKENS = 10**15
 class Wishes:
     """What was typed; `requirement` makes values of it."""
 
-    model: Annotated[str, typer.Argument(help="A name from `clorefleet models`.")]
+    model: Annotated[
+        str, typer.Argument(help="A name from `clorefleet models`; NAME:WEIGHTS for these alone.")
+    ]
     budget: Annotated[
         str, typer.Option("--budget", "-b", help="A ceiling in USD: 16/day, 0.7/hour, 500/month.")
     ] = ""

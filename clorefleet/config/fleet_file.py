@@ -14,8 +14,9 @@ from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
+from clorefleet.config.model_name import ModelChoice, find_model
 from clorefleet.config.notify_file import read_notify
-from clorefleet.config.recipes import find_recipe, load_recipes
+from clorefleet.config.recipes import load_recipes
 from clorefleet.config.toml_file import FILE_BYTES_MAX, Section, nearest, parse_toml
 from clorefleet.domain.alert import NotifyPolicy
 from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy, parse_deployment_name
@@ -46,7 +47,7 @@ STARTS_A_DAY_MAX = 96
 """A window that begins oftener than every quarter of an hour is no window."""
 _CONTEXT_MAX = 100_000_000
 
-CheckModel = Callable[[str], str]
+CheckModel = Callable[[str], ModelChoice]
 
 
 def load_fleet_file(path: Path, *, check_model: CheckModel | None = None) -> FleetFile:
@@ -101,8 +102,8 @@ def read_fleet_file(name: str, data: bytes, *, check_model: CheckModel | None = 
     )
 
 
-def _known_model(name: str) -> str:
-    return find_recipe(name, load_recipes()).name
+def _known_model(name: str) -> ModelChoice:
+    return find_model(name, load_recipes())
 
 
 def parse_zone(text: str) -> str:
@@ -131,8 +132,10 @@ def _deployment(
     section.needs("model", "a name from `clorefleet models`")
     section.needs("budget", 'a ceiling such as "16/day"; nothing is rented without one')
     spot = section.flag("spot", False)
+    choice = section.parsed("model", check_model) or ModelChoice("")
     requirement = Requirement(
-        model=section.parsed("model", check_model) or "",
+        model=choice.model,
+        checkpoints=choice.checkpoints,
         budget=section.parsed("budget", parse_budget),
         objective=section.choice("prefer", Objective, Objective.COST),
         precisions=section.words("precisions", _precision),

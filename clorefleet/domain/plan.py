@@ -29,6 +29,8 @@ class Requirement:
     objective: Objective = Objective.COST
     precisions: tuple[Precision, ...] = ()
     """Empty: FP8, BF16 and Q4 (and what the recipe names as their like)."""
+    checkpoints: tuple[str, ...] = ()
+    """Only these weights of the recipe, by key; empty: any."""
     min_context_tokens: int | None = None
     min_decode_tokens_per_s: float | None = None
     min_reliability: Decimal | None = None

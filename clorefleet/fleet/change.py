@@ -206,6 +206,7 @@ def _lowered(before: Deployment, wish: DeploymentWish) -> Deployment:
 
 _FIELDS = {
     "model": "model",
+    "checkpoints": "weights",
     "objective": "prefer",
     "precisions": "precisions",
     "min_context_tokens": "min_context",

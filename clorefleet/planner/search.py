@@ -56,6 +56,7 @@ def setups(
     precisions: tuple[Precision, ...] = tuple(Precision),
     ranks_memo: RanksMemo | None = None,
     engines: tuple[EngineName, ...] = tuple(EngineName),
+    checkpoints: tuple[str, ...] = (),
 ) -> Iterator[tuple[Setup, Fit]]:
     """What fits of each checkpoint x engine x number of GPUs; where nothing does, the nearest and why.
 
@@ -63,7 +64,7 @@ def setups(
     but the time taken.
     """
     for checkpoint in recipe.checkpoints:
-        if checkpoint.precision not in precisions:
+        if checkpoint.precision not in precisions or (checkpoints and checkpoint.key not in checkpoints):
             continue
         for support in recipe.engines:
             if checkpoint.layout not in support.layouts or support.engine not in engines:

@@ -51,14 +51,18 @@ class Floors:
     decode_tokens_per_s: float
     precisions: tuple[Precision, ...]
     engines: tuple[EngineName, ...]
+    checkpoints: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, requirement: Requirement, recipe: Recipe) -> Floors:
         return cls(
             requirement.min_context_tokens or recipe.floors.context_tokens,
             requirement.min_decode_tokens_per_s or recipe.floors.decode_tokens_per_s,
-            requirement.precisions or default_precisions(recipe),
+            # Who names weights has said what precision may be.
+            requirement.precisions
+            or (tuple(Precision) if requirement.checkpoints else default_precisions(recipe)),
             requirement.engines or tuple(EngineName),
+            requirement.checkpoints,
         )
 
 
@@ -115,6 +119,7 @@ class ShapeTable:
             context_tokens=self.floors.context_tokens,
             precisions=self.floors.precisions,
             engines=self.floors.engines,
+            checkpoints=self.floors.checkpoints,
         )
         shape = self._with_floors(tuple(found), hardware)
         miss = nearest_miss(shape, hardware)
@@ -149,6 +154,7 @@ class ShapeTable:
                     context_tokens=self.floors.context_tokens,
                     precisions=self.floors.precisions,
                     engines=self.floors.engines,
+                    checkpoints=self.floors.checkpoints,
                     ranks_memo=self._ranks,
                 )
             )

@@ -33,6 +33,7 @@ def plan_document(
         "budget_usd_per_day": None if wish.budget is None else _amount(wish.budget.per_day.amount),
         "floors": {
             "precisions": [each.value for each in wish.precisions],
+            "checkpoints": list(wish.checkpoints),
             "context_tokens": wish.min_context_tokens,
             "decode_tokens_per_s": wish.min_decode_tokens_per_s,
             "reliability": None if wish.min_reliability is None else _amount(wish.min_reliability),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clorefleet.config.fleet_file import load_fleet_file, read_fleet_file
+from clorefleet.config.model_name import ModelChoice
 from clorefleet.config.toml_file import BadTomlFile, parse_toml
 from clorefleet.domain.alert import AlertKind, Command, Email, MailSecurity, Webhook
 from clorefleet.domain.deployment import ConsolidatePolicy
@@ -28,13 +29,21 @@ budget = "16/day"
 
 
 def read(text: str):
-    return read_fleet_file("fleet.toml", text.encode(), check_model=lambda name: name)
+    return read_fleet_file("fleet.toml", text.encode(), check_model=ModelChoice)
 
 
 def complaints(text: str) -> list[tuple[int, int, str]]:
     with pytest.raises(BadTomlFile) as caught:
         read(text)
     return [(p.place.line, p.place.column, p.text) for p in caught.value.problems]
+
+
+def test_a_model_may_name_its_weights(tmp_path: Path):
+    file = tmp_path / "fleet.toml"
+    file.write_text(MINIMAL.replace("glm-5.1", "glm-5.1:Q4_K_M"))
+    file.chmod(0o600)
+    [wish] = load_fleet_file(file).deployments
+    assert (wish.requirement.model, wish.requirement.checkpoints) == ("glm-5.1", ("q4_k_m",))
 
 
 def test_the_example_at_the_top_is_valid_and_shows_every_part():
