@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_replica(name: str) -> tuple[Connection, Lease]:
-    """The open lease of a deployment that has a pinned host key.
+    """The open lease of a deployment that has a pinned host key; `name/1` is the one in slot 1 of `name`.
 
     Raises:
         BadInput: none, or more than one deployment could be meant.
@@ -25,7 +25,12 @@ def find_replica(name: str) -> tuple[Connection, Lease]:
     connection = connect(options.profile())
     with open_store(connection.store_url).read() as tx:
         leases = tx.open_leases()
-    found = [lease for lease in leases if not name or lease.deployment_id == name]
+    deployment, slash, slot = name.partition("/")
+    found = [
+        lease
+        for lease in leases
+        if (not name or lease.deployment_id == deployment) and (not slash or str(lease.slot) == slot)
+    ]
     reachable = [lease for lease in found if lease.host_key and lease.address]
     flag = connection.profile.flag
     if not reachable:

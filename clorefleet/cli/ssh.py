@@ -16,7 +16,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def ssh(
-    name: str = typer.Argument("", help="A deployment; may be left out when there is only one."),
+    name: str = typer.Argument("", help="A deployment, or DEPLOYMENT/1 for its replica 1; may be left out."),
     command: list[str] = typer.Argument(None, help="A command to run instead of a shell."),
 ) -> None:
     """Open a shell on a replica's server.

@@ -67,6 +67,7 @@ class ControlApp:
             "rent-by-other": self._rent_by_other,
             "end-order": self._end_order,
             "coin": self._coin,
+            "lines": self._lines,
         }
         return [
             *(
@@ -251,6 +252,12 @@ class ControlApp:
     def _end_order(self, body: dict[str, Any]) -> dict[str, Any]:
         self._market.end_by_host(int(body["order_id"]))
         return {"order_id": int(body["order_id"])}
+
+    def _lines(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Give every server this line to the hub, whatever it offers, from its next order on."""
+        down_mbit_s = float(body["down_mbit_s"])
+        self._market.set_lines(down_mbit_s)
+        return {"down_mbit_s": down_mbit_s}
 
     def _coin(self, body: dict[str, Any]) -> dict[str, Any]:
         self._market.jump_coin(str(body["currency"]), Decimal(str(body["factor"])))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from functools import partial
@@ -47,6 +47,7 @@ CANCEL_IDS_MAX = 64
 ISSUE_MAX_CHARS = 2048
 COMPLETED_LISTED_MAX = 1000
 BALANCE_MAX = Decimal(10**7)
+LINE_MBIT_S_MAX = 400_000
 """Above this a JSON number no longer keeps eight decimals."""
 _FIRST_ORDER_ID = 602_837
 _HOUR_S = 3600
@@ -725,6 +726,13 @@ class Market:
             raise ValueError("a factor is from 0 to 10,000")
         self.settle()
         self._set_rates(self.catalogue.rates.scaled(coin, factor).usd)
+
+    def set_lines(self, down_mbit_s: float) -> None:
+        """What servers have, not what they offer; until the sandbox is started again."""
+        if not 0 < down_mbit_s <= LINE_MBIT_S_MAX:
+            raise ValueError(f"a line is from 0 to {LINE_MBIT_S_MAX:,} Mbit/s")
+        for server in self.catalogue.servers.values():
+            server.truth = replace(server.truth, down_mbit_s=down_mbit_s)
 
     def _known(self, server_id: int) -> MarketServer:
         server = self.catalogue.servers.get(server_id)
