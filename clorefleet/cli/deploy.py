@@ -154,15 +154,6 @@ def _continue(
 # -- a new one
 
 
-def _without_faulty(store: Store, connection: Connection, requirement: Requirement) -> Requirement:
-    """For planning alone: the daemon leaves such servers out by itself, by the record of its day."""
-    from clorefleet.fleet.limits import DEFAULT_LIMITS
-
-    with store.read() as tx:
-        faulty = tx.faulty_servers(since=connection.clock.now() - DEFAULT_LIMITS.host_fault_memory)
-    return replace(requirement, excluded_servers=(*requirement.excluded_servers, *sorted(faulty)))
-
-
 def _begin(
     store: Store,
     connection: Connection,
@@ -174,7 +165,7 @@ def _begin(
     dry_run: bool,
 ) -> bool:
     """Plan, show, ask, and write the wish down; false when the user said no."""
-    from clorefleet.cli.plan import nothing_fits, picks, show_json
+    from clorefleet.cli.plan import by_record, nothing_fits, picks, show_json
     from clorefleet.cli.plan_view import show, show_replicas
     from clorefleet.domain.deployment import Deployment, Desired
     from clorefleet.domain.identity import DeploymentId
@@ -182,7 +173,7 @@ def _begin(
 
     market = make_market(connection)
     view = fetch_view_with_wallets(market)
-    report = make_planner(connection)(_without_faulty(store, connection, requirement), view)
+    report = make_planner(connection)(by_record(requirement, connection), view)
     if dry_run and options.as_json:
         show_json(report, replicas)
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -73,6 +74,7 @@ def _snapshot() -> Snapshot:
             each for each in tx.leases(since=now - DEFAULT_LIMITS.closed_memory) if not each.is_open
         )
         faulty = tx.faulty_servers(since=now - DEFAULT_LIMITS.host_fault_memory)
+        cuda_found = tx.cuda_found(since=now - DEFAULT_LIMITS.host_fault_memory)
         wanted = tx.wanted()
     store.dispose()
     running = [each for each in deployments if any(of.deployment_id == each.deployment_id for of in leases)]
@@ -87,7 +89,10 @@ def _snapshot() -> Snapshot:
         attempts={},
         intents=(),
         orders=None,
-        plans={each.deployment_id: planner(each.requirement, view) for each in running},
+        plans={
+            each.deployment_id: planner(replace(each.requirement, cuda_found=cuda_found), view)
+            for each in running
+        },
         closed_leases=closed,
         faulty_servers=faulty,
         wanted=wanted,

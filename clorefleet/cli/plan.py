@@ -60,7 +60,7 @@ def plan(
     plot_front.check_target(plot)
     connection = connect(options.profile(), needs_key=False)
     market = _saved(Path(offers)) if offers else _read(connection)
-    report = make_planner(connection)(requirement, market)
+    report = make_planner(connection)(by_record(requirement, connection), market)
     if options.as_json:
         show_json(report, replicas)
         return
@@ -106,6 +106,21 @@ def check_model(requirement: Requirement) -> Requirement:
 
     found = find_model(requirement.model, load_recipes())
     return replace(requirement, model=found.model, checkpoints=found.checkpoints)
+
+
+def by_record(requirement: Requirement, connection: Connection) -> Requirement:
+    """For a plan that is shown: without servers that failed or are blocked, and by what was measured on the
+    others. The daemon does the same by itself, by the record of its day."""
+    from clorefleet.fleet.limits import DEFAULT_LIMITS
+    from clorefleet.store.host_record import read_host_record
+
+    since = connection.clock.now() - DEFAULT_LIMITS.host_fault_memory
+    record = read_host_record(connection.store_url, since=since)
+    return replace(
+        requirement,
+        excluded_servers=(*requirement.excluded_servers, *sorted(record.left_out)),
+        cuda_found=record.cuda_found,
+    )
 
 
 def _read(connection: Connection) -> MarketView:

@@ -130,7 +130,13 @@ def _say_legend(report: PlanReport) -> None:
 
 
 def show_refusals(report: PlanReport) -> None:
-    for refusal in report.refusals[:SHOWN_REFUSALS]:
+    # What the record of servers takes away is said however few they are.
+    shown = [
+        refusal
+        for rank, refusal in enumerate(report.refusals)
+        if rank < SHOWN_REFUSALS or refusal.code == "excluded"
+    ]
+    for refusal in shown:
         note(f"  {refusal.count:>5} offers not taken: {refusal.text}")
 
 

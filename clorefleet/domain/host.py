@@ -41,6 +41,31 @@ class HostVerdict:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class CudaFound:
+    """What a server's driver really supported when it was probed: believed before what its offer claims."""
+
+    server_id: ServerId
+    version: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """All that a plan takes from the record of servers."""
+
+    left_out: frozenset[ServerId] = frozenset()
+    cuda_found: tuple[CudaFound, ...] = ()
+
+
+def newest_cuda(told: Iterable[tuple[int, object]]) -> tuple[CudaFound, ...]:
+    """Of servers and versions as they are stored, oldest first; what is no version says nothing."""
+    found = {}
+    for server_id, version in told:
+        if isinstance(version, (list, tuple)) and len(version) == 2:
+            found[server_id] = CudaFound(ServerId(server_id), (int(version[0]), int(version[1])))
+    return tuple(each for _, each in sorted(found.items()))
+
+
 def left_out(
     faults: Iterable[HostFault], verdicts: Iterable[HostVerdict], *, since: datetime
 ) -> frozenset[ServerId]:

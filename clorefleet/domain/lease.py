@@ -124,6 +124,8 @@ class Lease:
     """The host is to blame: later plans leave it out."""
     cause: Cause | None = None
     """Why the replica failed, where that is known; later plans leave out what would fail the same way."""
+    cuda_found: tuple[int, int] | None = None
+    """What the server's driver supports, as the probe found it."""
     corrections: tuple[Correction, ...] = ()
     """Made to the planned setup since earlier launches failed, each once."""
     refusal: str = ""

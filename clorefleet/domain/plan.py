@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from clorefleet.domain.failure import Exclusion
+from clorefleet.domain.host import CudaFound
 from clorefleet.domain.money import Budget, Money, Rate
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.recipe import EngineName, Mark, Precision
@@ -48,6 +49,8 @@ class Requirement:
     """Only these; empty: all that the recipe has."""
     exclusions: tuple[Exclusion, ...] = ()
     """Learned from failures; set for each planning anew, never stored."""
+    cuda_found: tuple[CudaFound, ...] = ()
+    """Measured on servers: believed before their offers. Set for each planning anew, never stored."""
     hedge: bool = False
     """Rent two servers for an empty replica where the budget carries both; keep the first that is ready."""
 

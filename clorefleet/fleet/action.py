@@ -55,6 +55,9 @@ class GiveBack:
     blocks_host: bool = False
     cause: Cause | None = None
     """Later plans leave out what would fail the same way."""
+    facts: NodeFacts | None = None
+    discrepancies: tuple[Discrepancy, ...] = ()
+    """Of a server whose probe ended its lease, for its record."""
 
 
 @dataclass(frozen=True, slots=True)

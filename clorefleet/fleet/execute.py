@@ -197,13 +197,12 @@ class Executor:
                 # Its key stays for a while: should the order come late, the key is what proves it ours.
                 self._keep(self._journal.drop_rent(self._lease(lease_id), reason, now=now))
             case GiveBack(lease_id, reason, blocks_host, cause):
+                lease = replace(self._lease(lease_id), cause=cause)
+                if action.facts is not None:
+                    lease = replace(lease, cuda_found=action.facts.cuda_version)
+                    self._journal.record_facts(lease, action.facts, action.discrepancies, now=now)
                 self._keep(
-                    self._journal.give_back(
-                        replace(self._lease(lease_id), cause=cause),
-                        clean_line(reason),
-                        blocks_host=blocks_host,
-                        now=now,
-                    )
+                    self._journal.give_back(lease, clean_line(reason), blocks_host=blocks_host, now=now)
                 )
             case End(lease_id, order_id, settled, _):
                 # This tick's news of the count must not open again what ends here.
@@ -439,6 +438,7 @@ class Executor:
             unhealthy_since=None,
         )
         if action.facts is not None:
+            moved = replace(moved, cuda_found=action.facts.cuda_version)
             self._journal.record_facts(lease, action.facts, action.discrepancies, now=now)
         if action.phase is Phase.SERVING and lease.measured_tokens_per_s is None:
             self._journal.record_start_up(lease, now=now)

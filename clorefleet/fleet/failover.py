@@ -158,7 +158,7 @@ def failures(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> 
 def exclusions(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> tuple[Exclusion, ...]:
     """What those failures tell about other servers."""
     found = (
-        exclusion_of(lease.cause, lease.plan.offer, lease.plan.setup)
+        exclusion_of(lease.cause, lease.plan.offer, lease.plan.setup, cuda_found=lease.cuda_found)
         for lease in failures(deployment, leases, now)
         if lease.cause is not None
     )

@@ -230,12 +230,16 @@ class Observer:
         leases: tuple[Lease, ...],
         now: datetime,
     ) -> Mapping[DeploymentId, PlanReport]:
-        """Plans that leave out what would fail as an earlier server of the deployment did."""
-        if view is None:
+        """Plans that leave out what would fail as an earlier server of the deployment did, and believe what
+        was measured on a server before what its offer claims."""
+        if view is None or not wanting:
             return {}
+        with self._store.read() as tx:
+            cuda_found = tx.cuda_found(since=now - self._limits.host_fault_memory)
         return {
             d.deployment_id: self._planner(
-                replace(d.requirement, exclusions=failover.exclusions(d, leases, now)), view
+                replace(d.requirement, exclusions=failover.exclusions(d, leases, now), cuda_found=cuda_found),
+                view,
             )
             for d in wanting
         }

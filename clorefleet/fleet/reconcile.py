@@ -449,6 +449,8 @@ def _probed(lease: Lease, view: NodeView, now: datetime) -> Iterator[Action]:
             f"the server is not what was offered: {lies}",
             blocks_host=True,
             cause=Cause.NOT_AS_OFFERED,
+            facts=view.facts,
+            discrepancies=view.discrepancies,
         )
         return
     weights = estimate(lease.plan.offer, lease.plan.setup, view.facts).text(now)

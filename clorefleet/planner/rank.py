@@ -123,11 +123,14 @@ class _Judge:
     ) -> None:
         self._requirement, self._market, self._recipe = requirement, market, recipe
         self._gpus, self._currencies, self._shapes = gpus, currencies, shapes
+        self._cuda = {each.server_id: each.version for each in requirement.cuda_found}
         self.plans: list[Plan] = []
         self.over: list[Plan] = []
         self.refusals = Refusals()
 
     def look_at(self, offer: Offer) -> None:
+        if offer.server_id in self._cuda:
+            offer = replace(offer, cuda_version=self._cuda[offer.server_id])
         refused = refused_by_filters(offer, self._requirement)
         if refused is not None:
             self.refusals.add(*refused, offer)
@@ -199,7 +202,7 @@ def kinds_of_order(offer: Offer, requirement: Requirement) -> tuple[bool, ...]:
 
 def refused_by_filters(offer: Offer, requirement: Requirement) -> tuple[str, str] | None:
     if offer.server_id in requirement.excluded_servers:
-        return "excluded", "left out by you or by its record"
+        return "excluded", "left out by you or by their record (`clorefleet hosts list`)"
     if offer.is_rented:
         return "rented", "rented by others now"
     hard = [flag for flag in offer.flags if flag.code not in SOFT_FLAGS]

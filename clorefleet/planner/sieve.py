@@ -117,6 +117,10 @@ class _Sieve:
             is_excluded = np.isin(columns.all_ids[rented], excluded)
         else:
             is_excluded = np.zeros(len(rented), dtype=bool)
+        if self.requirement.cuda_found:
+            # Their columns have what was claimed.
+            measured = [each.server_id for each in self.requirement.cuda_found if each.server_id < 1 << 63]
+            self.exact |= np.isin(columns.ids, np.asarray(measured, dtype=np.int64))
         self._filter()
         rows = np.flatnonzero((self.code < 0) & ~self.exact)
         if len(rows):

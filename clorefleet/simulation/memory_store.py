@@ -21,7 +21,7 @@ from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.fleet_file import AppliedFile
 from clorefleet.domain.guard import FleetGuard, WalletReading
-from clorefleet.domain.host import HostFault, HostVerdict, left_out
+from clorefleet.domain.host import CudaFound, HostFault, HostRecord, HostVerdict, left_out, newest_cuda
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import PHASE_ORDER, Lease
@@ -48,7 +48,9 @@ class Tables:
     fencing: dict[str, int] = field(default_factory=dict)
     """The token that each intent was last written with."""
     segments: dict[OrderId, Segments] = field(default_factory=dict)
-    facts: dict[LeaseId, tuple[NodeFacts, tuple[Discrepancy, ...]]] = field(default_factory=dict)
+    facts: dict[LeaseId, tuple[NodeFacts, tuple[Discrepancy, ...], ServerId, datetime]] = field(
+        default_factory=dict
+    )
     jobs: dict[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=dict)
     faults: dict[int, HostFault] = field(default_factory=dict)
     verdicts: dict[int, HostVerdict] = field(default_factory=dict)
@@ -271,11 +273,18 @@ class MemoryTransaction(Transaction):
         *,
         now: datetime,
     ) -> None:
-        self._set(self._tables.facts, lease.lease_id, (facts, discrepancies))
+        self._set(self._tables.facts, lease.lease_id, (facts, discrepancies, lease.server_id, now))
 
     def node_facts(self, lease_id: LeaseId) -> NodeFacts | None:
         found = self._tables.facts.get(lease_id)
         return None if found is None else found[0]
+
+    def cuda_found(self, *, since: datetime) -> tuple[CudaFound, ...]:
+        told = sorted(self._tables.facts.values(), key=lambda each: each[3])
+        return newest_cuda((each[2], each[0].cuda_version) for each in told if each[3] >= since)
+
+    def host_record(self, *, since: datetime) -> HostRecord:
+        return HostRecord(self.faulty_servers(since=since), self.cuda_found(since=since))
 
     def discrepancies(self, lease_id: LeaseId) -> tuple[Discrepancy, ...]:
         found = self._tables.facts.get(lease_id)

@@ -32,7 +32,15 @@ from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.event import Event
 from clorefleet.domain.fleet_file import AppliedFile
 from clorefleet.domain.guard import FleetGuard, WalletReading
-from clorefleet.domain.host import HostFault, HostVerdict, Verdict, left_out
+from clorefleet.domain.host import (
+    CudaFound,
+    HostFault,
+    HostRecord,
+    HostVerdict,
+    Verdict,
+    left_out,
+    newest_cuda,
+)
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
@@ -489,6 +497,20 @@ class Transaction:
     def node_facts(self, lease_id: LeaseId) -> NodeFacts | None:
         row = self.session.get(NodeFactRow, lease_id)
         return None if row is None else codec.decode(NodeFacts, row.facts)
+
+    def cuda_found(self, *, since: datetime) -> tuple[CudaFound, ...]:
+        """The newest CUDA version measured on each server since then, where its driver told one."""
+        query = (
+            select(NodeFactRow.server_id, NodeFactRow.facts)
+            .where(col(NodeFactRow.measured_at) >= since)
+            .order_by(col(NodeFactRow.measured_at))
+        )
+        return newest_cuda(
+            (server_id, facts.get("cuda_version")) for server_id, facts in self.session.exec(query)
+        )
+
+    def host_record(self, *, since: datetime) -> HostRecord:
+        return HostRecord(self.faulty_servers(since=since), self.cuda_found(since=since))
 
     def discrepancies(self, lease_id: LeaseId) -> tuple[Discrepancy, ...]:
         row = self.session.get(NodeFactRow, lease_id)

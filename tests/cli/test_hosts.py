@@ -13,6 +13,12 @@ def test_a_blocked_server_is_left_out_until_it_is_unblocked(account):
     assert "\x1b" not in record["state"] and "disk" in record["state"]
     plans = account(*deploy).json["plans"]
     assert best not in [each["server"]["id"] for each in plans]
+    # `plan` rents nothing, and leaves out the same.
+    shown = account("plan", "smollm2-135m", "--budget", "16/day", "--json").json
+    assert best not in [each["server"]["id"] for each in shown["plans"]]
+    assert best in shown["floors"]["excluded_servers"]
+    said = account("plan", "smollm2-135m", "--budget", "16/day")
+    assert "1 offers not taken: left out by you or by their record" in said.out + said.err
     assert account("hosts", "unblock", str(best)).code == 0
     assert account(*deploy).json["plans"][0]["server"]["id"] == best
     shown = account("hosts", "history", str(best))

@@ -11,6 +11,7 @@ from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, OwnerId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.money import Currency, Money, Rate, parse_budget
+from clorefleet.domain.node import GpuFact, NodeFacts
 from clorefleet.domain.offer import Offer, OfferedGpu
 from clorefleet.domain.order import Order, OrderList, SshAddress
 from clorefleet.domain.plan import Fit, Plan, PlanReport, Price, Requirement, Speed
@@ -20,6 +21,19 @@ from clorefleet.fleet.snapshot import Snapshot
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda"
+
+
+FACTS = NodeFacts(
+    gpus=(GpuFact("NVIDIA GeForce RTX 4090", 24564, "8.9"),),
+    driver_version="580.95",
+    cuda_version=(13, 0),
+    ram_bytes=512 << 30,
+    cores=64,
+    cpu_model="AMD EPYC 7702",
+    disk_free_bytes=1 << 40,
+    shm_bytes=1 << 30,
+    python_version="3.11.2",
+)
 
 
 def minutes(count: float) -> timedelta:

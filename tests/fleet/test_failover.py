@@ -14,14 +14,26 @@ from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Rate
-from clorefleet.domain.node import JobReport, JobState, NodeView
+from clorefleet.domain.node import Discrepancy, JobReport, JobState, NodeView
 from clorefleet.domain.plan import Requirement
 from clorefleet.domain.recipe import EngineName
 from clorefleet.fleet import failover
 from clorefleet.fleet.action import Action, Advance, Explain, GiveBack, Rent, StartWork
 from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.reconcile import reconcile
-from tests.fleet.builders import NOW, deployment, lease, minutes, offer, order, orders, plan, report, snapshot
+from tests.fleet.builders import (
+    FACTS,
+    NOW,
+    deployment,
+    lease,
+    minutes,
+    offer,
+    order,
+    orders,
+    plan,
+    report,
+    snapshot,
+)
 
 L1 = LeaseId("l1")
 DIED = JobReport(JobState.FAILED, exit_code=1, log_tail=("loading", "boom"))
@@ -239,6 +251,25 @@ def test_a_driver_that_is_too_old_excludes_its_like_by_cuda():
     assert matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=None))
     assert not matches(Cause.DRIVER_TOO_OLD, bad, sglang_plan(8, cuda_version=(13, 0)))
     assert not matches(Cause.DRIVER_TOO_OLD, bad, plan(8)), "another image asks for another driver"
+
+
+def test_what_was_measured_of_a_driver_excludes_and_not_what_its_offer_claimed():
+    """It was offered with CUDA 13.2, and its driver turned out to be one for 12.4."""
+    gone = failed(Cause.DRIVER_TOO_OLD, plan=sglang_plan(7, cuda_version=(13, 2)), cuda_found=(12, 4))
+
+    def is_out(cuda: tuple[int, int]) -> bool:
+        return failover.would_fail_again(sglang_plan(8, cuda_version=cuda), deployment(), (gone,), NOW)
+
+    assert is_out((12, 4)) and is_out((12, 2)) and not is_out((12, 8)) and not is_out((13, 0))
+
+
+def test_a_server_given_back_at_its_probe_leaves_what_was_found_in_its_record():
+    found = Discrepancy("cuda", "13.2", "12.4", is_fatal=True)
+    view = NodeView(facts=replace(FACTS, cuda_version=(12, 4)), discrepancies=(found,))
+    held = lease(phase=Phase.PROBING)
+    seen = snapshot(leases=(held,), nodes={held.lease_id: view}, orders=orders(order()))
+    [given] = [each for each in reconcile(seen) if isinstance(each, GiveBack)]
+    assert given.facts == view.facts and given.discrepancies == (found,)
 
 
 def test_a_driver_that_tells_nothing_excludes_those_that_tell_nothing():

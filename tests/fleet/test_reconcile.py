@@ -12,7 +12,7 @@ from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId,
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import NO_ORDER, LeaseState, Phase
 from clorefleet.domain.money import Rate
-from clorefleet.domain.node import Discrepancy, GpuFact, JobReport, JobState, NodeFacts, NodeView
+from clorefleet.domain.node import Discrepancy, JobReport, JobState, NodeView
 from clorefleet.fleet.action import (
     Adopt,
     Advance,
@@ -33,6 +33,7 @@ from clorefleet.fleet.action import (
 )
 from clorefleet.fleet.reconcile import reconcile
 from tests.fleet.builders import (
+    FACTS,
     NOW,
     deployment,
     lease,
@@ -434,17 +435,7 @@ def test_fewer_replicas_give_back_the_highest_slots():
 
 # -- phases on the node
 
-FACTS = NodeFacts(
-    gpus=(GpuFact("NVIDIA GeForce RTX 4090", 24564, "8.9"),),
-    driver_version="580.95",
-    cuda_version=(13, 0),
-    ram_bytes=512 << 30,
-    cores=64,
-    cpu_model="AMD EPYC 7702",
-    disk_free_bytes=1 << 40,
-    shm_bytes=1 << 30,
-    python_version="3.11.2",
-)
+
 LIE = Discrepancy("gpu_count", "8", "6", is_fatal=True)
 OK_JOB = JobReport(JobState.SUCCEEDED, 0)
 RUNNING = JobReport(JobState.RUNNING, progress_text="half", progress_done=1, progress_total=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -11,15 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clorefleet.domain.host import CudaFound
+from clorefleet.domain.identity import ServerId
 from clorefleet.domain.money import Currency, Money, parse_budget
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketView
 from clorefleet.domain.order import Wallet
 from clorefleet.domain.plan import Objective
-from clorefleet.domain.recipe import Precision
+from clorefleet.domain.recipe import EngineName, Precision
 from clorefleet.market.bulk import table_of_answer
 from clorefleet.planner import plan_requirement
 from clorefleet.planner.rank import OVER_BUDGET_MAX, PLANS_MAX
 from clorefleet.planner.shapes import ShapeMemo
+from clorefleet.planner.software import parse_version
 from tests.market.odd_answers import bent, plain_answer
 from tests.planner.machines import GPUS, RECIPES, wish
 
@@ -75,6 +79,29 @@ def test_the_sieve_changes_no_answer(seed, bends, asked, held):
         for view in views(json.dumps(answer).encode(), held)
     )
     assert sieved == plain
+
+
+def test_a_measured_cuda_is_believed_before_the_offers_with_and_without_the_sieve():
+    """All servers claim a new driver; some were found to have an old one."""
+    answer = json.loads(ANSWERS[0])
+    for each in answer["servers"]:
+        each["cuda_version"] = "13.0"
+    found = tuple(CudaFound(ServerId(each["id"]), (12, 4)) for each in answer["servers"][::2])
+    requirement = wish("glm-4.5-air", cuda_found=found, engines=(EngineName.SGLANG,))
+    recipe = RECIPES[requirement.model]
+    sieved, plain = (
+        plan_requirement(requirement, view, recipe, GPUS) for view in views(json.dumps(answer).encode(), None)
+    )
+    assert sieved == plain and plain.plans
+    believed = plan_requirement(
+        replace(requirement, cuda_found=()), views(json.dumps(answer).encode(), None)[1], recipe, GPUS
+    )
+    old = {each.server_id for each in found}
+    assert {plan.offer.server_id for plan in believed.plans} & old
+    for plan in plain.plans:
+        version = (12, 4) if plan.offer.server_id in old else (13, 0)
+        assert plan.offer.cuda_version == version
+        assert version >= parse_version(recipe.engine(EngineName.SGLANG).min_cuda_of(plan.setup.image))
 
 
 def test_offers_of_equal_price_are_told_apart_as_without_the_sieve():

@@ -18,7 +18,7 @@ from sqlmodel import SQLModel
 from clorefleet.domain.deployment import IdlePolicy, Origin, ScalePolicy
 from clorefleet.domain.errors import LostLeadership, StoreError
 from clorefleet.domain.event import Event
-from clorefleet.domain.host import HostFault, HostVerdict, Verdict
+from clorefleet.domain.host import CudaFound, HostFault, HostRecord, HostVerdict, Verdict
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, closed
@@ -31,7 +31,9 @@ from clorefleet.domain.wanted import Wanted
 from clorefleet.store import leadership
 from clorefleet.store.books import load_books
 from clorefleet.store.database import Store, open_store
-from tests.fleet.builders import NOW, deployment, lease, minutes, plan, report
+from clorefleet.store.host_record import read_host_record
+from clorefleet.store.queries import Transaction
+from tests.fleet.builders import FACTS, NOW, deployment, lease, minutes, plan, report
 
 
 def test_a_deployment_and_its_lease_come_back_as_they_went_in(store: Store):
@@ -159,6 +161,42 @@ def test_a_servers_faults_and_the_users_word_on_it_come_back(store: Store):
         assert tx.host_faults() == (fault,) and tx.host_verdicts() == tuple(words)
         assert tx.faulty_servers(since=NOW - timedelta(days=7)) == {7, 8}
         assert tx.faulty_servers(since=NOW + timedelta(days=1)) == {8}
+
+
+def put_record(tx: Transaction) -> HostRecord:
+    """Servers with faults, verdicts and measurements, old and new; and what a plan takes from them."""
+    told = [
+        (7, (13, 0), NOW - timedelta(days=8)),
+        (8, (13, 0), NOW - timedelta(days=2)),
+        (8, (12, 4), NOW - timedelta(days=1)),
+        (9, None, NOW),
+    ]
+    for number, (server_id, cuda, at) in enumerate(told):
+        probed = lease(lease_id=LeaseId(f"p{number}"), plan=plan(server_id))
+        tx.put_node_facts(probed, replace(FACTS, cuda_version=cuda), (), now=at)
+    tx.add_host_fault(HostFault(ServerId(3), NOW, "no GPU", Decimal("0.25")))
+    tx.add_host_verdict(HostVerdict(ServerId(4), Verdict.BLOCKED, NOW))
+    return HostRecord(frozenset({ServerId(3), ServerId(4)}), (CudaFound(ServerId(8), (12, 4)),))
+
+
+def test_of_what_was_measured_on_a_server_the_newest_counts(store: Store):
+    with store.write() as tx:
+        wanted = put_record(tx)
+    with store.read() as tx:
+        assert tx.host_record(since=NOW - timedelta(days=7)) == wanted
+
+
+def test_a_plan_that_is_only_shown_takes_the_same_from_the_record_of_servers(any_url: str):
+    store = open_store(any_url)
+    with store.write() as tx:
+        wanted = put_record(tx)
+    store.dispose()
+    assert read_host_record(any_url, since=NOW - timedelta(days=7)) == wanted
+
+
+def test_without_a_store_nothing_is_known_of_servers_and_none_is_made(tmp_path: Path):
+    file = tmp_path / "clorefleet.db"
+    assert read_host_record(f"sqlite:///{file}", since=NOW) == HostRecord() and not file.exists()
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(store: Store):
