@@ -167,7 +167,7 @@ class Fleet:
         with self.store.read() as tx:
             leases = [lease for lease in map(tx.lease, sorted(kept)) if lease is not None]
         for lease in leases:
-            if _has_useless_key(lease, now, self.limits):
+            if not lease.is_open and not may_need_key(lease, now, self.limits):
                 self.nodes.forget(lease.lease_id)
 
     def _audited(self, snapshot: Snapshot) -> Snapshot:
@@ -203,10 +203,12 @@ class Fleet:
             raise
 
 
-def _has_useless_key(lease: Lease, now: datetime, limits: FleetLimits) -> bool:
-    if lease.is_open or lease.ended_at is None:
+def may_need_key(lease: Lease, now: datetime, limits: FleetLimits) -> bool:
+    """Its rent was dropped, or its order left the list unasked, so short a time ago that the order may come
+    yet: only the key would prove that it is ours to end."""
+    if lease.ended_at is None or lease.cancel_asked_at is not None:
         return False
-    return abs(now - lease.ended_at) > limits.absent_key_memory
+    return abs(now - lease.ended_at) <= limits.absent_key_memory
 
 
 CANCELS_BEFORE_NOTICE = 3

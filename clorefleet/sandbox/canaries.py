@@ -53,7 +53,7 @@ class Canaries:
                 found.add(str(place))
         return found
 
-    def keys(self) -> list[Path]:
+    def key_files(self) -> list[Path]:
         """What is left of the orders' key folders."""
         return [file for file in self._state.glob("keys/*/*") if file.is_file()]
 

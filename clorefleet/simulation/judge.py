@@ -34,7 +34,7 @@ from clorefleet.fleet.audit import (
     inert_text,
     of_bill,
 )
-from clorefleet.fleet.loop import TickResult
+from clorefleet.fleet.loop import TickResult, may_need_key
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.simulation.faults import CANARY
 from clorefleet.simulation.market import TrueOrder
@@ -353,7 +353,7 @@ class Judge:
                 self._bills(home, tx)
                 events = tx.events(limit=100_000)
                 kept = repr((tx.deployments(), tx.leases(), tx.segments(), events))
-                useless = [key for key in home.nodes.keys if not self._may_come_back(tx.lease(key))]
+                useless = [key for key in home.nodes.keys if self._outlives(home, tx.lease(key))]
             if CANARY in kept:
                 self._refuse([Violation("S10", home.fleet_name, "a secret is in the store")])
             for number, event in events:
@@ -363,13 +363,15 @@ class Judge:
                 keys = ", ".join(sorted(useless))
                 self._refuse([Violation("S10", f"keys {keys}", "outlive their ended orders")])
 
-    def _may_come_back(self, lease: Lease | None) -> bool:
-        """Its order left the list unasked, not long ago: only its key would prove that it is ours."""
-        if lease is None or lease.ended_at is None or lease.cancel_asked_at is not None:
-            return False
+    def _outlives(self, home: Home, lease: Lease | None) -> bool:
+        """By the clocks that wrote when the lease ended; the last look for keys may be a while ago."""
         limits = self._world.scenario.limits
-        ended_for = self._world.time.at(self._world.now_s()) - lease.ended_at
-        return ended_for <= limits.absent_key_memory + limits.prune_every
+        looks = [
+            process.clock.now() - ago
+            for process in home.processes
+            for ago in (timedelta(0), limits.prune_every)
+        ]
+        return lease is None or not any(may_need_key(lease, look, limits) for look in looks)
 
     def _bills(self, home: Home, tx: Transaction) -> None:
         world = self._world
