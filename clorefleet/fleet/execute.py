@@ -14,13 +14,12 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import TypeVar
 
 from clorefleet.clock import Clock
 from clorefleet.domain.errors import BudgetExceeded, LostLeadership, MarketUnreachable, NodeError, StoreError
 from clorefleet.domain.event import Event
-from clorefleet.domain.identity import IntentId, LeaseId, OrderId
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Boundary, Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, Segments, counted, in_order, switched
@@ -141,6 +140,8 @@ class Executor:
         }
         self._noted: set[LeaseId] = set()
         self._events: list[Event] = []
+        self._foreign: list[Order] = []
+        self._notes = {each.deployment_id: each.note for each in snapshot.deployments}
 
     def _through(
         self,
@@ -238,9 +239,9 @@ class Executor:
             case NoteUse(lease_id, used_at, engine_tokens):
                 self._note(replace(self._lease(lease_id), used_at=used_at, engine_tokens=engine_tokens))
             case Explain(deployment_id, text, is_final):
-                self._journal.explain(deployment_id, text, is_final=is_final, now=now)
+                self._explain(deployment_id, text, now, is_final=is_final)
             case ReportForeign(order):
-                self._journal.report_foreign(order, usd_per_day=_usd(order), now=now)
+                self._foreign.append(order)
 
     # -- effects
 
@@ -288,8 +289,7 @@ class Executor:
                 record=lambda _, outcome: self._record_rent(lease, outcome),
             )
         except BudgetExceeded as refusal:
-            self._journal.explain(action.deployment_id, refusal.what, now=now)
-            return
+            self._explain(action.deployment_id, refusal.what, now)
 
     def _record_rent(self, lease: Lease, outcome: RentOutcome) -> None:
         now = self._clock.now()
@@ -449,10 +449,16 @@ class Executor:
     def _take_money_news(self) -> None:
         """Coin rates and wallets, where this tick read them."""
         snapshot = self._snapshot
-        if snapshot.rates:
-            self._journal.note_rates(snapshot.rates)
-        if snapshot.wallets is not None:
-            self._journal.note_wallets(snapshot.wallet_readings())
+        if snapshot.rates or snapshot.wallets is not None:
+            self._journal.note_money(snapshot.rates, snapshot.wallet_readings())
+
+    def _explain(
+        self, deployment_id: DeploymentId, text: str, now: datetime, *, is_final: bool = False
+    ) -> None:
+        """A note that says already what it should is not written: each writing is a sync of the disk."""
+        if self._notes.get(deployment_id) != text:
+            self._journal.explain(deployment_id, text, is_final=is_final, now=now)
+            self._notes[deployment_id] = text
 
     def _take_order_news(self) -> None:
         """Address and price, and the market's spend counter, from this tick's reading of the orders.
@@ -516,10 +522,13 @@ class Executor:
 
     def _flush(self) -> None:
         leases = [self._leases[lease_id] for lease_id in sorted(self._noted)]
-        self._journal.record(leases, self._events, now=self._clock.now(), ledger=self._ledger)
+        self._journal.record(
+            leases, self._events, now=self._clock.now(), ledger=self._ledger, foreign=self._foreign
+        )
         self._noted.clear()
         self._events.clear()
         self._ledger.clear()
+        self._foreign.clear()
 
 
 _PAUSED = "the process stood still between the intent and the request."
@@ -545,7 +554,3 @@ def _spot_price_words(outcome: SpotPriceOutcome) -> tuple[IntentState, str]:
             return IntentState.REFUSED, f"refused: {clean_line(error.what)}"
         case SpotPriceUnknown(reason):
             return IntentState.UNKNOWN, f"unknown: {clean_line(reason)}"
-
-
-def _usd(order: Order) -> Decimal | None:
-    return order.price.amount if order.price.currency == "USD" else None

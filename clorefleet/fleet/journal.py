@@ -38,7 +38,7 @@ from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, Segments, closed, reopened
-from clorefleet.domain.money import ExchangeRate, Rate
+from clorefleet.domain.money import Currency, ExchangeRate, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.text import clean_line
@@ -443,15 +443,11 @@ class Journal:
             tx.put_guard(replace(guard, stopped_at=now, stopped_because=reason))
             tx.add_event(Event(now, "renting_stopped", f"Renting is stopped: {reason}."))
 
-    def note_rates(self, rates: Iterable[ExchangeRate]) -> None:
+    def note_money(self, rates: Iterable[ExchangeRate], readings: Iterable[WalletReading]) -> None:
+        """What a coin is worth, and what the wallets hold, as this tick read it."""
         with self._store.write(self._token) as tx:
-            for rate in rates:
-                tx.put_coin_rate(rate)
-
-    def note_wallets(self, readings: Iterable[WalletReading]) -> None:
-        with self._store.write(self._token) as tx:
-            for reading in readings:
-                tx.put_wallet_reading(reading)
+            tx.put_coin_rates(rates)
+            tx.put_wallet_readings(readings)
 
     def prune(self, *, before: datetime) -> None:
         with self._store.write(self._token) as tx:
@@ -466,13 +462,15 @@ class Journal:
         *,
         now: datetime,
         ledger: Mapping[OrderId, tuple[Segments, Segments]] | None = None,
+        foreign: Iterable[Order] = (),
     ) -> None:
         """Beliefs that follow a reading and cost nothing: one transaction for all of a tick's.
 
-        `ledger` has the segments of orders whose count changed: as they were, and as they are now.
+        `ledger` has the segments of orders whose count changed: as they were, and as they are now. `foreign`
+        are live orders that are not ours.
         """
-        leases, events, ledger = tuple(leases), tuple(events), ledger or {}
-        if not leases and not events and not ledger:
+        leases, events, ledger, foreign = tuple(leases), tuple(events), ledger or {}, tuple(foreign)
+        if not (leases or events or ledger or foreign):
             return
         with self._store.write(self._token) as tx:
             tx.note_leases(leases)
@@ -483,6 +481,8 @@ class Journal:
                 else:
                     tx.put_order_segments(order_id, after)
             tx.note_spends(spends)
+            for order in foreign:
+                _note_foreign(tx, order, now)
             for event in events:
                 tx.add_event(event)
 
@@ -519,18 +519,6 @@ class Journal:
         with self._store.write(self._token) as tx:
             tx.put_start_up(lease, now - lease.created_at, now=now)
 
-    def report_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> None:
-        with self._store.write(self._token) as tx:
-            if tx.note_foreign(order, usd_per_day=usd_per_day, now=now):
-                tx.add_event(
-                    Event(
-                        now,
-                        "foreign_order",
-                        f"Order {order.order_id} on server {order.server_id} bills {order.price} and is "
-                        "not ours; it is left alone.",
-                    )
-                )
-
     # -- inside a transaction
 
     def _put(self, tx: Transaction, intent: Intent) -> None:
@@ -556,6 +544,14 @@ class Journal:
     @staticmethod
     def _event(tx: Transaction, lease: Lease, name: str, text: str, now: datetime) -> None:
         tx.add_event(Event(now, name, text, lease.deployment_id, lease.lease_id))
+
+
+def _note_foreign(tx: Transaction, order: Order, now: datetime) -> None:
+    usd_per_day = order.price.amount if order.price.currency is Currency.USD else None
+    if tx.note_foreign(order, usd_per_day=usd_per_day, now=now):
+        text = f"bills {order.price} and is not ours; it is left alone."
+        where = f"Order {order.order_id} on server {order.server_id}"
+        tx.add_event(Event(now, "foreign_order", f"{where} {text}"))
 
 
 def _only_spend_differs(before: LedgerSegment, after: LedgerSegment) -> bool:

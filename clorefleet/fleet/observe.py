@@ -97,7 +97,6 @@ class Observer:
             spending = load_spending(tx, now, open_leases=leases)
             host_faults = tx.host_faults(since=now - self._limits.breaker_window)
             wallets_before = tx.wallet_readings()
-            rates_before = tx.coin_rates()
             last_tick = tx.last_tick()
             last_tick_at = None if last_tick is None else last_tick.finished_at
             faulty = tx.faulty_servers(since=now - self._limits.host_fault_memory)
@@ -130,7 +129,7 @@ class Observer:
         wanting = _wanting(deployments, leases, wanted_now)
         if _begins_another(self._limits.consolidate_every, last_tick_at, now):
             wanting = tuple(d for d in deployments if d in wanting or _may_move(d))
-        needs_rates = self._needs_rates(leases, rates_before, now)
+        needs_rates = self._needs_rates(leases, spending.rates, now)
         reads_offers = orders is not None and bool(wanting or needs_rates)
         view, offers_trouble = self._read_offers() if reads_offers else (None, "")
         rates = () if view is None else tuple(view.rates.rates)

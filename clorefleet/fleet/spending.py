@@ -10,7 +10,7 @@ from decimal import Decimal
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Currency
+from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.fleet.budget import FleetSpending, midnight_utc, spent_since
 from clorefleet.store.queries import Transaction
 
@@ -22,6 +22,8 @@ class Spending:
     """Since midnight UTC, of each deployment."""
     segments: tuple[LedgerSegment, ...]
     """Of all orders that run, or ran today; whole orders."""
+    rates: tuple[ExchangeRate, ...]
+    """What coins were last known to be worth."""
 
 
 def load_spending(
@@ -29,7 +31,7 @@ def load_spending(
 ) -> Spending:
     """Reads what ran today, and all of the ledger only where a total ceiling needs it."""
     midnight = midnight_utc(now)
-    guard = tx.guard()
+    guard, rates = tx.guard(), tx.coin_rates()
     segments = tx.segments(since=midnight)
     today = _by_deployment(segments, midnight, now)
     totals: dict[DeploymentId, Decimal] = {}
@@ -46,9 +48,9 @@ def load_spending(
         spent_today_usd=sum(today.values(), Decimal(0)),
         spent_total_usd=total,
         deployment_spent_total_usd=totals,
-        usd_per_unit={rate.currency: rate.usd_per_unit for rate in tx.coin_rates()},
+        usd_per_unit={rate.currency: rate.usd_per_unit for rate in rates},
     )
-    return Spending(fleet, today, segments)
+    return Spending(fleet, today, segments, rates)
 
 
 def load_ledger_totals(tx: Transaction, now: datetime) -> Mapping[Currency, Decimal]:

@@ -50,48 +50,53 @@ class MemoryHouse:
         self._tables = Tables()
 
 
+class _Ground:
+    """A folder with an opened store in it, for one life after the other: making the store's statements anew
+    for each would take a good part of it."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="clorefleet-simulation-", dir=_fast_folder())
+        self.file = Path(self._folder.name) / "fleet.db"
+        self.backup = Path(self._folder.name) / "backup.db"
+        self.store = open_store(f"sqlite:///{self.file}", migrate=False)
+
+
+_free: list[_Ground] = []
+
+
 class SqliteHouse:
     """The real store on a file. On memory-backed storage where there is some: no disk is at test."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="clorefleet-simulation-", dir=_fast_folder())
-        self._file = Path(self._folder.name) / "fleet.db"
-        self._backup = Path(self._folder.name) / "backup.db"
-        self._opened: list[Store] = []
+        self._ground = _free.pop() if _free else _Ground()
         self.delete()
         self.back_up()
 
     def open(self) -> Store:
-        store = open_store(f"sqlite:///{self._file}", migrate=False)
-        self._opened.append(store)
-        return store
+        return self._ground.store
 
     def back_up(self) -> None:
-        with sqlite3.connect(self._file) as source, sqlite3.connect(self._backup) as target:
+        with sqlite3.connect(self._ground.file) as source, sqlite3.connect(self._ground.backup) as target:
             source.backup(target)
         source.close()
         target.close()
 
     def restore(self) -> None:
-        self._replace_with(self._backup)
+        self._replace_with(self._ground.backup)
 
     def delete(self) -> None:
         self._replace_with(_empty_database())
 
     def _replace_with(self, source: Path) -> None:
-        self.dispose()
+        self._ground.store.dispose()
+        file = self._ground.file
         for suffix in ("", "-wal", "-shm"):
-            self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
-        shutil.copy(source, self._file)
-
-    def dispose(self) -> None:
-        for store in self._opened:
-            store.dispose()
-        self._opened.clear()
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        shutil.copy(source, file)
 
     def close(self) -> None:
-        self.dispose()
-        self._folder.cleanup()
+        self._ground.store.dispose()
+        _free.append(self._ground)
 
 
 def _fast_folder() -> str | None:

@@ -86,6 +86,9 @@ class MemoryTransaction(Transaction):
             else:
                 table[key] = before
 
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
     def _drop(self, table: dict[Any, Any], key: Any) -> None:
         self._undo.append((table, key, table.pop(key)))
 
@@ -254,14 +257,16 @@ class MemoryTransaction(Transaction):
     def wallet_readings(self) -> tuple[WalletReading, ...]:
         return tuple(reading for _, reading in sorted(self._tables.wallets.items()))
 
-    def put_wallet_reading(self, reading: WalletReading) -> None:
-        self._set(self._tables.wallets, reading.currency, reading)
+    def put_wallet_readings(self, readings: Iterable[WalletReading]) -> None:
+        for reading in readings:
+            self._set(self._tables.wallets, reading.currency, reading)
 
     def coin_rates(self) -> tuple[ExchangeRate, ...]:
         return tuple(rate for _, rate in sorted(self._tables.rates.items()))
 
-    def put_coin_rate(self, rate: ExchangeRate) -> None:
-        self._set(self._tables.rates, rate.currency, rate)
+    def put_coin_rates(self, rates: Iterable[ExchangeRate]) -> None:
+        for rate in rates:
+            self._set(self._tables.rates, rate.currency, rate)
 
     # -- nodes, jobs, hosts
 

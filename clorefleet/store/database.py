@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, ProgrammingError
-from sqlmodel import Session
 
 from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
@@ -62,10 +62,10 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        with _translated(), Session(self._engine, expire_on_commit=False) as session:
+        with _translated(), self._engine.connect() as connection:
             if not self.is_sqlite:
-                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-            yield Transaction(session)
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            yield Transaction(connection)
 
     @contextmanager
     def write(self, token: FencingToken | None = None) -> Iterator[Transaction]:
@@ -79,15 +79,16 @@ class Store:
             LostLeadership: another process holds the leadership; nothing was written.
             StoreBusy: the lock was not had in time; nothing was written.
         """
-        with _translated(), Session(self._engine, expire_on_commit=False) as session:
-            connection = session.connection(execution_options={"clorefleet_writes": True})
-            if not self.is_sqlite:
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK_ID})")
-            transaction = Transaction(session)
-            if token is not None:
-                check_fencing(transaction, token)
-            yield transaction
-            session.commit()
+        with _translated(), self._engine.connect() as connection:
+            connection.execution_options(clorefleet_writes=True)
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK_ID})")
+                transaction = Transaction(connection)
+                if token is not None:
+                    check_fencing(transaction, token)
+                yield transaction
+                transaction.flush()
 
     def dispose(self) -> None:
         self._engine.dispose()
@@ -174,6 +175,7 @@ def connect_engine(url: str) -> tuple[Engine, Path | None]:
             pool_pre_ping=True,
             hide_parameters=True,
             json_serializer=json_text,
+            json_deserializer=from_json,
         )
     except ModuleNotFoundError as error:
         raise StoreError(
@@ -191,7 +193,13 @@ def _sqlite_engine(parsed: URL) -> tuple[Engine, Path]:
     if not file.exists():
         file.touch(mode=0o600)
     connect_args = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
-    engine = create_engine(parsed, connect_args=connect_args, hide_parameters=True, json_serializer=json_text)
+    engine = create_engine(
+        parsed,
+        connect_args=connect_args,
+        hide_parameters=True,
+        json_serializer=json_text,
+        json_deserializer=from_json,
+    )
     _prepare_sqlite(engine)
     return engine, file
 

@@ -6,16 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache, lru_cache
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import (
+    Connection,
     CursorResult,
     Executable,
     Integer,
     Row,
     String,
     Table,
+    Text,
     bindparam,
+    cast,
     delete,
     exists,
     func,
@@ -24,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import select as sa_select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, SQLModel, col, select
 
 from clorefleet.domain.alert import UNFINISHED, Alert, Delivery, DeliveryState, Lookout
@@ -49,6 +55,7 @@ from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
+from clorefleet.domain.plan import Plan
 from clorefleet.domain.planning import Planning
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
@@ -89,6 +96,8 @@ _POLICY = frozenset(
     {"replicas_max", "schedule", "scale", "idle", "consolidate", "origin", "start_up_estimate"}
 )
 """The fields of a deployment that are stored together, without columns of their own."""
+PLANS_KEPT = 2048
+"""Plans that need not be read anew in each tick: more than a fleet has leases."""
 EVENTS_MAX = 50_000
 """Older events are dropped, so that the store stays bounded however long a daemon runs."""
 
@@ -118,37 +127,48 @@ class LastTick:
 class Transaction:
     """Questions and changes inside one transaction of `Store.read` or `Store.write`."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        """For the modules of `clorefleet.store` only."""
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._session: Session | None = None
         self._leader: Leadership | None = None
         """As read or written in this transaction, which holds its row."""
+
+    @property
+    def session(self) -> Session:
+        """SQLAlchemy's objects, for the modules of `clorefleet.store` only. What each tick asks does without
+        them: they take most of the time."""
+        if self._session is None:
+            self._session = Session(self._connection, expire_on_commit=False)
+        return self._session
+
+    def flush(self) -> None:
+        """What was put as an object is written."""
+        if self._session is not None:
+            self._session.flush()
 
     # -- deployments
 
     def deployments(self) -> tuple[Deployment, ...]:
-        rows = self.session.exec(select(DeploymentRow).order_by(col(DeploymentRow.created_at)))
-        return tuple(_deployment(row) for row in rows)
+        return tuple(_deployment(row) for row in self._execute(_DEPLOYMENTS))
 
     def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
-        row = self.session.get(DeploymentRow, deployment_id)
+        row = self._execute(_ONE_DEPLOYMENT, {"the_deployment": deployment_id}).first()
         return None if row is None else _deployment(row)
 
     def put_deployment(self, deployment: Deployment) -> None:
-        self.session.merge(
-            DeploymentRow(
-                deployment_id=deployment.deployment_id,
-                model=deployment.model,
-                desired=deployment.desired,
-                replicas=deployment.replicas,
-                created_at=deployment.created_at,
-                attempts_max=deployment.attempts_max,
-                attempts_since=deployment.attempts_since,
-                note=deployment.note,
-                has_given_up=deployment.has_given_up,
-                requirement=codec.encode(deployment.requirement),
-                policy={name: value for name, value in codec.encode(deployment).items() if name in _POLICY},
-            )
+        self._put(
+            DeploymentRow,
+            deployment_id=deployment.deployment_id,
+            model=deployment.model,
+            desired=deployment.desired,
+            replicas=deployment.replicas,
+            created_at=deployment.created_at,
+            attempts_max=deployment.attempts_max,
+            attempts_since=deployment.attempts_since,
+            note=deployment.note,
+            has_given_up=deployment.has_given_up,
+            requirement=codec.encode(deployment.requirement),
+            policy={name: value for name, value in codec.encode(deployment).items() if name in _POLICY},
         )
 
     def wanted(self) -> dict[DeploymentId, Wanted]:
@@ -157,14 +177,13 @@ class Transaction:
         return {DeploymentId(row.deployment_id): Wanted(row.replicas, row.reason, row.until) for row in rows}
 
     def put_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
-        self.session.merge(
-            WantedRow(
-                deployment_id=deployment_id,
-                replicas=wanted.replicas,
-                reason=wanted.reason,
-                until=wanted.until,
-                noted_at=now,
-            )
+        self._put(
+            WantedRow,
+            deployment_id=deployment_id,
+            replicas=wanted.replicas,
+            reason=wanted.reason,
+            until=wanted.until,
+            noted_at=now,
         )
 
     def plannings(self) -> dict[DeploymentId, Planning]:
@@ -174,10 +193,11 @@ class Transaction:
 
     def put_planning(self, deployment_id: DeploymentId, planning: Planning) -> None:
         """It takes the place of the one before."""
-        self.session.merge(
-            PlanningRow(
-                deployment_id=deployment_id, made_at=planning.made_at, document=codec.encode(planning)
-            )
+        self._put(
+            PlanningRow,
+            deployment_id=deployment_id,
+            made_at=planning.made_at,
+            document=codec.encode(planning),
         )
 
     def applied_file(self) -> AppliedFile | None:
@@ -251,19 +271,17 @@ class Transaction:
 
     def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
         """How long the latest starts took from rent to serving, newest first."""
-        query = select(StartUpRow.took_s).where(col(StartUpRow.deployment_id) == deployment_id)
-        query = query.order_by(col(StartUpRow.served_at).desc()).limit(limit)
-        return tuple(timedelta(seconds=took_s) for took_s in self.session.exec(query))
+        rows = self._execute(_START_UPS, {"the_deployment": deployment_id, "most": limit})
+        return tuple(timedelta(seconds=row.took_s) for row in rows)
 
     def put_start_up(self, lease: Lease, took: timedelta, *, now: datetime) -> None:
-        self.session.merge(
-            StartUpRow(
-                lease_id=lease.lease_id,
-                deployment_id=lease.deployment_id,
-                server_id=lease.server_id,
-                served_at=now,
-                took_s=max(0, int(took.total_seconds())),
-            )
+        self._put(
+            StartUpRow,
+            lease_id=lease.lease_id,
+            deployment_id=lease.deployment_id,
+            server_id=lease.server_id,
+            served_at=now,
+            took_s=max(0, int(took.total_seconds())),
         )
 
     # -- leases
@@ -292,17 +310,15 @@ class Transaction:
         return None if row is None else _lease(row)
 
     def put_lease(self, lease: Lease) -> None:
-        self.session.merge(
-            LeaseRow(
-                lease_id=lease.lease_id,
-                intent_id=lease.intent_id,
-                server_id=lease.server_id,
-                created_at=lease.created_at,
-                plan=codec.encode(lease.plan),
-                **_beliefs(lease),
-            )
+        self._put(
+            LeaseRow,
+            lease_id=lease.lease_id,
+            intent_id=lease.intent_id,
+            server_id=lease.server_id,
+            created_at=lease.created_at,
+            plan=codec.encode(lease.plan),
+            **_beliefs(lease),
         )
-        self.session.flush()
         self._note_phases([lease])
 
     def note_leases(self, leases: Iterable[Lease]) -> None:
@@ -310,14 +326,12 @@ class Transaction:
         noted = list(leases)
         rows = [{"the_lease": lease.lease_id, **_beliefs(lease)} for lease in noted]
         if rows:
-            table = LeaseRow.__table__  # type: ignore[attr-defined]
-            statement = update(table).where(table.c.lease_id == bindparam("the_lease"))
-            self.session.connection().execute(statement, rows)
+            self._connection.execute(_NOTE_LEASE, rows)
             self._note_phases(noted)
 
     def _note_phases(self, leases: Iterable[Lease]) -> None:
         """Every writing of a lease passes here: no change of phase goes unrecorded. Known ones stay."""
-        self.session.connection().execute(
+        self._connection.execute(
             _NEW_PHASE,
             [
                 {"the_lease": lease.lease_id, "the_start": lease.phase_since, "the_phase": lease.phase.value}
@@ -342,20 +356,19 @@ class Transaction:
 
     def put_intent(self, intent: Intent, *, fencing_token: int) -> None:
         worst = intent.worst_case_usd_per_day
-        self.session.merge(
-            IntentRow(
-                intent_id=intent.intent_id,
-                effect=intent.effect,
-                lease_id=intent.lease_id,
-                deployment_id=intent.deployment_id,
-                state=intent.state,
-                created_at=intent.created_at,
-                doubted_at=intent.doubted_at,
-                finished_at=intent.finished_at,
-                worst_case_usd_per_day=None if worst is None else worst.amount,
-                detail=intent.detail,
-                fencing_token=fencing_token,
-            )
+        self._put(
+            IntentRow,
+            intent_id=intent.intent_id,
+            effect=intent.effect,
+            lease_id=intent.lease_id,
+            deployment_id=intent.deployment_id,
+            state=intent.state,
+            created_at=intent.created_at,
+            doubted_at=intent.doubted_at,
+            finished_at=intent.finished_at,
+            worst_case_usd_per_day=None if worst is None else worst.amount,
+            detail=intent.detail,
+            fencing_token=fencing_token,
         )
 
     # -- ledger
@@ -380,19 +393,16 @@ class Transaction:
 
     def order_segments(self, order_id: OrderId) -> Segments:
         """All segments of one order, in order of time."""
-        return in_order(map(_segment, self._segment_rows(order_id)))
+        return in_order(map(_segment, self._execute(_ORDER_SEGMENTS, {"the_order": order_id})))
 
     def put_order_segments(self, order_id: OrderId, segments: Segments) -> None:
         """`segments` are from now on all segments of the order; they begin at their places and never
         vanish."""
-        rows = list(self._segment_rows(order_id))
-        for row, segment in zip(rows, segments, strict=False):
-            for name, value in _segment_columns(segment).items():
-                setattr(row, name, value)
-            self.session.add(row)
-        for segment in segments[len(rows) :]:
-            self.session.add(LedgerSegmentRow(**_segment_columns(segment)))
-        self.session.flush()
+        ids = [row.segment_id for row in self._execute(_SEGMENT_IDS, {"the_order": order_id})]
+        for segment_id, segment in zip(ids, segments, strict=False):
+            self._execute(_SET_SEGMENT, {"the_segment": segment_id, **_segment_columns(segment)})
+        for segment in segments[len(ids) :]:
+            self._execute(_ADD_SEGMENT, _segment_columns(segment))
 
     def note_spends(self, spends: Iterable[tuple[OrderId, LedgerSegment]]) -> None:
         """The market's counter of many orders that run, each on the order's last segment."""
@@ -401,27 +411,11 @@ class Transaction:
             for order_id, last in spends
         ]
         if rows:
-            table = LedgerSegmentRow.__table__  # type: ignore[attr-defined]
-            self.session.connection().execute(
-                update(table)
-                .where(
-                    table.c.order_id == bindparam("the_order"),
-                    table.c.started_at == bindparam("the_start"),
-                    table.c.settled_at.is_(None),
-                )
-                .values(market_spend=bindparam("spend")),
-                rows,
-            )
+            self._connection.execute(_NOTE_SPEND, rows)
 
     def unsettled_orders(self) -> tuple[OrderId, ...]:
         """Those that ended and whose final bill is not known."""
         return tuple(OrderId(row[0]) for row in self._execute(_UNSETTLED))
-
-    def _segment_rows(self, order_id: OrderId) -> Iterable[LedgerSegmentRow]:
-        query = select(LedgerSegmentRow).where(col(LedgerSegmentRow.order_id) == order_id)
-        return self.session.exec(
-            query.order_by(col(LedgerSegmentRow.started_at), col(LedgerSegmentRow.segment_id))
-        ).all()
 
     # -- ceilings, wallets, coins
 
@@ -430,7 +424,11 @@ class Transaction:
         return FleetGuard() if row is None else codec.decode(FleetGuard, row.document)
 
     def put_guard(self, guard: FleetGuard) -> None:
-        self.session.merge(FleetGuardRow(row_id=1, document=codec.encode(guard)))
+        self._put(
+            FleetGuardRow,
+            row_id=1,
+            document=codec.encode(guard),
+        )
 
     def wallet_readings(self) -> tuple[WalletReading, ...]:
         rows = self._execute(_WALLETS)
@@ -447,18 +445,22 @@ class Transaction:
             for row in rows
         )
 
-    def put_wallet_reading(self, reading: WalletReading) -> None:
-        self.session.merge(
-            WalletReadingRow(
-                currency=reading.currency,
-                read_at=reading.read_at,
-                balance=reading.balance.amount,
-                ledger=reading.ledger,
-                burn_per_day=reading.burn_per_day,
-                day_read_at=reading.day_read_at,
-                day_balance=reading.day_balance,
-                day_ledger=reading.day_ledger,
-            )
+    def put_wallet_readings(self, readings: Iterable[WalletReading]) -> None:
+        self._put_all(
+            WalletReadingRow,
+            [
+                {
+                    "currency": reading.currency,
+                    "read_at": reading.read_at,
+                    "balance": reading.balance.amount,
+                    "ledger": reading.ledger,
+                    "burn_per_day": reading.burn_per_day,
+                    "day_read_at": reading.day_read_at,
+                    "day_balance": reading.day_balance,
+                    "day_ledger": reading.day_ledger,
+                }
+                for reading in readings
+            ],
         )
 
     def coin_rates(self) -> tuple[ExchangeRate, ...]:
@@ -467,11 +469,18 @@ class Transaction:
             ExchangeRate(Currency(row.currency), row.usd_per_unit, row.as_of, row.source) for row in rows
         )
 
-    def put_coin_rate(self, rate: ExchangeRate) -> None:
-        self.session.merge(
-            CoinRateRow(
-                currency=rate.currency, usd_per_unit=rate.usd_per_unit, as_of=rate.as_of, source=rate.source
-            )
+    def put_coin_rates(self, rates: Iterable[ExchangeRate]) -> None:
+        self._put_all(
+            CoinRateRow,
+            [
+                {
+                    "currency": rate.currency,
+                    "usd_per_unit": rate.usd_per_unit,
+                    "as_of": rate.as_of,
+                    "source": rate.source,
+                }
+                for rate in rates
+            ],
         )
 
     # -- nodes, jobs, hosts
@@ -484,14 +493,13 @@ class Transaction:
         *,
         now: datetime,
     ) -> None:
-        self.session.merge(
-            NodeFactRow(
-                lease_id=lease.lease_id,
-                server_id=lease.server_id,
-                measured_at=now,
-                facts=codec.encode(facts),
-                discrepancies=[codec.encode(each) for each in discrepancies],
-            )
+        self._put(
+            NodeFactRow,
+            lease_id=lease.lease_id,
+            server_id=lease.server_id,
+            measured_at=now,
+            facts=codec.encode(facts),
+            discrepancies=[codec.encode(each) for each in discrepancies],
         )
 
     def node_facts(self, lease_id: LeaseId) -> NodeFacts | None:
@@ -523,20 +531,28 @@ class Transaction:
     def put_job(
         self, job_id: str, lease_id: LeaseId, phase: str, attempt: int, *, now: datetime, state: str
     ) -> None:
-        row = self.session.get(JobRow, job_id)
-        if row is None:
-            row = JobRow(
-                job_id=job_id, lease_id=lease_id, phase=phase, attempt=attempt, started_at=now, state=state
-            )
-        row.state = state
-        if state != "running":
-            row.finished_at = row.finished_at or now
-        self.session.add(row)
+        row = self._execute(_ONE_JOB, {"the_job": job_id}).first()
+        finished_at = None if row is None else row.finished_at
+        self._put(
+            JobRow,
+            job_id=job_id,
+            lease_id=lease_id,
+            phase=phase,
+            attempt=attempt if row is None else row.attempt,
+            started_at=now if row is None else row.started_at,
+            finished_at=finished_at if state == "running" else finished_at or now,
+            state=state,
+            detail="" if row is None else row.detail,
+        )
 
     def add_host_fault(self, fault: HostFault) -> None:
-        self.session.add(
-            HostFaultRow(server_id=fault.server_id, at=fault.at, reason=fault.reason, cost_usd=fault.cost_usd)
-        )
+        columns = {
+            "server_id": fault.server_id,
+            "at": fault.at,
+            "reason": fault.reason,
+            "cost_usd": fault.cost_usd,
+        }
+        self._execute(_ADD_FAULT, columns)
 
     def host_faults(self, *, since: datetime | None = None) -> tuple[HostFault, ...]:
         """Oldest first; None: all that are remembered."""
@@ -565,21 +581,17 @@ class Transaction:
 
     def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
         """Remember an order that is not ours; true when it is new to us."""
-        row = self.session.get(ForeignOrderRow, order.order_id)
-        is_new = row is None
-        if row is None:
-            row = ForeignOrderRow(
-                order_id=order.order_id,
-                server_id=order.server_id,
-                first_seen_at=now,
-                last_seen_at=now,
-                usd_per_day=usd_per_day,
-            )
-        is_new = is_new or row.server_id != order.server_id
-        row.server_id = order.server_id
-        row.last_seen_at = now
-        self.session.add(row)
-        return is_new
+        row = self._execute(_ONE_FOREIGN, {"the_order": order.order_id}).first()
+        self._put(
+            ForeignOrderRow,
+            order_id=order.order_id,
+            server_id=order.server_id,
+            first_seen_at=now if row is None else row.first_seen_at,
+            last_seen_at=now,
+            usd_per_day=usd_per_day if row is None else row.usd_per_day,
+            consented_at=None if row is None else row.consented_at,
+        )
+        return row is None or row.server_id != order.server_id
 
     def note_consent(self, order_id: OrderId, *, now: datetime) -> None:
         """The user said, of this very order, that it may be ended though it is not ours."""
@@ -599,15 +611,14 @@ class Transaction:
         return tuple((OrderId(row.order_id), ServerId(row.server_id), row.usd_per_day) for row in rows)
 
     def add_event(self, event: Event) -> None:
-        self.session.add(
-            EventRow(
-                at=event.at,
-                name=event.name,
-                text=event.text,
-                deployment_id=event.deployment_id or "",
-                lease_id=event.lease_id or "",
-            )
-        )
+        columns = {
+            "at": event.at,
+            "name": event.name,
+            "text": event.text,
+            "deployment_id": event.deployment_id or "",
+            "lease_id": event.lease_id or "",
+        }
+        self._execute(_ADD_EVENT, columns)
 
     def events(
         self, deployment_id: DeploymentId | None = None, *, after_id: int = 0, limit: int = 200
@@ -644,11 +655,20 @@ class Transaction:
     def _execute(
         self, statement: Executable, values: Mapping[str, object] | None = None
     ) -> CursorResult[Any]:
-        """Without the object layer, which takes most of the time of what each tick asks; what was put before
-        is written first. A statement that is made once keeps its key in SQLAlchemy's cache of compiled ones:
-        making it anew costs as much as SQLite does."""
-        self.session.flush()
-        return self.session.connection().execute(statement, values)
+        """Without the object layer; what was put as an object before is written first. A statement that is
+        made once keeps its key in SQLAlchemy's cache of compiled ones: making it anew costs as much as SQLite
+        does."""
+        self.flush()
+        return self._connection.execute(statement, values)
+
+    def _put(self, kind: type[SQLModel], **columns: object) -> None:
+        """A row and all its columns, whether or not there is one of its key."""
+        self._put_all(kind, [columns])
+
+    def _put_all(self, kind: type[SQLModel], rows: list[dict[str, object]]) -> None:
+        if rows:
+            self.flush()
+            self._connection.execute(_upsert(kind, self._connection.dialect.name), rows)
 
     # -- usage
 
@@ -691,32 +711,30 @@ class Transaction:
 
     def add_load(self, deployment_id: DeploymentId, part: LoadSample) -> None:
         """Add to the minute that `part` belongs to."""
-        row = self.session.get(LoadRow, (deployment_id, part.started_at))
+        key = {"the_deployment": deployment_id, "the_minute": part.started_at}
+        row = self._execute(_ONE_LOAD, key).first()
         total = part if row is None else _load(row).plus(part)
-        self.session.merge(
-            LoadRow(
-                deployment_id=deployment_id,
-                minute=total.started_at,
-                requests=total.requests,
-                turned_away=total.turned_away,
-                prompt_tokens=total.prompt_tokens,
-                generated_tokens=total.generated_tokens,
-                running=total.running,
-                waiting=total.waiting,
-                serving=total.serving,
-                first_byte_s=total.first_byte_s,
-            )
+        self._put(
+            LoadRow,
+            deployment_id=deployment_id,
+            minute=total.started_at,
+            requests=total.requests,
+            turned_away=total.turned_away,
+            prompt_tokens=total.prompt_tokens,
+            generated_tokens=total.generated_tokens,
+            running=total.running,
+            waiting=total.waiting,
+            serving=total.serving,
+            first_byte_s=total.first_byte_s,
         )
 
     def load(self, deployment_id: DeploymentId, *, since: datetime) -> tuple[LoadSample, ...]:
         """By minute, oldest first."""
-        query = select(LoadRow).where(
-            col(LoadRow.deployment_id) == deployment_id, col(LoadRow.minute) >= since
-        )
-        return tuple(_load(row) for row in self.session.exec(query.order_by(col(LoadRow.minute))))
+        rows = self._execute(_LOAD_SINCE, {"the_deployment": deployment_id, "since": since})
+        return tuple(map(_load, rows))
 
     def drop_load(self, *, before: datetime) -> None:
-        self.session.execute(delete(LoadRow).where(col(LoadRow.minute) < before))
+        self._execute(_DROP_LOAD, {"before": before})
 
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         values: dict[str, object] = {"finished_at": now, "trouble": trouble}
@@ -733,13 +751,8 @@ class Transaction:
     def prune(self, *, before: datetime) -> None:
         """Forget what no decision needs any more: finished intents, jobs and foreign orders from before
         `before`. Leases and ledger stay: they are the account of the money."""
-        intent, job = IntentRow, JobRow
-        for statement in (
-            delete(intent).where(col(intent.state).in_(_CLOSED), col(intent.finished_at) < before),
-            delete(job).where(col(job.started_at) < before),
-            delete(ForeignOrderRow).where(col(ForeignOrderRow.last_seen_at) < before),
-        ):
-            self.session.execute(statement)
+        for statement in _PRUNE:
+            self._execute(statement, {"before": before})
 
 
 def _table(row: type[SQLModel]) -> Table:
@@ -747,10 +760,21 @@ def _table(row: type[SQLModel]) -> Table:
     return found
 
 
+@cache
+def _upsert(kind: type[SQLModel], dialect: str) -> Executable:
+    table = _table(kind)
+    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={each.name: statement.excluded[each.name] for each in table.c if not each.primary_key},
+    )
+
+
 # What each tick asks, made once.
 _LEADERSHIP, _TICK, _EVENT = _table(LeadershipRow), _table(TickRow), _table(EventRow)
 _LEASE, _INTENT, _SEGMENT = _table(LeaseRow), _table(IntentRow), _table(LedgerSegmentRow)
-_FAULT, _FOREIGN = _table(HostFaultRow), _table(ForeignOrderRow)
+_FAULT, _FOREIGN, _JOB = _table(HostFaultRow), _table(ForeignOrderRow), _table(JobRow)
+_DEPLOYMENT = _table(DeploymentRow)
 _SINCE = bindparam("since", type_=UtcDateTime())
 _THE_LEADER = sa_select(
     _LEADERSHIP.c.token, _LEADERSHIP.c.holder, _LEADERSHIP.c.expires_at, _LEADERSHIP.c.beat
@@ -764,7 +788,7 @@ _DROP_OLD_EVENTS = delete(_EVENT).where(
     _EVENT.c.event_id
     <= sa_select(func.max(_EVENT.c.event_id)).scalar_subquery() - bindparam("kept", type_=Integer())
 )
-_LEASES = sa_select(_LEASE.c.document, _LEASE.c.plan)
+_LEASES = sa_select(_LEASE.c.document, cast(_LEASE.c.plan, Text).label("plan"))
 _THE_OPEN_LEASES = _LEASES.where(_LEASE.c.state.in_(_OPEN_LEASES)).order_by(_LEASE.c.created_at)
 _LEASES_SINCE = _LEASES.where(or_(_LEASE.c.created_at >= _SINCE, _LEASE.c.ended_at >= _SINCE)).order_by(
     _LEASE.c.created_at
@@ -815,10 +839,54 @@ _UNSETTLED = (
     .distinct()
     .order_by(_SEGMENT.c.order_id)
 )
+_DEPLOYMENTS = sa_select(_DEPLOYMENT).order_by(_DEPLOYMENT.c.created_at)
+_ONE_DEPLOYMENT = sa_select(_DEPLOYMENT).where(_DEPLOYMENT.c.deployment_id == bindparam("the_deployment"))
+_SEGMENT_IDS = (
+    sa_select(_SEGMENT.c.segment_id)
+    .where(_SEGMENT.c.order_id == bindparam("the_order"))
+    .order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
+)
+_ORDER_SEGMENTS = _SEGMENTS.where(_SEGMENT.c.order_id == bindparam("the_order")).order_by(
+    _SEGMENT.c.started_at, _SEGMENT.c.segment_id
+)
+_SET_SEGMENT = update(_SEGMENT).where(_SEGMENT.c.segment_id == bindparam("the_segment"))
+_NOTE_SPEND = (
+    update(_SEGMENT)
+    .where(
+        _SEGMENT.c.order_id == bindparam("the_order"),
+        _SEGMENT.c.started_at == bindparam("the_start"),
+        _SEGMENT.c.settled_at.is_(None),
+    )
+    .values(market_spend=bindparam("spend"))
+)
+_NOTE_LEASE = update(_LEASE).where(_LEASE.c.lease_id == bindparam("the_lease"))
+_ONE_FOREIGN = sa_select(_FOREIGN).where(_FOREIGN.c.order_id == bindparam("the_order"))
+_ONE_JOB = sa_select(_JOB).where(_JOB.c.job_id == bindparam("the_job"))
+_START_UPS = (
+    sa_select(_table(StartUpRow).c.took_s)
+    .where(_table(StartUpRow).c.deployment_id == bindparam("the_deployment"))
+    .order_by(_table(StartUpRow).c.served_at.desc())
+    .limit(bindparam("most", type_=Integer()))
+)
+_LOAD = sa_select(_table(LoadRow))
+_ONE_LOAD = _LOAD.where(
+    _table(LoadRow).c.deployment_id == bindparam("the_deployment"),
+    _table(LoadRow).c.minute == bindparam("the_minute"),
+)
+_LOAD_SINCE = _LOAD.where(
+    _table(LoadRow).c.deployment_id == bindparam("the_deployment"), _table(LoadRow).c.minute >= _SINCE
+).order_by(_table(LoadRow).c.minute)
+_DROP_LOAD = delete(_table(LoadRow)).where(_table(LoadRow).c.minute < bindparam("before"))
+_PRUNE = (
+    delete(_INTENT).where(_INTENT.c.state.in_(_CLOSED), _INTENT.c.finished_at < bindparam("before")),
+    delete(_JOB).where(_JOB.c.started_at < bindparam("before")),
+    delete(_FOREIGN).where(_FOREIGN.c.last_seen_at < bindparam("before")),
+)
 _GUARD = sa_select(_table(FleetGuardRow))
 _WANTED = sa_select(_table(WantedRow))
 _WALLETS = sa_select(_table(WalletReadingRow)).order_by(_table(WalletReadingRow).c.currency)
 _COIN_RATES = sa_select(_table(CoinRateRow)).order_by(_table(CoinRateRow).c.currency)
+_ADD_SEGMENT, _ADD_FAULT, _ADD_EVENT = insert(_SEGMENT), insert(_FAULT), insert(_EVENT)
 _FAULTS = sa_select(_FAULT).order_by(_FAULT.c.at)
 _FAULTS_SINCE = _FAULTS.where(_FAULT.c.at >= _SINCE)
 _VERDICTS = sa_select(_table(HostVerdictRow)).order_by(_table(HostVerdictRow).c.verdict_id)
@@ -843,7 +911,7 @@ def _usage(row: UsageRow) -> UsageHour:
     )
 
 
-def _load(row: LoadRow) -> LoadSample:
+def _load(row: Row[Any]) -> LoadSample:
     return LoadSample(
         started_at=row.minute,
         length_s=MINUTE_S,
@@ -858,9 +926,11 @@ def _load(row: LoadRow) -> LoadSample:
     )
 
 
-def _deployment(row: DeploymentRow) -> Deployment:
-    columns = row.model_dump(exclude={"model", "policy"})
-    return codec.decode(Deployment, columns | (row.policy or {}))
+def _deployment(row: Row[Any]) -> Deployment:
+    columns = dict(row._mapping)
+    del columns["model"]  # a copy of the requirement's, to query by
+    policy = columns.pop("policy") or {}
+    return codec.decode(Deployment, columns | policy)
 
 
 def _intent(row: Row[Any]) -> Intent:
@@ -880,7 +950,13 @@ def _intent(row: Row[Any]) -> Intent:
 
 
 def _lease(row: Row[Any]) -> Lease:
-    return codec.decode(Lease, {**row.document, "plan": row.plan})
+    return codec.decode(Lease, {**row.document, "plan": _plan(row.plan)})
+
+
+@lru_cache(maxsize=PLANS_KEPT)
+def _plan(text: str) -> Plan:
+    """A plan is long, and the same in each tick."""
+    return codec.decode(Plan, from_json(text))
 
 
 def _beliefs(lease: Lease) -> dict[str, Any]:
@@ -898,7 +974,7 @@ def _beliefs(lease: Lease) -> dict[str, Any]:
     }
 
 
-def _segment(row: LedgerSegmentRow | Row[Any]) -> LedgerSegment:
+def _segment(row: Row[Any]) -> LedgerSegment:
     return LedgerSegment(
         lease_id=LeaseId(row.lease_id),
         deployment_id=DeploymentId(row.deployment_id),
