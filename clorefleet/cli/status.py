@@ -83,7 +83,7 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
                     [
                         (
                             each.deployment_id,
-                            each.state if replica.phase == "serving" else replica.phase,
+                            each.state if replica.state == "serving" else replica.state,
                             f"{replica.slot} {replica.setup}",
                             str(replica.server_id),
                             age(replica.in_phase),
@@ -153,6 +153,8 @@ def _show_notes(text: str, replicas: tuple[ReplicaStatus, ...], deployment_id: s
             )
         elif replica.progress:
             note(f"  {deployment_id}: {replica.progress}")
+        if replica.degraded:
+            note(f"  {deployment_id}: replica {replica.slot} is degraded: {replica.degraded}")
         if replica.weights:
             note(f"  {deployment_id}: estimated: {replica.weights}")
 

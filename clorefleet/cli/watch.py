@@ -193,6 +193,8 @@ def _show_replica(replica: ReplicaStatus, *, is_sandbox: bool) -> None:
         f"Speed for one stream: {replica.predicted_tokens_per_s:.1f} tok/s predicted, "
         f"{measured:.1f} measured {what}."
     )
+    if replica.degraded:
+        say(f"It is degraded: {replica.degraded}. It serves, and costs the same.")
 
 
 def watch_until_stopped(store: Store, connection: Connection, deployment_id: str) -> Decimal:

@@ -143,6 +143,8 @@ class Lease:
     measured_together_tokens_per_s: float | None = None
     """Of `measured_streams` requests at once, all together; with the plan's prediction, a calibration."""
     measured_streams: int = 1
+    degraded: str = ""
+    """Serves, and slower than it should: by how much; "" where it is as fast as planned or nobody knows."""
     engine_is_simulated: bool = False
     """The engine's own model card says that it only simulates its hardware."""
     unhealthy_since: datetime | None = None

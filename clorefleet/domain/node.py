@@ -145,6 +145,9 @@ class NodeView:
     measured_streams: int = 1
     speed_is_comparable: bool = False
     """The measured speed is that of the rented hardware, and may be held against the prediction."""
+    simulated_tokens_per_s: float | None = None
+    """What a sandbox's stand-in says that the hardware it simulates would do: held against the prediction in
+    place of the measured speed, which is this machine's."""
     engine_is_simulated: bool = False
     in_flight: int = 0
     """Requests the gateway has under way on this replica."""

@@ -151,6 +151,8 @@ class Plan:
     speed: Speed
     price: Price
     reasons: tuple[str, ...] = ()
+    min_tokens_per_s: float = 0.0
+    """For one stream: what the user asked for, else the recipe's floor. A replica below it is given back."""
 
     @property
     def key(self) -> str:

@@ -154,6 +154,8 @@ class Advance:
     measured_together_tokens_per_s: float | None = None
     measured_streams: int = 1
     engine_is_simulated: bool = False
+    degraded: str = ""
+    """Why it serves and is called degraded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -435,6 +435,7 @@ class Executor:
             measured_streams=max(action.measured_streams, lease.measured_streams),
             launches=0 if begins_afresh else lease.launches,
             engine_is_simulated=action.engine_is_simulated or lease.engine_is_simulated,
+            degraded=action.degraded,
             unhealthy_since=None,
         )
         if action.facts is not None:

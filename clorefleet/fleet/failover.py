@@ -99,24 +99,35 @@ def _corrected_launches(lease: Lease) -> int:
 
 def verified(lease: Lease, view: NodeView, limits: FleetLimits) -> Advance | GiveBack:
     """It passed the checks. Its speed decides whether it serves, serves as degraded, or goes back."""
-    predicted, measured = lease.plan.speed.decode_tokens_per_s, view.measured_tokens_per_s
-    reason = "it answered what it was asked"
-    if view.speed_is_comparable and measured is not None and predicted > 0:
-        share = measured / predicted
-        told = f"{measured:.1f} tok/s measured, {predicted:.1f} predicted"
-        if share < limits.give_back_share:
-            text = f"it is too slow: {told}"
+    predicted, floor = lease.plan.speed.decode_tokens_per_s, lease.plan.min_tokens_per_s
+    speed, how = _comparable_speed(view)
+    reason, degraded = "it answered what it was asked", ""
+    if speed is not None:
+        told = f"{speed:.1f} tok/s {how}, {predicted:.1f} predicted"
+        is_far_below = speed < predicted * limits.give_back_share
+        if is_far_below or speed < floor * limits.floor_tolerance:
+            text = f"it is too slow: {told}" + ("" if is_far_below else f", and at least {floor:.1f} wanted")
             return GiveBack(lease.lease_id, text, blocks_host=True, cause=Cause.TOO_SLOW)
-        reason += f"; degraded: {told}" if share < limits.degraded_share else f"; {told}"
+        if speed < max(predicted * limits.degraded_share, floor):
+            degraded = told
+        reason += f"; degraded: {told}" if degraded else f"; {told}"
     return Advance(
         lease.lease_id,
         Phase.SERVING,
         reason,
-        measured_tokens_per_s=measured,
+        measured_tokens_per_s=view.measured_tokens_per_s,
         measured_together_tokens_per_s=view.measured_together_tokens_per_s,
         measured_streams=view.measured_streams,
         engine_is_simulated=view.engine_is_simulated,
+        degraded=degraded,
     )
+
+
+def _comparable_speed(view: NodeView) -> tuple[float | None, str]:
+    """What may be held against the prediction, and how it was had; None where nothing may."""
+    if view.simulated_tokens_per_s is not None:
+        return view.simulated_tokens_per_s, "simulated"
+    return (view.measured_tokens_per_s if view.speed_is_comparable else None), "measured"
 
 
 def _why(view: NodeView) -> str:

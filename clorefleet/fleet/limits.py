@@ -60,6 +60,9 @@ class FleetLimits:
     """Of the predicted speed for one stream: a replica below it serves, and is called degraded."""
     give_back_share: float = 0.35
     """Below this its server is given back. Both are assumed: most predictions lie within a factor of two."""
+    floor_tolerance: float = 0.85
+    """Of the speed that was asked for: the first measurement is short, and has a prompt and the line in it
+    [assumed]. Below it the server is given back."""
     unhealthy: timedelta = timedelta(minutes=3)
     """How long a serving replica may fail to answer before its server is given back."""
     order_ct_skew: timedelta = timedelta(minutes=10)

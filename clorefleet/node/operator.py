@@ -343,8 +343,10 @@ class NodeOperator:
             measured_tokens_per_s=result.tokens_per_s,
             measured_together_tokens_per_s=result.together_tokens_per_s,
             measured_streams=result.streams,
-            # A sandbox's engine runs on this machine, whatever its server would have done.
+            # A sandbox's engine runs on this machine, whatever its server would have done. Its stand-ins
+            # tell what that is; of a server on the market the same words are believed by nobody.
             speed_is_comparable=not self._allow_loopback,
+            simulated_tokens_per_s=result.simulated_tokens_per_s if self._allow_loopback else None,
             engine_is_simulated=result.is_simulated,
         )
 

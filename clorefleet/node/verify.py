@@ -13,6 +13,7 @@ A question is asked twice in other words before an answer counts as wrong: a sma
 from __future__ import annotations
 
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -83,6 +84,8 @@ class VerifyResult:
     streams: int = 1
     is_simulated: bool = False
     """The engine's own model card says that it only simulates its hardware."""
+    simulated_tokens_per_s: float | None = None
+    """And what that hardware would do for one stream. Whoever runs the engine can write anything there."""
 
 
 class _Failed(Exception):
@@ -102,7 +105,8 @@ def verify(
     found = VerifyResult(False)
     try:
         with engine_client(socket) as client:
-            found = replace(found, is_simulated=_says_simulated(client))
+            is_simulated, speed = _simulated(client)
+            found = replace(found, is_simulated=is_simulated, simulated_tokens_per_s=speed)
             _check_context(client, setup)
             for warm_up in engine_of(setup.engine).warm_up(setup):
                 complete(client, warm_up)
@@ -132,8 +136,12 @@ def _cause_of(refusal: str) -> Cause | None:
 # -- the checks
 
 
-def _says_simulated(client: httpx.Client) -> bool:
-    return any(card.get("simulated") is True for card in _cards(client))
+def _simulated(client: httpx.Client) -> tuple[bool, float | None]:
+    """Whether the engine calls itself simulated, and the speed it names for its hardware."""
+    cards = [card for card in _cards(client) if card.get("simulated") is True]
+    speeds = [card.get("simulated_tokens_per_s") for card in cards]
+    told = next((float(each) for each in speeds if isinstance(each, (int, float))), None)
+    return bool(cards), told if told is not None and 0 < told < math.inf else None
 
 
 def _cards(client: httpx.Client) -> list[dict[str, Any]]:

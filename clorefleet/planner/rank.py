@@ -180,7 +180,10 @@ class _Judge:
                 hosted=self._recipe.hosted_price,
             )
             if price is not None:
-                plans.append(Plan(offer, chosen.setup, chosen.fit, chosen.speed, price))
+                floor = self._shapes.floors.decode_tokens_per_s
+                plans.append(
+                    Plan(offer, chosen.setup, chosen.fit, chosen.speed, price, min_tokens_per_s=floor)
+                )
         affordable = [plan for plan in plans if not _is_over(plan, requirement)]
         best = min(affordable or plans, key=lambda plan: plan_key(plan, requirement.objective), default=None)
         if best is None:

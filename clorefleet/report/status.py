@@ -21,6 +21,8 @@ class ReplicaStatus:
     lease_id: str
     slot: int
     phase: Phase
+    state: str
+    """`degraded` where it serves slower than it should, else its phase."""
     in_phase: timedelta
     server_id: int
     order_id: int | None
@@ -36,6 +38,8 @@ class ReplicaStatus:
     """Before and during the download: how large, how long and until when, as estimated; then ""."""
     predicted_tokens_per_s: float
     measured_tokens_per_s: float | None
+    degraded: str
+    """By how much it is slower than it should; "" where it is not, or nobody knows."""
     engine_is_simulated: bool
     reason: str
     is_cancel_pending: bool
@@ -145,6 +149,7 @@ def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> 
         lease_id=lease.lease_id,
         slot=lease.slot,
         phase=lease.phase,
+        state="degraded" if lease.degraded and lease.phase is Phase.SERVING else str(lease.phase),
         in_phase=now - lease.phase_since,
         server_id=lease.server_id,
         order_id=lease.order_id,
@@ -157,6 +162,7 @@ def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> 
         weights=_weights(lease),
         predicted_tokens_per_s=plan.speed.decode_tokens_per_s,
         measured_tokens_per_s=lease.measured_tokens_per_s,
+        degraded=lease.degraded if lease.phase is Phase.SERVING else "",
         engine_is_simulated=lease.engine_is_simulated,
         reason=lease.reason,
         is_cancel_pending=lease.state is LeaseState.ENDING,

@@ -199,6 +199,39 @@ def test_one_somewhat_below_serves_and_is_called_degraded():
     assert step.measured_streams == 4
 
 
+@pytest.mark.parametrize(
+    "floor, measured, step, is_degraded",
+    [
+        (80.0, 60.0, GiveBack, False),  # below what was asked for by more than a short measurement errs
+        (80.0, 70.0, Advance, True),  # a little below it
+        (80.0, 85.0, Advance, False),
+        (0.0, 50.0, Advance, True),
+        (0.0, 65.0, Advance, False),
+    ],
+)
+def test_a_replica_below_the_speed_that_was_asked_for_goes_back_and_one_just_below_is_degraded(
+    floor: float, measured: float, step: type, is_degraded: bool
+):
+    """The plan predicts 100 tok/s; the floor is --min-speed, else the recipe's."""
+    held = lease(phase=Phase.VERIFYING, plan=replace(plan(), min_tokens_per_s=floor))
+    view = NodeView(answered=True, measured_tokens_per_s=measured, speed_is_comparable=True)
+    found = failover.verified(held, view, DEFAULT_LIMITS)
+    assert isinstance(found, step), found
+    if isinstance(found, GiveBack):
+        assert found.blocks_host and found.cause is Cause.TOO_SLOW and "at least 80.0 wanted" in found.reason
+    else:
+        assert bool(found.degraded) is is_degraded
+
+
+def test_in_the_sandbox_what_the_simulated_hardware_would_do_decides_and_not_this_machine():
+    busy = {"speed_is_comparable": False, "engine_is_simulated": True}
+    assert isinstance(after_verify(3.0, simulated_tokens_per_s=95.0, **busy), Advance)
+    given = after_verify(90.0, simulated_tokens_per_s=20.0, **busy)
+    assert isinstance(given, GiveBack) and "20.0 tok/s simulated" in given.reason
+    step = after_verify(90.0, simulated_tokens_per_s=50.0, **busy)
+    assert isinstance(step, Advance) and "simulated" in step.degraded and step.measured_tokens_per_s == 90
+
+
 def test_one_near_its_prediction_serves_with_predicted_beside_measured():
     step = after_verify(90.0)
     assert isinstance(step, Advance) and "degraded" not in step.reason and "100.0 predicted" in step.reason

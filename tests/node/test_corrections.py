@@ -112,6 +112,15 @@ class Rented:
                 assert synced.job is not None and synced.job.state is JobState.SUCCEEDED, synced
                 self.start(Phase.LAUNCHING)
 
+    def verified(self) -> NodeView:
+        """The look that brings the result of the checks, all of which are passed."""
+        self.lease = replace(self.lease, phase=Phase.VERIFYING)
+        deadline_s = time.monotonic() + LIMIT_S
+        while (view := self.look()).answered is None and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        assert view.answered, view
+        return view
+
 
 @contextlib.contextmanager
 def rented(hub_url: str, folder: Path, state: Path, wanted: Setup, truth: ServerTruth) -> Iterator[Rented]:
@@ -159,12 +168,7 @@ def test_graphs_that_do_not_fit_are_cured_by_a_lower_memory_fraction(hub: Hub, t
         assert [view.job_cause for view in here.told] == [Cause.OUT_OF_VRAM]
         assert here.lease.corrections == (Correction.LOWER_MEMORY_FRACTION,)
         # The promises still hold: what the recipe's parsers do is asked of the corrected engine.
-        here.lease = replace(here.lease, phase=Phase.VERIFYING)
-        deadline_s = time.monotonic() + LIMIT_S
-        while (view := here.look()).answered is None and time.monotonic() < deadline_s:
-            time.sleep(0.2)
-        assert view.answered, view
-        assert isinstance(failover.verified(here.lease, view, DEFAULT_LIMITS), Advance)
+        assert isinstance(failover.verified(here.lease, here.verified(), DEFAULT_LIMITS), Advance)
 
 
 def test_a_context_too_long_is_cured_by_a_shorter_one_in_chunks(hub: Hub, tmp_path: Path):  # noqa: F811
@@ -210,6 +214,23 @@ def test_weights_damaged_on_the_servers_disk_are_fetched_again(hub: Hub, tmp_pat
         assert here.lease.corrections == (Correction.FETCH_AGAIN,)
         said = session.run_ok(shell("cat .clorefleet/jobs/*-syncing-again-1/log"))
         assert said.count("damaged on this disk") == 1 and "complete:" in said
+
+
+def test_a_gpu_that_is_far_slower_than_its_name_is_given_back_by_its_speed(hub: Hub, tmp_path: Path):  # noqa: F811
+    """In the sandbox too: the stand-in tells what its hardware would do, however busy this machine is."""
+    throttled = replace(ONE_H100, gpus=(replace(H100, memory_bandwidth_gb_s=400),))
+    said = []
+    for truth in (ONE_H100, throttled):
+        with rented(hub[0], hub[2], tmp_path / str(len(said)), setup(EngineName.SGLANG), truth) as here:
+            assert isinstance(here.launch(), NodeView)
+            view = here.verified()
+            assert view.simulated_tokens_per_s is not None
+            said.append(view.simulated_tokens_per_s)
+            speed = replace(here.lease.plan.speed, decode_tokens_per_s=said[0])
+            lease = replace(here.lease, plan=replace(here.lease.plan, speed=speed))
+            found = failover.verified(lease, view, DEFAULT_LIMITS)
+            assert isinstance(found, Advance if truth is ONE_H100 else GiveBack), found
+    assert isinstance(found, GiveBack) and found.cause is Cause.TOO_SLOW and "simulated" in found.reason
 
 
 def test_a_taken_port_is_cured_by_another(hub: Hub, tmp_path: Path):  # noqa: F811
