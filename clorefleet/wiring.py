@@ -119,6 +119,7 @@ def make_nodes(connection: Connection) -> NodeOperator:
     from clorefleet.config.recipes import load_recipes
     from clorefleet.node.operator import NodeOperator
     from clorefleet.node.verify import KNOWN_ANSWERS
+    from clorefleet.node.weights import mirror_of
 
     known_answers = KNOWN_ANSWERS
     if connection.profile.is_sandbox:
@@ -128,6 +129,8 @@ def make_nodes(connection: Connection) -> NodeOperator:
     return NodeOperator(
         connection.profile.state_dir,
         hub_url=connection.hub_url,
+        # The sandbox's nodes have a hub of their own, each with its own line.
+        mirror="" if connection.profile.is_sandbox else mirror_of(connection.hub_url),
         recipes=load_recipes(),
         allow_loopback=connection.allows_loopback_nodes,
         known_answers=known_answers,

@@ -83,6 +83,7 @@ def start_sync(
     token: Secret = NO_SECRET,
     donor: Donor | None = None,
     verifies_again: bool = False,
+    mirror: str = "",
 ) -> bool:
     """Start the download of `manifest` unless this job was started before; true when this call did.
 
@@ -99,6 +100,7 @@ def start_sync(
         sibling_token=NO_SECRET if donor is None else donor.token,
         sibling_bytes_per_s_min=0.0 if donor is None else donor.bytes_per_s_min,
         verifies_again=verifies_again,
+        mirror=mirror,
     )
     return jobs.start(session, job)
 

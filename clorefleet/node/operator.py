@@ -22,7 +22,7 @@ from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable,
 from clorefleet.domain.failure import Correction
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.lease import Lease, Phase
-from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
+from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, Measured, NodeFacts, NodeView
 from clorefleet.domain.order import Order, SshAddress
 from clorefleet.domain.recipe import EngineSupport, ImageVariant, Recipe
 from clorefleet.domain.secret import NO_HUB_ACCESS, HubAccess
@@ -75,9 +75,11 @@ class NodeOperator:
         known_answers: KnownAnswers = KNOWN_ANSWERS,
         hub_access: HubAccess = NO_HUB_ACCESS,
         relay_mbit_s: int = DEFAULT_RELAY_MBIT_S,
+        mirror: str = "",
     ) -> None:
+        """`hub_url` is asked for lists of files; servers fetch from `mirror`, else from their own hub."""
         self._state_dir = state_dir
-        self._hub_url = hub_url
+        self._hub_url, self._mirror = hub_url, mirror
         self._recipes = recipes
         self._allow_loopback = allow_loopback
         self._known_answers = known_answers
@@ -171,7 +173,13 @@ class NodeOperator:
         donor = self._siblings.choose(lease, manifest, hub_bytes_per_s=hub_bytes_per_s)
         token = self._hub_access.token_for(setup.repo)
         is_ours = bootstrap.start_sync(
-            session, job_id, manifest, token=token, donor=donor, verifies_again=_verifies_again(lease)
+            session,
+            job_id,
+            manifest,
+            token=token,
+            donor=donor,
+            verifies_again=_verifies_again(lease),
+            mirror=self._mirror,
         )
         if is_ours and donor is not None:
             self._siblings.begin(lease, job_id, donor, manifest)
@@ -275,10 +283,13 @@ class NodeOperator:
         facts = probe.probe(session)
         found = attest.compare(lease.plan.offer, facts, needs)
         if not any(each.is_fatal for each in found):
-            facts = replace(facts, measured=probe.measure(session, facts, self._sample(lease)))
+            facts = replace(facts, measured=self._measure(session, facts, lease))
             found = attest.compare(lease.plan.offer, facts, needs)
         self._facts[lease.lease_id] = facts
         return NodeView(facts=facts, discrepancies=found)
+
+    def _measure(self, session: NodeSession, facts: NodeFacts, lease: Lease) -> Measured:
+        return probe.measure(session, facts, self._sample(lease), mirror=self._mirror)
 
     def _look_at_install(self, session: NodeSession, lease: Lease) -> NodeView:
         """The job first, where there is one; then what is there."""

@@ -83,10 +83,10 @@ def probe(session: NodeSession, folder: str = "") -> NodeFacts:
     return parse_probe(result.stdout)
 
 
-def measure(session: NodeSession, facts: NodeFacts, sample: str = "") -> Measured:
+def measure(session: NodeSession, facts: NodeFacts, sample: str = "", *, mirror: str = "") -> Measured:
     """Time the server's memory, disk, line and GPUs for some seconds.
 
-    `sample` is a file of the weights, as a path below the address of the node's own hub.
+    `sample` is a file of the weights, as a path below the address of `mirror`, else of the node's own hub.
     A measurement that fails is skipped and says so: not every image has the tools.
 
     Raises:
@@ -99,7 +99,7 @@ def measure(session: NodeSession, facts: NodeFacts, sample: str = "") -> Measure
     try:
         session.write_file(path, program.read_bytes(), mode=0o700)
         result = session.run(
-            ("python3", path, session.home(), sample),
+            (*(("env", f"HF_ENDPOINT={mirror}") if mirror else ()), "python3", path, session.home(), sample),
             timeout_s=MEASURE_TIMEOUT_S,
             max_output_bytes=MEASURE_MAX_BYTES,
         )

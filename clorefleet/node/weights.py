@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from clorefleet.config.settings import DEFAULT_HUB_URL
 from clorefleet.domain.errors import WeightsFailed
 from clorefleet.domain.identity import JobId
 from clorefleet.domain.secret import NO_SECRET, Secret
@@ -113,6 +114,17 @@ class Manifest:
             return cls(document["repo"], document["revision"], files)
         except (KeyError, TypeError) as error:
             raise ValueError("no manifest") from error
+
+
+def mirror_of(hub_url: str) -> str:
+    """The hub that rented servers are told to use; "" leaves it to each server, whose own is the public one.
+
+    A mirror on this machine's loopback is nobody's there, and an address with a password is not given away.
+    """
+    parts = urlsplit(hub_url)
+    host = parts.hostname or ""
+    is_here = host == "localhost" or host == "::1" or host.startswith("127.")
+    return "" if hub_url == DEFAULT_HUB_URL or is_here or "@" in parts.netloc else hub_url
 
 
 def fetch_manifest(hub_url: str, setup: Setup, token: Secret = NO_SECRET) -> Manifest:
@@ -239,12 +251,13 @@ def sync_job(
     sibling_token: Secret = NO_SECRET,
     sibling_bytes_per_s_min: float = 0.0,
     verifies_again: bool = False,
+    mirror: str = "",
 ) -> JobSpec:
     """The job that brings the files of `manifest` to the node; `send_sync` must have gone before.
 
     `token` is the hub's. With `sibling_token` the downloader waits for a sibling's connections, and gives
-    them up below `sibling_bytes_per_s_min`. The node's environment may name another hub (HF_ENDPOINT). With
-    `verifies_again` files that have their names are not believed to be whole still.
+    them up below `sibling_bytes_per_s_min`. Without a `mirror` the node's environment may name a hub
+    (HF_ENDPOINT). With `verifies_again` files that have their names are not believed to be whole still.
     """
     secrets = {"HF_TOKEN": token, "SIBLING_TOKEN": sibling_token}
     return JobSpec(
@@ -257,6 +270,7 @@ def sync_job(
             "PROGRESS_FILE": f"{home}/.clorefleet/jobs/{job_id}/progress",
             "SIBLING_BYTES_PER_S_MIN": f"{sibling_bytes_per_s_min:.0f}",
             **({"VERIFY_AGAIN": "1"} if verifies_again else {}),
+            **({"HF_ENDPOINT": mirror} if mirror else {}),
         },
         {name: secret for name, secret in secrets.items() if secret.reveal()},
     )
