@@ -56,9 +56,9 @@ def logs(
     while True:
         with store.read() as tx:
             events = tx.events(deployment_id, after_id=seen, limit=lines)
-        if options.as_json:
+        if options.as_json and (events or not follow):
             print_json({"events": [_plain(each) for _, each in events]})
-        else:
+        elif not options.as_json:
             for _, event in events:
                 say(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.text}")
         seen = max([seen, *(event_id for event_id, _ in events)])

@@ -174,12 +174,14 @@ def main() -> int:
     try:
         code = app(standalone_mode=False, prog_name="clorefleet")
         _tell_what_does_not_end()
+        _tell_of_an_older_sandbox()
         return int(code) if isinstance(code, int) else 0
     except ClorefleetError as error:
         if options.debug:
             raise
         _print_error(error)
         _tell_what_does_not_end()
+        _tell_of_an_older_sandbox()
         return int(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted.\n")
@@ -210,6 +212,16 @@ def _tell_what_does_not_end() -> None:
             f"Order {each.order_id} still bills {each.per_hour}: {each.attempts} cancels did not end it "
             f"(last: {each.why}). It is asked again while the daemon runs; else end it on clore.ai.\n"
         )
+
+
+def _tell_of_an_older_sandbox() -> None:
+    """After an update of clorefleet the sandbox's server goes on as it was started."""
+    if not (options.has_run and options.sandbox):
+        return
+    from clorefleet.sandbox import process
+
+    if text := process.outdated(options.profile().sandbox_dir):
+        sys.stderr.write(text + "\n")
 
 
 def _foreign(error: Exception) -> int:

@@ -49,6 +49,8 @@ def serve(
     say(f"Simulated hub    {info.hub_url}")
     if show_key:
         say(f"API key          {info.api_key}")
+    if text := process.outdated(profile.sandbox_dir):
+        note(text)
     if (seed or info.seed, time_factor or info.time_factor) != (info.seed, info.time_factor):
         note("It was running already, with its own seed and time. `clorefleet sandbox reset` starts anew.")
 

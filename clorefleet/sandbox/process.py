@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clorefleet import __version__
 from clorefleet.domain.errors import SandboxError
 from clorefleet.sandbox.clock import ClockAnchor
 from clorefleet.sandbox.statedir import StateDir
@@ -39,9 +41,32 @@ class SandboxInfo:
     clock: ClockAnchor
     """Simulated now = base + (real now - real) x factor. After the control call `advance`: read again."""
     started_at: float
+    code: str
+    """`code_version` of the program that it runs; "" of one that did not say it yet."""
     state_dir: Path
     api_key: str = field(repr=False)
     control_token: str = field(repr=False)
+
+
+def code_version() -> str:
+    """Of the sandbox's code in this installation: the release, and a sum over its files, which a release that
+    is being worked on changes without another number."""
+    total = 0
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        total = zlib.crc32(file.read_bytes(), total)
+    return f"{__version__}+{total:08x}"
+
+
+def outdated(state_dir: Path) -> str:
+    """What to tell the user where the sandbox that runs is not of this installation's code; else ""."""
+    info = find(state_dir)
+    if info is None or info.code == code_version():
+        return ""
+    version = info.code.partition("+")[0] or "an older version"
+    return (
+        f"The sandbox's server was started by another clorefleet ({version}) and goes on with its code. "
+        "`clorefleet sandbox stop` ends it; its orders wait for the next start."
+    )
 
 
 def find(state_dir: Path) -> SandboxInfo | None:
@@ -60,6 +85,7 @@ def find(state_dir: Path) -> SandboxInfo | None:
         time_factor=info["time_factor"],
         clock=ClockAnchor(**info["clock"]),
         started_at=info["started_at"],
+        code=info.get("code", ""),
         state_dir=state_dir,
         api_key=info["api_key"],
         control_token=info["control_token"],

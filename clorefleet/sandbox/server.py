@@ -33,6 +33,7 @@ from clorefleet.sandbox.lines import NodeLines
 from clorefleet.sandbox.market import Market
 from clorefleet.sandbox.nodes import LOOPBACK, NodeKeeper, NoRack, Rack
 from clorefleet.sandbox.occupancy import Occupancy
+from clorefleet.sandbox.process import code_version
 from clorefleet.sandbox.records import Records, Remembered
 from clorefleet.sandbox.settings import SandboxSettings
 from clorefleet.sandbox.statedir import StateDir
@@ -278,6 +279,7 @@ class SandboxServer:
             "time_factor": self.settings.time_factor,
             "clock": asdict(self.clock.anchor()),
             "started_at": self.clock.real_unix_s(),
+            "code": code_version(),
         }
 
     def _publish(self) -> None:

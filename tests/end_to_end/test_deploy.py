@@ -17,6 +17,7 @@ import pytest
 
 from clorefleet.sandbox import process as sandbox
 from tests.cli.conftest import CommandLine
+from tests.cli.test_logs import following
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
 DEPLOY = ("deploy", "smollm2-135m", "--budget", "16/day", "--sandbox")
@@ -84,6 +85,12 @@ def test_from_budget_to_tokens_to_a_closed_ledger(home: CommandLine):
     on_node = home("ssh", "smollm2-135m", "--sandbox", "--", "cat", "/proc/1/comm", "/etc/shadow-of-host")
     assert "No such file" in on_node.err
     assert "llama" in home("logs", "smollm2-135m", "--engine", "-n", "500", "--sandbox").out.lower()
+    with following(home, "logs", "smollm2-135m", "--engine", "--follow", "--sandbox") as (lines, _):
+        assert lines.get(timeout=60)  # the end of what is there
+        said = "f=$(ls .clorefleet/jobs/*-launching-1/log); echo the engine says more >> $f"
+        assert home("ssh", "smollm2-135m", "--sandbox", "--", "sh", "-c", said).code == 0
+        while "the engine says more" not in lines.get(timeout=60):
+            pass
 
     time.sleep(max(0.0, 660 / TIME_FACTOR))  # past minute 10: the creation fee is charged
     stopped = home("stop", "smollm2-135m", "--sandbox")

@@ -67,6 +67,23 @@ def addressed_order(info: SandboxInfo) -> dict[str, Any]:
     raise AssertionError("the order got no address")
 
 
+@pytest.mark.parametrize("code, told", [(None, "an older version"), ("0.0.9+00c0ffee", "0.0.9")])
+def test_a_sandbox_of_another_version_is_found_out_and_the_user_told_how_to_end_it(
+    folder: Path, code: str | None, told: str
+) -> None:
+    process.ensure_running(folder, seed=5, extra_arguments=QUICK)
+    assert process.outdated(folder) == ""
+    state = StateDir(folder)
+    written = state.read_info()
+    assert written is not None and written.pop("code") == process.code_version()
+    # As the version before the update left it, or one before there was such a field.
+    state.write_info(written if code is None else written | {"code": code})
+    text = process.outdated(folder)
+    assert told in text and "clorefleet sandbox stop" in text
+    process.stop(folder)
+    assert process.outdated(folder) == ""
+
+
 def test_killed_sandbox_comes_back_with_its_orders_money_key_ports_and_later_time(folder: Path) -> None:
     first = process.ensure_running(folder, seed=3, time_factor=600, extra_arguments=QUICK)
     rent_one(first)
