@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from clorefleet.config.places import make_private_dir, write_private_file
 from clorefleet.config.settings import DEFAULT_RELAY_MBIT_S
 from clorefleet.domain.download import BYTES_PER_MBIT, estimate
 from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable, WeightsFailed, WrongNonce
@@ -32,10 +31,12 @@ from clorefleet.engine import engine_of
 from clorefleet.engine.base import EngineMetrics
 from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
-from clorefleet.node import attest, bootstrap, install, jobs, probe, push, sibling, weights
+from clorefleet.node import attest, bootstrap, install, jobs, probe, push, sibling
 from clorefleet.node.keys import delete_keys, kept_keys, load_keys, make_keys
+from clorefleet.node.manifests import Manifests
 from clorefleet.node.pool import SessionPool
-from clorefleet.node.session import ForbiddenAddress, NodeSession
+from clorefleet.node.reach import ForbiddenAddress
+from clorefleet.node.session import NodeSession
 from clorefleet.node.tunnel import Tunnel, socket_path
 from clorefleet.node.verify import KNOWN_ANSWERS, KnownAnswers, VerifyResult, verify
 from clorefleet.node.weights import Manifest
@@ -79,7 +80,7 @@ class NodeOperator:
     ) -> None:
         """`hub_url` is asked for lists of files; servers fetch from `mirror`, else from their own hub."""
         self._state_dir = state_dir
-        self._hub_url, self._mirror = hub_url, mirror
+        self._mirror = mirror
         self._recipes = recipes
         self._allow_loopback = allow_loopback
         self._known_answers = known_answers
@@ -89,11 +90,11 @@ class NodeOperator:
         self._links_lock = threading.Lock()
         self._verifiers = ThreadPoolExecutor(VERIFIERS_MAX, thread_name_prefix="verify")
         self._verifications: dict[tuple[LeaseId, int], Future[VerifyResult]] = {}
-        self._manifests: dict[LeaseId, Manifest] = {}
+        self._manifests = Manifests(state_dir / "manifests", hub_url=hub_url, hub_access=hub_access)
         self._pushes = push.Pushes()
         self._facts: dict[LeaseId, NodeFacts] = {}
         self._siblings = sibling.Siblings(
-            self._session_to, self._known_manifest, relay_bytes_per_s=relay_mbit_s * BYTES_PER_MBIT
+            self._session_to, self._manifests.known, relay_bytes_per_s=relay_mbit_s * BYTES_PER_MBIT
         )
 
     # -- the fleet's edge
@@ -151,7 +152,7 @@ class NodeOperator:
         if phase is Phase.SYNCING and push.is_local(lease.plan.setup.repo):
             self._pushes.start(lease.lease_id, job_id, lambda: self._push_of(lease))
             return
-        manifest = self._manifest(lease)
+        manifest = self._manifests.of(lease)
         if phase is Phase.SYNCING:
             self._start_sync(session, lease, job_id, manifest)
             return
@@ -196,8 +197,7 @@ class NodeOperator:
         self._facts.pop(lease_id, None)
         self._close_tunnel(lease_id)
         self._pool.forget(lease_id)
-        self._manifests.pop(lease_id, None)
-        self._manifest_file(lease_id).unlink(missing_ok=True)
+        self._manifests.forget(lease_id)
         delete_keys(self._state_dir, lease_id)
 
     def kept_keys(self) -> frozenset[LeaseId]:
@@ -310,7 +310,7 @@ class NodeOperator:
         return push.Push(
             lease.plan.setup,
             lambda: self._session_to(lease),
-            lambda manifest: self._keep_manifest(lease.lease_id, manifest),
+            lambda manifest: self._manifests.keep(lease.lease_id, manifest),
             verifies_again=_verifies_again(lease),
         )
 
@@ -320,7 +320,7 @@ class NodeOperator:
         if push.is_local(lease.plan.setup.repo):
             return ""
         try:
-            manifest = self._manifest(lease)
+            manifest = self._manifests.of(lease)
         except WeightsFailed as error:
             log.warning("sample_not_known lease=%s why=%s", lease.lease_id, error.what)
             return ""
@@ -390,47 +390,6 @@ class NodeOperator:
     def _variant(self, lease: Lease) -> ImageVariant:
         """What the recipe says of the lease's image: whether the engine is installed on it, and how."""
         return self._support(lease).variant_of(lease.plan.setup.image)
-
-    def _manifest(self, lease: Lease) -> Manifest:
-        """The files of the lease's checkpoint: asked of the hub once in a lease's life, so that a restart of
-        ours and a moving branch of theirs change nothing between download and launch.
-
-        Raises:
-            WeightsFailed: the hub does not tell.
-        """
-        lease_id = lease.lease_id
-        if lease_id not in self._manifests:
-            self._manifests[lease_id] = self._load_manifest(lease_id) or self._fetch_manifest(lease)
-        return self._manifests[lease_id]
-
-    def _known_manifest(self, lease_id: LeaseId) -> Manifest | None:
-        return self._manifests.get(lease_id) or self._load_manifest(lease_id)
-
-    def _load_manifest(self, lease_id: LeaseId) -> Manifest | None:
-        try:
-            return Manifest.from_json(self._manifest_file(lease_id).read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            log.warning("manifest_unreadable lease=%s", lease_id)
-            return None
-
-    def _fetch_manifest(self, lease: Lease) -> Manifest:
-        setup = lease.plan.setup
-        if push.is_local(setup.repo):
-            raise WeightsFailed("The weights on this machine were not sent yet.", cause="not_found")
-        manifest = weights.fetch_manifest(self._hub_url, setup, self._hub_access.token_for(setup.repo))
-        self._keep_manifest(lease.lease_id, manifest)
-        return manifest
-
-    def _keep_manifest(self, lease_id: LeaseId, manifest: Manifest) -> None:
-        file = self._manifest_file(lease_id)
-        make_private_dir(file.parent)
-        write_private_file(file, manifest.to_json())
-        self._manifests[lease_id] = manifest
-
-    def _manifest_file(self, lease_id: LeaseId) -> Path:
-        return self._state_dir / "manifests" / f"{lease_id}.json"
 
 
 def _job_id(lease: Lease, phase: Phase) -> JobId:

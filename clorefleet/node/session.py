@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import ipaddress
 import logging
 import re
 import select
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +37,12 @@ from clorefleet.domain.errors import (
 )
 from clorefleet.domain.order import SshAddress
 from clorefleet.domain.text import clean_line, clean_lines
+from clorefleet.node.reach import open_socket
 
 CONNECT_TIMEOUT_S = 10.0
 BANNER_TIMEOUT_S = 15.0
 AUTH_TIMEOUT_S = 15.0
 KEEPALIVE_S = 15
-UNACKNOWLEDGED_MAX_S = 45
-"""A peer that acknowledges nothing for this long is gone: the kernel's own default is a quarter of an hour,
-during which a tunnel would swallow requests (F15)."""
 COMMAND_TIMEOUT_S = 30.0
 OUTPUT_MAX_BYTES = 256 * 1024
 FILE_MAX_BYTES = 4 * 1024 * 1024
@@ -62,7 +58,6 @@ _POLL_S = 0.25
 _HOME_MAX_CHARS = 200
 USER = "root"
 """The market's containers know no other."""
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 # Whether an SSH session inherits the order's environment differs between images, so all places are read:
 # the container's first process, this shell, and the file that the order's start-up script leaves.
@@ -91,10 +86,6 @@ _DIGESTS = (
 )
 _HOST_KEY_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 """A key's type names its signature algorithm, except for RSA (RFC 8332)."""
-
-
-class ForbiddenAddress(NodeError):
-    """The market's address is one that no rented server has: loopback, private, link-local (G6)."""
 
 
 def shell(script: str, *words: str) -> tuple[str, ...]:
@@ -186,7 +177,7 @@ class NodeSession:
         where = clean_line(f"{host}:{port}", max_chars=120)
         transport: paramiko.Transport | None = None
         try:
-            connection = _open_socket(host, port, allow_loopback=allow_loopback, timeout_s=timeout_s)
+            connection = open_socket(host, port, allow_loopback=allow_loopback, timeout_s=timeout_s)
             transport = paramiko.Transport(connection)
             transport.set_log_channel(_LIBRARY_LOG)
             host_key = _prove_host_key(transport, where, pinned)
@@ -510,54 +501,6 @@ def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
         channel.shutdown_write()
     except (paramiko.SSHException, OSError, EOFError):
         return  # the reading side sees the broken channel and says so
-
-
-def _open_socket(host: str, port: int, *, allow_loopback: bool, timeout_s: float) -> socket.socket:
-    """Connect to a name that the market gave, never to our own network unless told (G6).
-
-    Raises:
-        ForbiddenAddress: the name points at this machine or a private network.
-        OSError: it does not resolve or answer.
-    """
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    trouble: OSError | None = None
-    for family, kind, protocol, _, target in infos:
-        if not _is_allowed(str(target[0]), allow_loopback=allow_loopback):
-            raise ForbiddenAddress(
-                f"The market's address {clean_line(host, max_chars=80)} points at a private network.",
-                remedy="No rented server is there; it is given back and left out of later plans.",
-            )
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(target)
-        except OSError as error:
-            connection.close()
-            trouble = error
-            continue
-        # Measured: without it each command waits some 40 ms for a delayed acknowledgement.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_S * 1000)
-        return connection
-    raise trouble or OSError(f"{host} has no address")
-
-
-def _is_allowed(address: str, *, allow_loopback: bool) -> bool:
-    found = ipaddress.ip_address(address.split("%")[0])
-    if found.is_loopback:
-        return allow_loopback
-    inner = _address_inside(found)
-    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
-
-
-def _address_inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that a mapped, 6to4 or NAT64 (RFC 6052) address leads to."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
 
 
 def _close_channel(channel: paramiko.Channel) -> None:

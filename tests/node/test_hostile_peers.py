@@ -17,7 +17,8 @@ from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.order import SshAddress
 from clorefleet.node import probe
 from clorefleet.node.keys import make_keys
-from clorefleet.node.session import ForbiddenAddress, NodeSession
+from clorefleet.node.reach import ForbiddenAddress
+from clorefleet.node.session import NodeSession
 from tests.node.peers import Answer, listening, peer, send
 
 NONCE = "0123456789abcdef" * 2

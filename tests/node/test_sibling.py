@@ -93,7 +93,7 @@ def test_a_server_that_is_slow_at_the_hub_gets_its_weights_from_a_replica(
         assert transfer._thread is not None
         transfer._thread.join(20)
     assert len(of_the_files(hub, order)) == before, "the hub was asked although a replica had the files"
-    session, manifest = session_to(operator, lease), operator._known_manifest(lease.lease_id)
+    session, manifest = session_to(operator, lease), operator._manifests.known(lease.lease_id)
     assert manifest is not None
     for file in manifest.files:
         path = f"{session.home()}/{manifest.folder}/{file.path}"
