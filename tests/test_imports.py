@@ -1,6 +1,7 @@
 """Imports point inward, and the first screen is cheap.
 
-cli, daemon -> fleet (effects), report -> market, node, engine, store -> planner, fleet (pure) -> domain
+cli, daemon, dashboard -> fleet (effects), report -> market, node, engine, store
+                       -> planner, fleet (pure) -> domain
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"sandbox", "domain"},
     "simulation": {"simulation", "domain", "fleet", "store", "market", "planner"},
     "fleet": {"fleet", "domain", "store", "clock", "planner"},
+    "dashboard": {"dashboard", "report", "fleet", "store", "config", "domain", "clock"},
     "daemon": {"daemon", "fleet", "notify", "store", "config", "domain", "clock", "wiring"},
 }
 SIMULATED_EDGES = {"market", "nodes", "choice", "clock", "dice", "faults"}
@@ -109,7 +111,18 @@ def test_the_core_has_no_clock_no_network_no_chance(file: Path):
 
 @pytest.mark.parametrize(
     "heavy",
-    ["rich", "numpy", "msgspec", "httpx", "pydantic", "sqlmodel", "paramiko", "apscheduler", "asyncssh"],
+    [
+        "rich",
+        "numpy",
+        "msgspec",
+        "httpx",
+        "pydantic",
+        "sqlmodel",
+        "paramiko",
+        "apscheduler",
+        "asyncssh",
+        "jinja2",
+    ],
 )
 def test_help_imports_nothing_heavy(heavy: str):
     code = (

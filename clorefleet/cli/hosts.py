@@ -14,7 +14,7 @@ from clorefleet.cli.output import note, print_json, say, table, usd
 if TYPE_CHECKING:
     from clorefleet.domain.identity import LeaseId
     from clorefleet.domain.node import Discrepancy, NodeFacts
-    from clorefleet.report.host_record import HostRecord
+    from clorefleet.report.host_history import HostHistory
     from clorefleet.store.database import Store
 
 REASON_MAX_CHARS = 200
@@ -146,15 +146,15 @@ def _memory() -> timedelta:
     return DEFAULT_LIMITS.host_fault_memory
 
 
-def _records(store: Store, since: datetime) -> tuple[HostRecord, ...]:
+def _records(store: Store, since: datetime) -> tuple[HostHistory, ...]:
     """By server, those with trouble first."""
-    from clorefleet.report.host_record import host_records
+    from clorefleet.report.host_history import host_histories
 
     with store.read() as tx:
-        return host_records(tx.leases(), tx.host_faults(), tx.host_verdicts(), since=since)
+        return host_histories(tx.leases(), tx.host_faults(), tx.host_verdicts(), since=since)
 
 
-def _document(record: HostRecord, now: datetime, memory: timedelta) -> dict[str, Any]:
+def _document(record: HostHistory, now: datetime, memory: timedelta) -> dict[str, Any]:
     return {
         "server_id": record.server_id,
         "gpus": record.gpu_summary,
@@ -184,7 +184,7 @@ def _document(record: HostRecord, now: datetime, memory: timedelta) -> dict[str,
 
 
 def _lines(
-    record: HostRecord,
+    record: HostHistory,
     measured: Mapping[LeaseId, NodeFacts | None],
     differing: Mapping[LeaseId, tuple[Discrepancy, ...]],
 ) -> list[tuple[datetime, str]]:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "optimize": "Show which replicas would pay to move to a cheaper server.",
     "simulate": "Simulate what a fleet would have cost over weeks of traffic, under several policies.",
     "status": "Show what runs, in which phase, and what it costs.",
+    "dashboard": "Show the fleet in a browser on this machine, live; stop and scale there.",
     "logs": "Show what happened to a deployment, and its engine's log.",
     "diagnose": "Say what a log of an engine means, and what would cure it.",
     "ssh": "Open a shell on a replica's server.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -62,6 +61,7 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
     from clorefleet.config.profile import connect, store_url
     from clorefleet.daemon import process
     from clorefleet.domain.deployment import Desired
+    from clorefleet.fleet.wish import stopped
     from clorefleet.store.database import open_store
 
     store = open_store(store_url(profile))
@@ -75,7 +75,7 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
         note("It goes on.")
         return
     with store.write() as tx:
-        tx.put_deployment(replace(deployment, desired=Desired.STOPPED, note="", has_given_up=False))
+        tx.put_deployment(stopped(deployment))
     connection = connect(profile)
     process.ensure_running(profile.name, profile.state_dir)
     process.wake(profile.state_dir)

@@ -14,7 +14,7 @@ from clorefleet.report.words import age
 
 
 @dataclass(frozen=True, slots=True)
-class HostRecord:
+class HostHistory:
     server_id: ServerId
     leases: tuple[Lease, ...]
     """In order of time, as are the others."""
@@ -43,13 +43,13 @@ class HostRecord:
         return f"left out for {age(left)}: {self.faults[-1].reason}"
 
 
-def host_records(
+def host_histories(
     leases: Iterable[Lease],
     faults: Iterable[HostFault],
     verdicts: Iterable[HostVerdict],
     *,
     since: datetime,
-) -> tuple[HostRecord, ...]:
+) -> tuple[HostHistory, ...]:
     """By server, those with trouble first. Faults before `since` no longer keep a server out of plans."""
     leases, faults, verdicts = tuple(leases), tuple(faults), tuple(verdicts)
     out = left_out(faults, verdicts, since=since)
@@ -63,7 +63,7 @@ def host_records(
     for verdict in verdicts:
         of_verdicts.setdefault(verdict.server_id, []).append(verdict)
     records = (
-        HostRecord(
+        HostHistory(
             server,
             tuple(of_leases.get(server, ())),
             tuple(of_faults.get(server, ())),

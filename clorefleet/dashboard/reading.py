@@ -1,0 +1,429 @@
+"""What each page shows: one short reading of the store, as values for its template.
+
+No page decides or computes anything about money that is not computed elsewhere: the status comes from
+`report.status`, what was spent today from `fleet.spending`, hosts from `report.host_history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from clorefleet.dashboard import picture
+from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.event import Event
+from clorefleet.domain.guard import WalletReading
+from clorefleet.domain.identity import DeploymentId, ServerId
+from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.load import LoadSample
+from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.planning import Planning
+from clorefleet.fleet.budget import wallet_warning
+from clorefleet.fleet.limits import DEFAULT_LIMITS
+from clorefleet.fleet.spending import load_spending
+from clorefleet.report.host_history import HostHistory, host_histories
+from clorefleet.report.status import DeploymentStatus, ReplicaStatus, fleet_status
+from clorefleet.store.queries import LastTick, Transaction
+
+HOURS_A_DAY = 24
+EVENTS_BESIDE = 12
+"""Beside the fleet; the events page has more."""
+EVENTS_SHOWN = 200
+LOG_LINES_SHOWN = 300
+LOAD_SHOWN = timedelta(hours=3)
+SPANS = {
+    "6h": timedelta(hours=6),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+DEFAULT_SPAN = "24h"
+STEPS = tuple(phase for phase in PHASE_ORDER if phase not in (Phase.DRAINING, Phase.ENDED))
+"""What a replica goes through until it serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSeen:
+    """The daemon of this profile, as its files say."""
+
+    pid: int
+    gateway_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a reading comes from besides the store: this machine's daemon."""
+
+    find_daemon: Callable[[], DaemonSeen | None]
+    daemon_log: Callable[[int], Sequence[str]]
+    """The last so many lines, cleaned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The head of every page: what bills now, and whether anybody watches it."""
+
+    at: datetime
+    usd_per_hour: Decimal
+    spent_today_usd: Decimal
+    spent_usd: Decimal
+    per_day_ceiling_usd: Decimal | None
+    serving: int
+    wanted: int
+    daemon: DaemonSeen | None
+    last_tick: LastTick | None
+    wallets: tuple[WalletReading, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def tick_age(self) -> timedelta | None:
+        return None if self.last_tick is None else self.at - self.last_tick.finished_at
+
+    @property
+    def share_of_day(self) -> float | None:
+        """Spent today, of the fleet's ceiling."""
+        if not self.per_day_ceiling_usd:
+            return None
+        return float(min(Decimal(1), self.spent_today_usd / self.per_day_ceiling_usd))
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A deployment as the fleet page shows it."""
+
+    status: DeploymentStatus
+    budget_usd_per_day: Decimal | None
+    spent_today_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPage:
+    cards: tuple[Card, ...]
+    stopped: tuple[DeploymentStatus, ...]
+    events: tuple[Event, ...]
+    """The newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A lease on the timeline."""
+
+    lease: Lease
+    spent_usd: Decimal
+    bars: tuple[picture.Bar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePage:
+    span: str
+    since: datetime
+    until: datetime
+    tracks: tuple[tuple[str, tuple[Track, ...]], ...]
+    """By deployment; the newest lease first."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPage:
+    card: Card
+    wish: Deployment
+    facts: tuple[tuple[str, str], ...]
+    load: tuple[picture.Column, ...]
+    load_max: float
+    load_since: datetime
+    past: tuple[Track, ...]
+    timeline: TimelinePage
+    events: tuple[Event, ...]
+    planning: Planning | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlansPage:
+    found: tuple[tuple[str, Planning, picture.Front], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventsPage:
+    events: tuple[Event, ...]
+    names: tuple[str, ...]
+    """Of the deployments that there are."""
+    chosen: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostsPage:
+    records: tuple[tuple[HostHistory, str], ...]
+    """Each with whether plans take it, and why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPage:
+    record: HostHistory
+    state: str
+    measured: tuple[tuple[Lease, NodeFacts | None, tuple[Discrepancy, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogsPage:
+    daemon: tuple[str, ...]
+    work: tuple[ReplicaStatus, ...]
+    names: dict[str, str]
+    """Deployment by lease."""
+
+
+def read_overview(tx: Transaction, sources: Sources, now: datetime) -> Overview:
+    status = _status(tx, now)
+    running = [each for each in status if each.desired is Desired.RUNNING]
+    spending = load_spending(tx, now)
+    guard = spending.fleet.guard
+    readings = tx.wallet_readings()
+    daemon, tick = sources.find_daemon(), tx.last_tick()
+    warnings = [warning for warning in map(wallet_warning, readings) if warning]
+    if guard.is_stopped:
+        warnings.append(f"Renting is stopped: {guard.stopped_because}. `clorefleet budget --resume` goes on.")
+    if daemon is None and any(each.replicas for each in status):
+        warnings.append("No daemon runs here: nothing watches what bills. `clorefleet daemon start` does.")
+    if tick is not None and tick.trouble:
+        warnings.append(f"The daemon's last tick had trouble: {tick.trouble}")
+    warnings += [_unending(each) for each in _replicas(status) if each.cancel_attempts > 1]
+    return Overview(
+        at=now,
+        usd_per_hour=sum((each.usd_per_day for each in status), Decimal(0)) / HOURS_A_DAY,
+        spent_today_usd=spending.fleet.spent_today_usd,
+        spent_usd=sum((each.spent_usd for each in status), Decimal(0)),
+        per_day_ceiling_usd=None if guard.per_day is None else guard.per_day.per_day.amount,
+        serving=sum(each.phase is Phase.SERVING for each in _replicas(status)),
+        wanted=sum(each.wanted_replicas for each in running),
+        daemon=daemon,
+        last_tick=tick,
+        wallets=readings,
+        warnings=tuple(warnings),
+    )
+
+
+def read_fleet(tx: Transaction, now: datetime) -> FleetPage:
+    status = _status(tx, now)
+    today = load_spending(tx, now).today_usd
+    budgets = {each.deployment_id: _budget(each) for each in tx.deployments()}
+    cards = (
+        Card(
+            each,
+            budgets.get(DeploymentId(each.deployment_id)),
+            today.get(DeploymentId(each.deployment_id), Decimal(0)),
+        )
+        for each in status
+        if each.state != "stopped"
+    )
+    return FleetPage(
+        cards=tuple(cards),
+        stopped=tuple(each for each in status if each.state == "stopped"),
+        events=_newest(tx, None, EVENTS_BESIDE),
+    )
+
+
+def read_deployment(tx: Transaction, name: str, now: datetime) -> DeploymentPage | None:
+    """None where there is no such deployment."""
+    wish = tx.deployment(DeploymentId(name))
+    if wish is None:
+        return None
+    segments = tx.segments(wish.deployment_id)
+    [status] = fleet_status([wish], tx.open_leases(), segments, now=now, wanted=tx.wanted()).deployments
+    today = load_spending(tx, now).today_usd.get(wish.deployment_id, Decimal(0))
+    since = now - LOAD_SHOWN
+    load, load_max = _load_columns(tx.load(wish.deployment_id, since=since), since, now)
+    leases = tx.leases(wish.deployment_id)
+    window = now - SPANS[DEFAULT_SPAN]
+    return DeploymentPage(
+        card=Card(status, _budget(wish), today),
+        wish=wish,
+        facts=_facts(wish),
+        load=load,
+        load_max=load_max,
+        load_since=since,
+        past=tuple(
+            _track(each, segments, since=window, until=now) for each in reversed(leases) if not each.is_open
+        )[:20],
+        timeline=_timeline(leases, segments, DEFAULT_SPAN, now),
+        events=_newest(tx, wish.deployment_id, EVENTS_SHOWN // 4),
+        planning=tx.plannings().get(wish.deployment_id),
+    )
+
+
+def read_timeline(tx: Transaction, span: str, now: datetime) -> TimelinePage:
+    span = span if span in SPANS else DEFAULT_SPAN
+    since = now - SPANS[span]
+    lately = tx.leases(since=since)
+    known = {each.lease_id for each in lately}
+    older = (each for each in tx.open_leases() if each.lease_id not in known)
+    return _timeline((*older, *lately), tx.segments(since=since), span, now)
+
+
+def read_plans(tx: Transaction) -> PlansPage:
+    found = tx.plannings()
+    running = {each.deployment_id: each.desired is Desired.RUNNING for each in tx.deployments()}
+    order = sorted(found, key=lambda name: (not running.get(name, False), name))
+    return PlansPage(tuple((name, found[name], picture.front(found[name].options)) for name in order))
+
+
+def read_events(tx: Transaction, chosen: str) -> EventsPage:
+    names = tuple(str(each.deployment_id) for each in tx.deployments())
+    chosen = chosen if chosen in names else ""
+    return EventsPage(_newest(tx, DeploymentId(chosen) if chosen else None, EVENTS_SHOWN), names, chosen)
+
+
+def read_hosts(tx: Transaction, now: datetime) -> HostsPage:
+    return HostsPage(tuple((each, _state(each, now)) for each in _records(tx, now)))
+
+
+def read_host(tx: Transaction, server_id: int, now: datetime) -> HostPage | None:
+    record = next((each for each in _records(tx, now) if each.server_id == ServerId(server_id)), None)
+    if record is None:
+        return None
+    return HostPage(
+        record,
+        _state(record, now),
+        tuple(
+            (lease, tx.node_facts(lease.lease_id), tx.discrepancies(lease.lease_id))
+            for lease in reversed(record.leases)
+        ),
+    )
+
+
+def read_logs(tx: Transaction, sources: Sources, now: datetime) -> LogsPage:
+    status = _status(tx, now)
+    return LogsPage(
+        daemon=tuple(sources.daemon_log(LOG_LINES_SHOWN)),
+        work=tuple(_replicas(status)),
+        names={each.lease_id: one.deployment_id for one in status for each in one.replicas},
+    )
+
+
+# -- parts
+
+
+def _status(tx: Transaction, now: datetime) -> tuple[DeploymentStatus, ...]:
+    found = fleet_status(tx.deployments(), tx.open_leases(), tx.segments(), now=now, wanted=tx.wanted())
+    return found.deployments
+
+
+def _replicas(status: Iterable[DeploymentStatus]) -> list[ReplicaStatus]:
+    return [replica for each in status for replica in each.replicas]
+
+
+def _budget(deployment: Deployment) -> Decimal | None:
+    budget = deployment.requirement.budget
+    return None if budget is None else budget.per_day.amount
+
+
+def _unending(replica: ReplicaStatus) -> str:
+    return (
+        f"Order {replica.order_id} still bills after {replica.cancel_attempts} cancels: {replica.reason}. "
+        "It is asked again while the daemon runs; else end it on clore.ai."
+    )
+
+
+def _newest(tx: Transaction, deployment_id: DeploymentId | None, limit: int) -> tuple[Event, ...]:
+    return tuple(event for _, event in reversed(tx.events(deployment_id, limit=limit)))
+
+
+def _records(tx: Transaction, now: datetime) -> tuple[HostHistory, ...]:
+    since = now - DEFAULT_LIMITS.host_fault_memory
+    return host_histories(tx.leases(), tx.host_faults(), tx.host_verdicts(), since=since)
+
+
+def _state(record: HostHistory, now: datetime) -> str:
+    return record.state(now, DEFAULT_LIMITS.host_fault_memory)
+
+
+def _timeline(
+    leases: Sequence[Lease], segments: Sequence[LedgerSegment], span: str, now: datetime
+) -> TimelinePage:
+    since = now - SPANS[span]
+    names = sorted({str(each.deployment_id) for each in leases})
+    tracks = []
+    for name in names:
+        mine = sorted(
+            (each for each in leases if each.deployment_id == name),
+            key=lambda each: each.created_at,
+            reverse=True,
+        )
+        drawn = (_track(each, segments, since=since, until=now) for each in mine)
+        tracks.append((name, tuple(each for each in drawn if each.bars)))
+    return TimelinePage(span, since, now, tuple(each for each in tracks if each[1]))
+
+
+def _track(lease: Lease, segments: Iterable[LedgerSegment], *, since: datetime, until: datetime) -> Track:
+    spent = (each.cost_usd(until) for each in segments if each.lease_id == lease.lease_id)
+    bars = (
+        picture.bar(begin, end, since=since, until=until, kind=kind, label=label)
+        for begin, end, kind, label in _stretches(lease, until)
+    )
+    return Track(lease, sum(spent, Decimal(0)), tuple(each for each in bars if each is not None))
+
+
+def _stretches(lease: Lease, now: datetime) -> Iterable[tuple[datetime, datetime, str, str]]:
+    """The lease's life in parts: before its present phase, and that."""
+    end = lease.ended_at or now
+    if lease.state is LeaseState.REFUSED:
+        yield lease.created_at, end, "refused", "refused"
+    elif not lease.is_open:
+        yield lease.created_at, end, "ended", "ended"
+    else:
+        yield lease.created_at, min(lease.phase_since, end), "before", "start"
+        yield lease.phase_since, end, lease.phase.name.lower(), lease.phase.value
+
+
+def _load_columns(
+    samples: Iterable[LoadSample], since: datetime, now: datetime
+) -> tuple[tuple[picture.Column, ...], float]:
+    """Requests by stretches of five minutes."""
+    step = timedelta(minutes=5)
+    count = int((now - since) / step)
+    amounts = [0] * count
+    for each in samples:
+        i = int((each.started_at - since) / step)
+        if 0 <= i < count:
+            amounts[i] += each.requests + each.turned_away
+    return picture.columns(
+        [(amount, f"{since + i * step:%H:%M}: {amount} requests") for i, amount in enumerate(amounts)]
+    )
+
+
+def _facts(wish: Deployment) -> tuple[tuple[str, str], ...]:
+    """What the user wants of it, as far as it was said."""
+    requirement = wish.requirement
+    bounds = wish.bounds
+    replicas = str(bounds.replicas_min)
+    if bounds.replicas_max > bounds.replicas_min:
+        replicas += f" to {bounds.replicas_max}"
+    found = [
+        ("Model", requirement.model),
+        ("Replicas", replicas),
+        ("Budget", str(requirement.budget) if requirement.budget else "none"),
+        ("Preference", requirement.objective.value),
+        ("Kept by", "a fleet file" if wish.origin == "file" else "clorefleet deploy"),
+        ("Since", f"{wish.created_at:%Y-%m-%d %H:%M} UTC"),
+    ]
+    if requirement.precisions:
+        found.append(("Precision", ", ".join(requirement.precisions)))
+    if requirement.min_context_tokens:
+        found.append(("Context", f"at least {requirement.min_context_tokens:,} tokens"))
+    if requirement.min_decode_tokens_per_s:
+        found.append(("Speed", f"at least {requirement.min_decode_tokens_per_s:g} tok/s"))
+    if requirement.gpu:
+        found.append(("GPU", requirement.gpu))
+    if requirement.countries:
+        found.append(("Countries", ", ".join(requirement.countries)))
+    if requirement.spot:
+        found.append(("Spot", "only" if requirement.spot_only else "also"))
+    if wish.schedule is not None:
+        names = [each.name for each in wish.schedule.windows]
+        found.append(("Schedule", f"{', '.join(names) or 'no windows'} ({wish.schedule.zone})"))
+    if wish.scale is not None:
+        found.append(("Scaling", f"to {wish.scale.target:.0%} of capacity"))
+    if wish.idle is not None:
+        minutes = wish.idle.after / timedelta(minutes=1)
+        found.append(("When idle", f"down to {wish.idle.floor} after {minutes:g} min"))
+    return tuple(found)
