@@ -8,6 +8,7 @@ import typer
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
@@ -46,9 +47,10 @@ def adopt(
     from clorefleet.wiring import make_market
 
     profile = options.profile()
-    connection = connect(profile)
-    market = make_market(connection)
-    order = next((each for each in market.fetch_orders().live() if each.order_id == order_id), None)
+    with working("Reading the list of orders"):
+        connection = connect(profile)
+        market = make_market(connection)
+        order = next((each for each in market.fetch_orders().live() if each.order_id == order_id), None)
     if order is None:
         raise BadInput(
             f"The market lists no live order {order_id}.",
@@ -64,8 +66,10 @@ def adopt(
             f"Order {order_id} is known already: it serves {holder.deployment_id}.",
             remedy=f"`clorefleet status{profile.flag}` shows it.",
         )
-    plan = _plan_for(connection, market, order, model)
-    lease_id = _find_key(connection, order, plan, leases)
+    with working("Planning for its server") as progress:
+        plan = _plan_for(connection, market, order, model)
+        progress.what = "Trying the keys of this machine"
+        lease_id = _find_key(connection, order, plan, leases)
     question = (
         f"Order {order_id} (server {order.server_id}, {order.price}) shall serve {model} as "
         f"{plan.setup.checkpoint} on {plan.setup.engine}, about {usd(plan.price.running_usd_per_day)}/day?"

@@ -39,6 +39,7 @@ def budget(
 
       clorefleet budget --resume
     """
+    from clorefleet.cli.deployment import find_deployment
     from clorefleet.config.profile import clock_of, store_url
     from clorefleet.daemon import process
     from clorefleet.domain.errors import BadInput
@@ -62,8 +63,8 @@ def budget(
         daily = parse_budget(per_day) if per_day else None
         amount = _usd(total) if total else None
         with store.write() as tx:
-            if name and tx.deployment(DeploymentId(name)) is None:
-                raise BadInput(f"There is no deployment “{name[:60]}”.", remedy="See `clorefleet status`.")
+            if name:
+                find_deployment(tx, name, money="Nothing was changed.")
             guard = tx.guard()
             if clear:
                 guard = _without(guard, name)

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clorefleet.cli.output import note, say, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
+    from clorefleet.cli.progress import Progress
     from clorefleet.config.profile import Connection
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.fleet_file import AppliedFile, FleetFile
     from clorefleet.domain.lease import Lease
+    from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import Plan, PlanReport
     from clorefleet.fleet.change import Change, Changes
+    from clorefleet.fleet.edges import Planner
     from clorefleet.store.database import Store
     from clorefleet.store.queries import Transaction
 
@@ -56,16 +60,30 @@ def changes_in(
 
 def priced(connection: Connection, store: Store, found: Changes) -> tuple[Priced, ...]:
     """Ask the market and the planner what each change would rent. Rents nothing."""
-    from clorefleet.fleet.budget import running_usd_per_day
     from clorefleet.wiring import make_market, make_planner
 
     with store.read() as tx:
         leases = tx.open_leases()
     rents = [each for each in found.changes if _rents(each)]
-    view = make_market(connection).fetch_view() if rents else None
+    with working("Reading the market"):
+        view = make_market(connection).fetch_view() if rents else None
     plan = make_planner(connection) if rents else None
-    result = []
+    with working("Planning") as progress:
+        return _planned(found, leases, view, plan, progress)
+
+
+def _planned(
+    found: Changes,
+    leases: tuple[Lease, ...],
+    view: MarketView | None,
+    plan: Planner | None,
+    progress: Progress,
+) -> tuple[Priced, ...]:
+    from clorefleet.fleet.budget import running_usd_per_day
+
+    result: list[Priced] = []
     for change in found.changes:
+        progress.fraction = len(result) / len(found.changes)
         burning = sum(
             (running_usd_per_day(each) for each in _leases_of(change, leases)),
             Decimal(0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say
+from clorefleet.cli.output import note, print_json, say, say_verbatim
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -128,7 +128,7 @@ def install(
     except ValueError as error:
         raise DaemonError(f"The unit cannot be written: {error}.", remedy="Mend the environment.") from error
     if print_:
-        say(text, end="")
+        say_verbatim(text, end="")
         return
     connect(profile)  # a missing key shows here, not in a journal
     if "CLORE_API_KEY" in os.environ and not profile.is_sandbox:

@@ -11,6 +11,7 @@ import typer
 from clorefleet.cli import requirement as wish
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, say, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
@@ -57,8 +58,9 @@ def deploy(
     profile = options.profile()
     if profile.is_sandbox:
         _show_sandbox_start()
-    connection = connect(profile)
-    store = open_store(connection.store_url)
+    with working("Connecting"):
+        connection = connect(profile)
+        store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
         if not _continue(store, connection, existing, requirement, replicas, yes=yes):
@@ -172,8 +174,10 @@ def _begin(
     from clorefleet.wiring import fetch_view_with_wallets, make_market, make_planner
 
     market = make_market(connection)
-    view = fetch_view_with_wallets(market)
-    report = make_planner(connection)(by_record(requirement, connection), view)
+    with working("Reading the market") as progress:
+        view = fetch_view_with_wallets(market)
+        progress.what = f"Planning on {len(view.offers):,} offers"
+        report = make_planner(connection)(by_record(requirement, connection), view)
     if dry_run and options.as_json:
         show_json(report, replicas)
         return False
@@ -191,8 +195,12 @@ def _begin(
         _say_worst_case(report, taken)
     if dry_run:
         return False
-    best = taken[0]
-    question = f"Rent server {best.offer.server_id} (or the next that fits) and keep it until you stop it?"
+    daily = sum((plan.price.running_usd_per_day for plan in taken), Decimal(0))
+    servers = ", ".join(str(plan.offer.server_id) for plan in taken)
+    question = (
+        f"Rent server {servers} (or the next that fits) at {usd(daily)}/day, never above "
+        f"{requirement.budget}, and keep it until you stop it?"
+    )
     # Simulated money needs no yes.
     if not confirm(question, yes=yes or connection.profile.is_sandbox, what="Renting"):
         note("Nothing was rented.")
@@ -301,7 +309,8 @@ def _run(store: Store, connection: Connection, deployment_id: str, *, detach: bo
     from clorefleet.daemon import process
 
     profile = connection.profile
-    info, was_started = process.ensure_running(profile.name, profile.state_dir)
+    with working("Starting the daemon"):
+        info, was_started = process.ensure_running(profile.name, profile.state_dir)
     if was_started:
         note(f"Started the daemon (pid {info.pid}); it guards the deployment and its budget.")
     process.wake(profile.state_dir)

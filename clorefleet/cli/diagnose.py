@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say
+from clorefleet.cli.output import note, print_json, say, say_verbatim
 
 if TYPE_CHECKING:
     from clorefleet.domain.recipe import EngineName
@@ -60,7 +60,7 @@ def diagnose(
     elif is_known:
         say(f"Cause: {found.text} ({found.cause}, read as a log of {name}).")
         if found.line:
-            say(f"Line: {found.line}")
+            say_verbatim(f"Line: {found.line}")
         if found.remedy:
             say(f"Remedy: {found.remedy}.")
         if corrections:
@@ -95,6 +95,7 @@ def _tail(path: Path) -> bytes:
 
 
 def _engine_named(word: str) -> EngineName:
+    from clorefleet.cli.nearest import did_you_mean
     from clorefleet.domain.errors import BadInput
     from clorefleet.domain.recipe import EngineName
 
@@ -102,4 +103,5 @@ def _engine_named(word: str) -> EngineName:
         return EngineName(word.lower())
     except ValueError:
         names = ", ".join(each.value for each in EngineName)
-        raise BadInput(f"“{word[:40]}” is not an engine I know.", remedy=f"Use {names}.") from None
+        hint = did_you_mean(word, names.split(", "))
+        raise BadInput(f"“{word[:40]}” is not an engine I know.", remedy=f"{hint}Use {names}.") from None

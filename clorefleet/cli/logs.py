@@ -7,7 +7,7 @@ import time
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say
+from clorefleet.cli.output import note, print_json, say, say_verbatim
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 FOLLOW_EVERY_S = 0.5
@@ -19,7 +19,7 @@ FOLLOW_PER_SESSION = 20
 @app.command()
 def logs(
     name: str = typer.Argument("", help="A deployment; default: all."),
-    lines: int = typer.Option(40, "--lines", "-n", min=1, max=5_000),
+    lines: int = typer.Option(40, "--lines", "-n", min=1, max=5_000, help="How many, at most."),
     follow: bool = typer.Option(False, "--follow", "-f", help="Go on as more happens."),
     engine: bool = typer.Option(False, "--engine", help="The engine's own log, read from the server."),
 ) -> None:
@@ -33,8 +33,8 @@ def logs(
 
       clorefleet logs smollm2-135m --engine --follow --sandbox
     """
+    from clorefleet.cli.deployment import find_deployment
     from clorefleet.config.profile import store_url
-    from clorefleet.domain.errors import BadInput
     from clorefleet.domain.identity import DeploymentId
     from clorefleet.store.database import open_store
 
@@ -43,9 +43,7 @@ def logs(
     deployment_id = DeploymentId(name) if name else None
     if deployment_id is not None:
         with store.read() as tx:
-            if tx.deployment(deployment_id) is None:
-                known = ", ".join(each.deployment_id for each in tx.deployments()) or "none"
-                raise BadInput(f"There is no deployment “{name[:60]}”.", remedy=f"There are: {known}.")
+            find_deployment(tx, name)
     if engine and follow:
         _follow_engine(name)
         return
@@ -104,7 +102,7 @@ def _say_line(lease_id: str, line: str) -> None:
     if options.as_json:
         print_json({"lease_id": lease_id, "line": line})
     else:
-        say(line)
+        say_verbatim(line)
 
 
 def _engine_log(name: str, lines: int) -> None:
@@ -118,4 +116,4 @@ def _engine_log(name: str, lines: int) -> None:
         print_json({"lease_id": lease.lease_id, "lines": text})
         return
     for line in text:
-        say(line)
+        say_verbatim(line)

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from clorefleet import __version__
 from clorefleet.cli.context import options
+from clorefleet.cli.parameter import describe
 
 if TYPE_CHECKING:
     from clorefleet.domain.errors import ClorefleetError
@@ -101,6 +102,11 @@ def _common(
     """Carries the options that every command takes; never run."""
 
 
+def common_params() -> list[Any]:
+    """The parser's form of what `_common` carries; a command takes them behind its name, or before it."""
+    return list(typer.main.get_command(_carrier).params)
+
+
 class LazyGroup(TyperGroup):
     """Knows its commands by name; imports one when it is asked for."""
 
@@ -114,8 +120,12 @@ class LazyGroup(TyperGroup):
         module = import_module(f"clorefleet.cli.{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
+        if hasattr(command, "commands"):
+            command.params.extend(common_params())
         for each in getattr(command, "commands", {"": command}).values():
-            each.params.extend(typer.main.get_command(_carrier).params)
+            describe(each.params, cmd_name)
+            each.params.extend(common_params())
+            each.short_help = (each.help or "").partition("\n\n")[0]
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -125,14 +135,12 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0] if args else ""
         if name and name not in COMMANDS and not name.startswith("-"):
-            from difflib import get_close_matches
-
+            from clorefleet.cli.nearest import did_you_mean
             from clorefleet.domain.errors import BadInput
 
-            near = get_close_matches(name, COMMANDS, n=2)
-            hint = f"Did you mean {' or '.join(near)}? " if near else ""
             raise BadInput(
-                f"There is no command “{name[:40]}”.", remedy=f"{hint}`clorefleet --help` lists them."
+                f"There is no command “{name[:40]}”.",
+                remedy=f"{did_you_mean(name, COMMANDS)}`clorefleet --help` lists them.",
             )
         return super().resolve_command(ctx, args)
 
@@ -149,7 +157,8 @@ app = typer.Typer(
         "safely.\n\nTry it without an account:\n\n"
         "  clorefleet deploy smollm2-135m --budget 16/day --sandbox"
     ),
-    epilog="Every command takes --sandbox, --json, --debug, --no-color, --profile NAME and --help.",
+    epilog="Every command takes --sandbox, --json, --debug, --no-color, --profile and --help, and shows "
+    "examples with --help. All of it on one page: docs/commands.md.",
 )
 
 
@@ -168,12 +177,19 @@ def _root(
     pass
 
 
+def root() -> Any:
+    """The whole command line as the parser sees it."""
+    command = typer.main.get_command(app)
+    command.params.extend(common_params())
+    return command
+
+
 def main() -> int:
     """Run the command line; the exit code."""
     from clorefleet.domain.errors import ClorefleetError, ExitCode
 
     try:
-        code = app(standalone_mode=False, prog_name="clorefleet")
+        code = root()(standalone_mode=False, prog_name="clorefleet")
         _tell_what_does_not_end()
         _tell_of_an_older_sandbox()
         return int(code) if isinstance(code, int) else 0
@@ -230,8 +246,13 @@ def _foreign(error: Exception) -> int:
     from clorefleet.domain.text import clean_line
 
     if hasattr(error, "exit_code") and hasattr(error, "show"):  # the parser's own usage errors
-        error.show()
-        return int(ExitCode.USAGE) if error.exit_code else 0
+        if not error.exit_code or type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return int(ExitCode.USAGE) if error.exit_code else 0
+        from clorefleet.cli.usage import as_bad_input
+
+        _print_error(as_bad_input(error))
+        return int(ExitCode.USAGE)
     if type(error).__name__ == "Abort":
         sys.stderr.write("Nothing was done.\n")
         return int(ExitCode.INTERRUPTED)
@@ -262,9 +283,6 @@ def _print_error(error: ClorefleetError) -> None:
         }
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return
-    lines = [f"Error: {error.what}"]
-    if error.money:
-        lines.append(f"Money: {error.money}")
-    if error.remedy:
-        lines.append(f"Next:  {error.remedy}")
-    sys.stderr.write("\n".join(lines) + "\n")
+    from clorefleet.cli.output import tell_error
+
+    tell_error(error.what, money=error.money, remedy=error.remedy)

@@ -8,7 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say, table
+from clorefleet.cli.output import note, print_json, say, say_verbatim, table
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.domain.recipe import Recipe
@@ -194,9 +195,10 @@ def add(
     from clorefleet.config.recipes import load_recipes, read_recipe
     from clorefleet.domain.errors import BadInput
 
-    hub_url = connect(options.profile(), needs_key=False).hub_url
-    model = fetch_model(hub_url, repo)
-    original = fetch_model(hub_url, config_from) if config_from else None
+    with working("Asking the hub"):
+        hub_url = connect(options.profile(), needs_key=False).hub_url
+        model = fetch_model(hub_url, repo)
+        original = fetch_model(hub_url, config_from) if config_from else None
     text = draft_recipe(model, original)
     name = recipe_name((original or model).repo)
     file = config_root() / "recipes" / f"{name}.toml"
@@ -259,7 +261,7 @@ def calibration(
             }
         )
     elif markdown:
-        say(page(evidence, found), end="")
+        say_verbatim(page(evidence, found), end="")
     else:
         table(
             ("RUN", "MEASURED", "PREDICTED", "ERROR"),

@@ -9,6 +9,7 @@ import typer
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import gib, note, print_json, table, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.domain.offer import MarketView, Offer
@@ -26,13 +27,15 @@ def offers(
     min_ram: float = typer.Option(0, "--min-ram", min=0, help="GiB of RAM."),
     max_price: str = typer.Option("", "--max-price", help="For instance 5/day or 0.2/hour."),
     min_cuda: str = typer.Option("", "--min-cuda", help="For instance 12.8."),
-    min_reliability: float = typer.Option(0, "--min-reliability", min=0, max=1),
+    min_reliability: float = typer.Option(
+        0, "--min-reliability", min=0, max=1, help="Share of the time that the host was up."
+    ),
     country: str = typer.Option("", "--country", help="ISO codes, separated by commas: DE,SE."),
     spot: bool = typer.Option(False, "--spot", help="Show and sort by the least spot bid."),
     rented: bool = typer.Option(False, "--rented", help="Also servers that others have now."),
     flagged: bool = typer.Option(False, "--flagged", help="Also offers that cannot be trusted."),
     sort: str = typer.Option("price", "--sort", help=" | ".join(SORTS)),
-    limit: int = typer.Option(20, "--limit", "-n", min=1, max=10_000),
+    limit: int = typer.Option(20, "--limit", "-n", min=1, max=10_000, help="How many to show."),
 ) -> None:
     """List servers on the market.
 
@@ -44,17 +47,22 @@ def offers(
 
       clorefleet offers --min-ram 400 --sort ram --sandbox
     """
+    from clorefleet.cli.nearest import did_you_mean
     from clorefleet.config.profile import connect
     from clorefleet.domain.errors import BadInput
     from clorefleet.domain.money import parse_budget
     from clorefleet.wiring import make_market
 
     if sort not in SORTS:
-        raise BadInput(f"I cannot sort by “{sort}”.", remedy=f"Use one of {', '.join(SORTS)}.")
+        raise BadInput(
+            f"I cannot sort by “{sort[:40]}”.",
+            remedy=f"{did_you_mean(sort, SORTS)}Use one of {', '.join(SORTS)}.",
+        )
     ceiling = parse_budget(max_price).per_day.amount if max_price else None
     cuda = _cuda(min_cuda)
     countries = {code.strip().upper() for code in country.split(",") if code.strip()}
-    view = make_market(connect(options.profile(), needs_key=False)).fetch_view()
+    with working("Reading the market"):
+        view = make_market(connect(options.profile(), needs_key=False)).fetch_view()
 
     def wanted(offer: Offer) -> bool:
         price = _price(view, offer, spot=spot)

@@ -9,6 +9,7 @@ import typer
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import note, print_json, say, table, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.domain.deployment import Deployment
@@ -34,14 +35,14 @@ def optimize(
 
       clorefleet optimize glm-5.1
     """
-    from clorefleet.domain.errors import BadInput
+    from clorefleet.cli.deployment import no_deployment
     from clorefleet.fleet.moves import move_verdicts
 
-    snapshot = _snapshot()
+    with working("Reading the market and planning"):
+        snapshot = _snapshot()
     chosen = [each for each in snapshot.deployments if deployment in ("", each.deployment_id)]
     if deployment and not chosen:
-        known = ", ".join(each.deployment_id for each in snapshot.deployments) or "none"
-        raise BadInput(f"There is no deployment “{deployment[:48]}”.", remedy=f"There is: {known}.")
+        raise no_deployment(deployment, (each.deployment_id for each in snapshot.deployments))
     found = [
         (each, move_verdicts(snapshot, each)) for each in chosen if snapshot.leases_of(each.deployment_id)
     ]
@@ -114,10 +115,10 @@ def _show(deployment: Deployment, verdicts: tuple[Verdict, ...], *, explain: boo
         say(f"{name}: stays where it is; {len(verdicts)} move(s) looked at, none pays.")
     if explain:
         table(
-            ("  SERVER", "GPUS", "USD/DAY", "SAVES", "MOVE COSTS", "PAYS", "WHY"),
+            ("SERVER", "GPUS", "USD/DAY", "SAVES", "MOVE COSTS", "PAYS", "WHY"),
             [
                 (
-                    "  -" if each.plan is None else f"  {each.plan.offer.server_id}",
+                    "-" if each.plan is None else each.plan.offer.server_id,
                     "-" if each.plan is None else each.plan.offer.gpu_summary[:20],
                     "-" if each.plan is None else usd(each.plan.price.running_usd_per_day),
                     usd(each.saving_usd_per_day),
@@ -127,7 +128,8 @@ def _show(deployment: Deployment, verdicts: tuple[Verdict, ...], *, explain: boo
                 )
                 for each in verdicts
             ],
-            right=(2, 3, 4),
+            right=(0, 2, 3, 4),
+            indent=2,
         )
 
 

@@ -6,13 +6,15 @@ Every cell goes through `clean_line` and rich's markup is off: names and logs co
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, TextIO
 
+from clorefleet.cli import progress
 from clorefleet.cli.context import options
 from clorefleet.domain.text import clean_line
 from clorefleet.report.words import age as age
@@ -20,7 +22,10 @@ from clorefleet.report.words import gib as gib
 from clorefleet.report.words import usd as usd
 
 NARROW = 80
-_MARKS = {"right": ">", "left": "<"}
+CELL_MAX_CHARS = 60
+LAST_MAX_CHARS = 300
+LEAST_CHARS, LAST_LEAST_CHARS = 10, 24
+"""What a column of words is never narrowed below."""
 
 
 def print_json(document: object) -> None:
@@ -41,37 +46,131 @@ def _plain(value: Any) -> Any:
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """A line on stdout, as it is: our own words with foreign parts already cleaned."""
+    """Prose on stdout, our own words with foreign parts already cleaned; on a terminal broken at words."""
+    progress.clear_line()
+    sys.stdout.write(_broken(text, sys.stdout) + end)
+    sys.stdout.flush()
+
+
+def say_verbatim(text: str, *, end: str = "\n") -> None:
+    """Text on stdout that must stay as it is: a log, a command to copy, a drawing."""
+    progress.clear_line()
     sys.stdout.write(text + end)
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """A line beside the result, on stderr."""
-    sys.stderr.write(text + "\n")
+    progress.clear_line()
+    sys.stderr.write(_broken(text, sys.stderr) + "\n")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> None:
+def columns() -> int:
+    """Of the terminal; COLUMNS overrules it, and 80 stands for a pipe."""
+    import shutil
+
+    return shutil.get_terminal_size((NARROW, 24)).columns
+
+
+_COMMAND = re.compile(r"`[^`\n]+`")
+
+
+def _broken(text: str, stream: TextIO, hanging: str = "") -> str:
+    """Lines broken at words where a person reads them; a pipe gets each line whole, for grep.
+
+    A command between backticks is never broken: it is there to be copied.
+    """
+    if not stream.isatty() or _width(text) <= (width := columns()):
+        return text
+    from textwrap import wrap
+
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
+    lines = []
+    for line in whole.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())] + hanging
+        lines += wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True,
+        ) or [""]  # fmt: skip
+    return "\n".join(lines).replace("\0", " ")
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[int] = (),
+    indent: int = 0,
+    wide: bool = False,
+) -> None:
     """Aligned columns, two blanks apart; `right` names the columns of numbers.
 
+    As wide as the terminal at most, and 80 columns where it is none: the widest words are cut with `…`,
+    and a last column of words goes on below itself. Numbers are never cut, and nothing is where `wide`.
     Plain text: it copies, greps and pipes, and costs no import.
     """
-    cells = [[clean_line(cell, max_chars=60) for cell in row] for row in rows]
+    last = len(headings) - 1
+    cells = [
+        [clean_line(cell, max_chars=LAST_MAX_CHARS if i == last else CELL_MAX_CHARS) for i, cell in row]
+        for row in map(enumerate, rows)
+    ]
     widths = [
         max([_width(heading), *(_width(row[i]) for row in cells)]) for i, heading in enumerate(headings)
     ]
-    say(_row([_strong(_pad(h, widths[i], i in right)) for i, h in enumerate(headings)]))
+    if not wide:
+        _narrow(widths, headings, right, columns() - indent)
+    margin = " " * indent
+    bold = [strong(_pad(h, widths[i], i in right, is_last=i == last)) for i, h in enumerate(headings)]
+    say_verbatim(margin + _row(bold))
     for row in cells:
-        say(_row([_pad(cell, widths[i], i in right) for i, cell in enumerate(row)]))
+        below = [""]
+        if last not in right:
+            below = _lines(row[last], widths[last])
+        shown = [*(_cut(cell, widths[i]) for i, cell in enumerate(row[:-1])), below[0] or row[last]]
+        say_verbatim(margin + _row([_pad(cell, widths[i], i in right) for i, cell in enumerate(shown)]))
+        before = sum(widths[:-1]) + 2 * last
+        for line in below[1:]:
+            say_verbatim(margin + " " * before + line)
+
+
+def _narrow(widths: list[int], headings: Sequence[str], right: Sequence[int], limit: int) -> None:
+    """Take from a last column of words, which loses nothing by it, then from the widest others.
+
+    Until the row fits, or nothing more can be taken.
+    """
+    least = {i: max(_width(h), LEAST_CHARS) for i, h in enumerate(headings) if i not in right}
+    last = len(headings) - 1
+    while sum(widths) + 2 * last > limit:
+        able = [i for i, floor in least.items() if widths[i] > floor]
+        if not able:
+            return
+        goes_on_below = last in able and widths[last] > LAST_LEAST_CHARS
+        widths[last if goes_on_below else max(able, key=lambda i: widths[i])] -= 1
+
+
+def _cut(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    while _width(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def _lines(text: str, width: int) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(text, max(width, 1)) if _width(text) > width else [text]
 
 
 def _row(cells: list[str]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _pad(text: str, width: int, is_right: bool) -> str:
+def _pad(text: str, width: int, is_right: bool, *, is_last: bool = False) -> str:
     gap = " " * (width - _width(text))
-    return gap + text if is_right else text + gap
+    if is_right:
+        return gap + text
+    return text if is_last else text + gap
 
 
 def _width(text: str) -> int:
@@ -87,15 +186,36 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _strong(text: str) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if has_color() else text
+def strong(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if has_color(sys.stdout) else text
 
 
-def has_color() -> bool:
-    """Colour only on a terminal that wants it (https://no-color.org)."""
+def painted(text: str, code: int, stream: TextIO) -> str:
+    """Text in one of the terminal's own colours: 31 red, 32 green, 33 yellow."""
+    return f"\x1b[{code}m{text}\x1b[0m" if has_color(stream) else text
+
+
+def has_color(stream: TextIO) -> bool:
+    """Only a terminal that wants it: no --no-color, no NO_COLOR (https://no-color.org), not a dumb one."""
     import os
 
-    return not options.no_color and is_terminal() and "NO_COLOR" not in os.environ
+    return (
+        not options.no_color
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+
+
+def tell_error(what: str, *, money: str = "", remedy: str = "") -> None:
+    """An error as people read it, on stderr."""
+    progress.clear_line()
+    lines = [painted("Error:", 31, sys.stderr) + " " + what]
+    if money:
+        lines.append(f"Money: {money}")
+    if remedy:
+        lines.append(f"Next:  {remedy}")
+    sys.stderr.write("\n".join(_broken(line, sys.stderr, hanging="       ") for line in lines) + "\n")
 
 
 def confirm(question: str, *, yes: bool, what: str) -> bool:
@@ -110,6 +230,7 @@ def confirm(question: str, *, yes: bool, what: str) -> bool:
         from clorefleet.domain.errors import NeedsConfirmation
 
         raise NeedsConfirmation(what)
-    sys.stderr.write(f"{question} [y/N] ")
+    progress.clear_line()
+    sys.stderr.write(_broken(f"{question} [y/N] ", sys.stderr))
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
+from clorefleet.cli.progress import working
 from clorefleet.domain.errors import MarketError
 from clorefleet.domain.identity import OrderId, ServerId
 
@@ -30,10 +31,11 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     from clorefleet.config.profile import connect
     from clorefleet.wiring import make_market
 
-    connection = connect(profile)
-    market = make_market(connection)
-    ours = _stop_wishing(profile)
-    live = market.fetch_orders().live()
+    with working("Reading the list of orders"):
+        connection = connect(profile)
+        market = make_market(connection)
+        ours = _stop_wishing(profile)
+        live = market.fetch_orders().live()
     images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
     if images:
         note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
@@ -48,7 +50,8 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         return
     for order in wanted:
         note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")
-    if not confirm(f"End {len(wanted)} order(s)?", yes=yes or profile.is_sandbox, what="Ending orders"):
+    question = f"End {len(wanted)} order(s), which bill as above? Their data is lost."
+    if not confirm(question, yes=yes or profile.is_sandbox, what="Ending orders"):
         note("Nothing was ended.")
         return
     end_and_tell(connection, market, wanted)

@@ -10,7 +10,8 @@ import typer
 
 from clorefleet.cli import requirement as wish
 from clorefleet.cli.context import options
-from clorefleet.cli.output import print_json, say, usd
+from clorefleet.cli.output import print_json, say_verbatim, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection
@@ -58,9 +59,11 @@ def plan(
         _check_guide(requirement.model)
         return
     plot_front.check_target(plot)
-    connection = connect(options.profile(), needs_key=False)
-    market = _saved(Path(offers)) if offers else _read(connection)
-    report = make_planner(connection)(by_record(requirement, connection), market)
+    with working("Reading the market") as progress:
+        connection = connect(options.profile(), needs_key=False)
+        market = _saved(Path(offers)) if offers else _read(connection)
+        progress.what = f"Planning on {len(market.offers):,} offers"
+        report = make_planner(connection)(by_record(requirement, connection), market)
     if options.as_json:
         show_json(report, replicas)
         return
@@ -91,7 +94,7 @@ def _check_guide(model: str) -> None:
     if options.as_json:
         print_json(guide.document(recipe, load_gpus()))
         return
-    say(guide.page(recipe, load_gpus()), end="")
+    say_verbatim(guide.page(recipe, load_gpus()), end="")
 
 
 def check_model(requirement: Requirement) -> Requirement:

@@ -78,12 +78,12 @@ def show(report: PlanReport, *, wide: bool = False) -> None:
         note(f"The budget is read as {budget}.")
     columns = _columns(wide=wide)
     best = report.plans[:SHOWN_PLANS]
-    _table(report, best, columns)
+    _table(report, best, columns, wide=wide)
     front = [each for each in report.plans if each.key in report.pareto and each not in best]
     if front:
         say()
         say("And these, than which nothing is both cheaper and faster:")
-        _table(report, _spread(front), columns)
+        _table(report, _spread(front), columns, wide=wide)
     say()
     _say_legend(report)
     show_refusals(report)
@@ -96,7 +96,9 @@ def _spread(front: list[Plan]) -> list[Plan]:
     return [front[round(i * (len(front) - 1) / (SHOWN_FRONT - 1))] for i in range(SHOWN_FRONT)]
 
 
-def _table(report: PlanReport, plans: tuple[Plan, ...] | list[Plan], columns: list[_Column]) -> None:
+def _table(
+    report: PlanReport, plans: tuple[Plan, ...] | list[Plan], columns: list[_Column], *, wide: bool
+) -> None:
     def mark(plan: Plan) -> str:
         first = "→" if plan is report.plans[0] else ""
         return f"{first}{'+' if plan.key in report.pareto else '!' if plan.price.lacking else ''}"
@@ -105,6 +107,7 @@ def _table(report: PlanReport, plans: tuple[Plan, ...] | list[Plan], columns: li
         ("", *(column.heading for column in columns)),
         [(mark(plan), *(column.cell(plan) for column in columns)) for plan in plans],
         right=tuple(i + 1 for i, column in enumerate(columns) if column.is_number),
+        wide=wide,
     )
 
 
@@ -174,7 +177,8 @@ def show_arithmetic(plan: Plan) -> None:
             say(f"  {sentence}")
         if section.terms:
             table(
-                ("  PART", "VALUE", "UNIT", "MARK", "SOURCE"),
-                [(f"  {t.name}", f"{t.value:,.4g}", t.unit, t.mark, t.source) for t in section.terms],
+                ("PART", "VALUE", "UNIT", "MARK", "SOURCE"),
+                [(t.name, f"{t.value:,.4g}", t.unit, t.mark, t.source) for t in section.terms],
                 right=(1,),
+                indent=2,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clorefleet.cli.output import note, say
+from clorefleet.cli.output import note, say, say_verbatim
 
 if TYPE_CHECKING:
     from clorefleet.domain.plan import Plan, PlanReport
@@ -43,7 +43,7 @@ def check_target(target: str) -> None:
 def plot(report: PlanReport, target: str) -> None:
     if target == TERMINAL:
         say()
-        say(in_terminal(report))
+        say_verbatim(in_terminal(report))
     else:
         to_file(report, Path(target))
         note(f"Wrote {target}.")

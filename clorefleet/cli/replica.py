@@ -18,12 +18,15 @@ def find_replica(name: str) -> tuple[Connection, Lease]:
     Raises:
         BadInput: none, or more than one deployment could be meant.
     """
+    from clorefleet.cli.deployment import find_deployment
     from clorefleet.config.profile import connect
     from clorefleet.domain.errors import BadInput
     from clorefleet.store.database import open_store
 
     connection = connect(options.profile())
     with open_store(connection.store_url).read() as tx:
+        if name:
+            find_deployment(tx, name)
         leases = tx.open_leases()
     deployment, slash, slot = name.partition("/")
     found = [

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clorefleet.cli.nearest import did_you_mean
+
 if TYPE_CHECKING:
     from clorefleet.domain.plan import Requirement
     from clorefleet.domain.recipe import EngineName, Precision
@@ -71,7 +73,10 @@ class Wishes:
 
         objectives = [each.value for each in Objective]
         if self.prefer not in objectives:
-            raise BadInput(f"I cannot prefer “{self.prefer}”.", remedy=f"Use {', '.join(objectives)}.")
+            hint = did_you_mean(self.prefer, objectives)
+            raise BadInput(
+                f"I cannot prefer “{self.prefer[:40]}”.", remedy=f"{hint}Use {', '.join(objectives)}."
+            )
         return Requirement(
             model=self.model,
             budget=parse_budget(self.budget) if self.budget else None,
@@ -142,7 +147,10 @@ def _precisions(text: str) -> tuple[Precision, ...]:
         name = word.removesuffix("+")
         if name not in {each.value for each in Precision}:
             known = ", ".join(each.value for each in QUALITY)
-            raise BadInput(f"“{word[:40]}” is not a precision.", remedy=f"Use {known}; q5+ is q5 or better.")
+            raise BadInput(
+                f"“{word[:40]}” is not a precision.",
+                remedy=f"{did_you_mean(name, known.split(', '))}Use {known}; q5+ is q5 or better.",
+            )
         precision = Precision(name)
         better = QUALITY[: QUALITY.index(precision) + 1] if word.endswith("+") else (precision,)
         wanted.extend(each for each in better if each not in wanted)
@@ -157,7 +165,10 @@ def _engines(text: str) -> tuple[EngineName, ...]:
     for word in _words(text.lower()):
         if word not in known:
             names = ", ".join(each.value for each in EngineName)
-            raise BadInput(f"“{word[:40]}” is not an engine that clorefleet starts.", remedy=f"Use {names}.")
+            raise BadInput(
+                f"“{word[:40]}” is not an engine that clorefleet starts.",
+                remedy=f"{did_you_mean(word, known)}Use {names}.",
+            )
     return tuple(dict.fromkeys(known[word] for word in _words(text.lower())))
 
 

@@ -96,7 +96,9 @@ def reset(yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask.")) ->
     from clorefleet.sandbox import process
 
     profile = find_profile(SANDBOX)
-    if not confirm("Forget the sandbox and its records?", yes=yes, what="Resetting the sandbox"):
+    if not confirm(
+        "Forget the sandbox and its records? Its money is simulated.", yes=yes, what="Resetting the sandbox"
+    ):
         return
     daemon.stop(profile.state_dir)
     process.reset(profile.sandbox_dir)

@@ -66,6 +66,7 @@ def show(
 
 
 def _chosen(tx: Transaction, name: str) -> list[Deployment]:
+    from clorefleet.cli.deployment import no_deployment
     from clorefleet.domain.deployment import Desired
     from clorefleet.domain.errors import BadInput
 
@@ -73,11 +74,10 @@ def _chosen(tx: Transaction, name: str) -> list[Deployment]:
     if not name:
         return [each for each in known.values() if each.schedule is not None]
     found = [each for each in known.values() if each.deployment_id == name]
-    if not found or found[0].schedule is None:
-        raise BadInput(
-            f"“{name[:60]}” has no schedule." if found else f"There is no running deployment “{name[:60]}”.",
-            remedy=f"Running: {', '.join(known) or 'none'}.",
-        )
+    if not found:
+        raise no_deployment(name, known)
+    if found[0].schedule is None:
+        raise BadInput(f"“{name}” has no schedule.", remedy="docs/fleet-toml.md shows how to write one.")
     return found
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say, table, usd
+from clorefleet.cli.output import note, print_json, say, say_verbatim, table, usd
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.domain.deployment import Deployment
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from clorefleet.simulation.traffic.replay import Service
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-_PLOT_WIDTH, _PLOT_HEIGHT = 84, 12
+_PLOT_WIDTH, _PLOT_HEIGHT = 56, 12
 _PEAK_REPLICAS = 4.0
 REASONS_SHOWN = 4
 
@@ -69,16 +70,14 @@ def simulate(
     traffic = read_trace(trace)  # before anything is fetched: a bad file is told at once
     _check_prices(prices)
     results: list[tuple[str, Plan, Comparison]] = []
-    for name, plan, deployment in _subjects(fleet_or_model, budget, prefer):
+    with working("Reading the market and planning"):
+        subjects = _subjects(fleet_or_model, budget, prefer)
+    for name, plan, deployment in subjects:
         service = _service(plan, deployment, replicas_max, slo_wait, slo_share)
         history = _prices(prices, plan, weeks, seed)
-        results.append(
-            (
-                name,
-                plan,
-                _compare(traffic, service, history, weeks, week, scale, seed, deployment, with_optimum),
-            )
-        )
+        with working(f"Simulating {weeks} week(s) of {name} under each policy"):
+            found = _compare(traffic, service, history, weeks, week, scale, seed, deployment, with_optimum)
+        results.append((name, plan, found))
     if options.as_json:
         print_json({"simulated": True, "deployments": [_document(*each) for each in results]})
         return
@@ -303,7 +302,7 @@ def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot:
         _explain(comparison)
     if plot:
         say()
-        say(_drawn(comparison))
+        say_verbatim(_drawn(comparison))
     say()
 
 
@@ -332,7 +331,7 @@ def _drawn(comparison: Comparison) -> str:
     figure.width, figure.height = _PLOT_WIDTH, _PLOT_HEIGHT
     figure.origin = False
     figure.x_label, figure.y_label = "day", "replicas"
-    figure.x_ticks_fkt = lambda value, _: f"{value:.0f}"
+    figure.x_ticks_fkt = lambda value, _: f"{value:.1f}"
     figure.y_ticks_fkt = lambda value, _: f"{value:.1f}"
     most = max(*needed, *serving, 1)
     figure.set_x_limits(min_=0, max_=len(needed) / 1440)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import age, is_terminal, note, print_json, say, table, usd
+from clorefleet.cli.output import age, is_terminal, note, print_json, say, say_verbatim, table, usd
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Profile
     from clorefleet.report.status import FleetStatus, ReplicaStatus
+    from clorefleet.store.glance import Look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 WATCH_EVERY_S = 1.0
@@ -34,32 +35,35 @@ def status(
     """
     profile = options.profile()
     while True:
-        found = read_status(profile)
-        if watch and is_terminal():
-            say("\x1b[H\x1b[2J", end="")
-        _show(profile, found, with_stopped=all_)
+        found, notes = read_status(profile)
+        if watch and is_terminal() and not options.as_json:
+            say_verbatim("\x1b[H\x1b[2J", end="")
+        _show(profile, found, notes, with_stopped=all_)
         if not watch:
             return
         time.sleep(WATCH_EVERY_S)
 
 
-def read_status(profile: Profile) -> FleetStatus:
-    """The profile's fleet by its own records."""
+def read_status(profile: Profile) -> tuple[FleetStatus, list[str]]:
+    """The profile's fleet by its own records, and what its user should know beside it."""
     from clorefleet.config.profile import clock_of, store_url
     from clorefleet.report.status import fleet_status
-    from clorefleet.store.database import open_store
+    from clorefleet.store.glance import look
 
-    with open_store(store_url(profile)).read() as tx:
-        return fleet_status(
+    def ask(tx: Look) -> tuple[FleetStatus, list[str]]:
+        found = fleet_status(
             tx.deployments(),
             tx.open_leases(),
             tx.segments(),
             now=clock_of(profile).now(),
             wanted=tx.wanted(),
         )
+        return found, _guard_notes(profile, tx)
+
+    return look(store_url(profile), ask)
 
 
-def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
+def _show(profile: Profile, found: FleetStatus, notes: list[str], *, with_stopped: bool) -> None:
     from clorefleet.daemon import process
 
     info = process.find(profile.state_dir)
@@ -67,7 +71,6 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
         from clorefleet.store.codec import encode
 
         daemon = None if info is None else {"pid": info.pid, "gateway_url": info.gateway_url}
-        notes = guard_notes(profile)
         print_json(encode(found) | {"daemon": daemon, "profile": profile.name, "warnings": notes})
         return
     shown = [each for each in found.deployments if with_stopped or each.state != "stopped"]
@@ -115,7 +118,8 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
             note("No daemon runs; none is needed.")
     else:
         note(f"Daemon pid {info.pid}; gateway {info.gateway_url}/v1")
-    _show_guard(profile)
+    for text in notes:
+        note(text)
     if found.usd_per_day > Decimal(0):
         note(f"{usd(found.usd_per_day)}/day now, {usd(found.spent_usd, 4)} spent in all.")
 
@@ -123,22 +127,21 @@ def _show(profile: Profile, found: FleetStatus, *, with_stopped: bool) -> None:
 def guard_notes(profile: Profile) -> list[str]:
     """What the user should know about ceilings, breaker and wallets; empty while all is well."""
     from clorefleet.config.profile import store_url
-    from clorefleet.fleet.budget import wallet_warning
-    from clorefleet.store.database import open_store
+    from clorefleet.store.glance import look
 
-    with open_store(store_url(profile)).read() as tx:
-        guard, readings = tx.guard(), tx.wallet_readings()
-    notes = [warning for warning in map(wallet_warning, readings) if warning]
+    return look(store_url(profile), lambda tx: _guard_notes(profile, tx))
+
+
+def _guard_notes(profile: Profile, tx: Look) -> list[str]:
+    from clorefleet.fleet.budget import wallet_warning
+
+    guard = tx.guard()
+    notes = [warning for warning in map(wallet_warning, tx.wallet_readings()) if warning]
     if guard.is_stopped:
         notes.append(
             f"Renting is stopped: {guard.stopped_because}. Go on: clorefleet budget --resume{profile.flag}"
         )
     return notes
-
-
-def _show_guard(profile: Profile) -> None:
-    for text in guard_notes(profile):
-        note(text)
 
 
 def _show_notes(text: str, replicas: tuple[ReplicaStatus, ...], deployment_id: str) -> None:

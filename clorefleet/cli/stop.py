@@ -12,8 +12,7 @@ from clorefleet.cli.output import confirm, note, print_json, say, usd
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Profile
-    from clorefleet.domain.deployment import Deployment
-    from clorefleet.store.database import Store
+    from clorefleet.domain.lease import Lease
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -57,6 +56,7 @@ def stop(
 
 
 def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
+    from clorefleet.cli.deployment import find_deployment
     from clorefleet.cli.watch import watch_until_stopped
     from clorefleet.config.profile import connect, store_url
     from clorefleet.daemon import process
@@ -65,13 +65,14 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
     from clorefleet.store.database import open_store
 
     store = open_store(store_url(profile))
-    deployment = _find(store, name, profile)
     with store.read() as tx:
+        deployment = find_deployment(tx, name, money="Nothing was stopped.")
         leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
     if deployment.desired is Desired.STOPPED and not leases:
         note(f"{name} is stopped already; nothing of it bills.")
         return
-    if not confirm(f"Stop {name}?", yes=yes or profile.is_sandbox, what="Stopping"):
+    question = f"Stop {name}? Its {len(leases)} server(s), at {usd(_per_day(leases))}/day, are given back."
+    if not confirm(question, yes=yes or profile.is_sandbox, what="Stopping"):
         note("It goes on.")
         return
     with store.write() as tx:
@@ -88,24 +89,10 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
     _say_bill(name, total)
 
 
-def _find(store: Store, name: str, profile: Profile) -> Deployment:
-    from difflib import get_close_matches
+def _per_day(leases: list[Lease]) -> Decimal:
+    from clorefleet.fleet.budget import running_usd_per_day
 
-    from clorefleet.domain.errors import BadInput
-    from clorefleet.domain.identity import DeploymentId
-
-    with store.read() as tx:
-        deployment = tx.deployment(DeploymentId(name))
-        known = [each.deployment_id for each in tx.deployments()]
-    if deployment is None:
-        near = get_close_matches(name, known, n=2)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise BadInput(
-            f"There is no deployment “{name[:60]}”.",
-            remedy=f"{hint}`clorefleet status{profile.flag} --all` lists them.",
-            money="Nothing was stopped.",
-        )
-    return deployment
+    return sum(map(running_usd_per_day, leases), Decimal(0))
 
 
 def _say_bill(name: str, total: Decimal) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say, table
+from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
@@ -56,14 +57,15 @@ def sweep(
     """
     from clorefleet.config.profile import connect
     from clorefleet.domain.errors import BadInput, ExitCode
-    from clorefleet.fleet.sweep import Standing, explain_orders
+    from clorefleet.fleet.sweep import Standing, explain_orders, hourly
     from clorefleet.wiring import make_market
 
     age = _age(older_than)
     profile = options.profile()
-    connection = connect(profile)
-    market = make_market(connection)
-    orders = market.fetch_orders()
+    with working("Reading the list of orders"):
+        connection = connect(profile)
+        market = make_market(connection)
+        orders = market.fetch_orders()
     records = _read_records(profile)
     from clorefleet.cli.panic import end_and_tell, recipe_images
 
@@ -95,7 +97,8 @@ def sweep(
         certain = [finding for finding in certain if finding.order.order_id in end]
     to_end = [*certain, *(finding for finding in named if finding not in certain)]
     if to_end:
-        question = f"End {len(to_end)} order(s)?"
+        prices = ", ".join(hourly(finding.order) for finding in to_end)
+        question = f"End {len(to_end)} order(s), which bill {prices}? Their data is lost."
         if not confirm(question, yes=yes or profile.is_sandbox, what="Ending orders"):
             note("Nothing was ended.")
             raise typer.Exit(ExitCode.INTERRUPTED)

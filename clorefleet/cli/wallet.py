@@ -8,6 +8,7 @@ import typer
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import note, print_json, table, usd
+from clorefleet.cli.progress import working
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 LOW_HOURS = 12
@@ -28,9 +29,10 @@ def wallet() -> None:
     from clorefleet.domain.money import Currency
     from clorefleet.wiring import make_market
 
-    market = make_market(connect(options.profile()))
-    wallets = market.fetch_wallets()
-    orders = market.fetch_orders()
+    with working("Asking the market"):
+        market = make_market(connect(options.profile()))
+        wallets = market.fetch_wallets()
+        orders = market.fetch_orders()
     burn: dict[Currency, Decimal] = {}
     for order in orders.live():
         burn[order.currency] = burn.get(order.currency, Decimal(0)) + order.price.amount

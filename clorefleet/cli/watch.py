@@ -6,15 +6,14 @@ Ctrl-C ends the watching alone.
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from clorefleet.cli import progress
 from clorefleet.cli.context import options
-from clorefleet.cli.output import is_terminal, note, print_json, say, usd
+from clorefleet.cli.output import note, print_json, say, say_verbatim, usd
 from clorefleet.domain.errors import ClorefleetError, DaemonError, ExitCode
 from clorefleet.domain.identity import DeploymentId
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 QUIET_LINE_EVERY_S = 10
-_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class NotServing(ClorefleetError):
@@ -42,9 +40,7 @@ class Watcher:
         self._connection = connection
         self._deployment_id = DeploymentId(deployment_id)
         self._started_s = time.monotonic()
-        self._line_shown = False
         self._last_quiet_s = time.monotonic()
-        self._frame = 0
         with store.read() as tx:
             newest = tx.events(limit=1)
             self._seen_event = newest[-1][0] if newest else 0
@@ -58,7 +54,7 @@ class Watcher:
         while True:
             status = self._look()
             if is_done(status):
-                self._clear_line()
+                progress.clear_line()
                 return status
             self._show(status)
             self._ensure_guarded()
@@ -83,7 +79,6 @@ class Watcher:
     def _print(self, text: str) -> None:
         if options.as_json:
             return
-        self._clear_line()
         elapsed = time.monotonic() - self._started_s
         note(f"{elapsed:6.1f} s  {text}")
 
@@ -91,21 +86,11 @@ class Watcher:
         if options.as_json:
             return
         text = _progress_line(status)
-        if is_terminal() and sys.stderr.isatty():
-            self._frame = (self._frame + 1) % len(_SPINNER)
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write("\r\x1b[K" + f"{_SPINNER[self._frame]} {text}"[:width])
-            sys.stderr.flush()
-            self._line_shown = True
+        if progress.is_watched():
+            progress.show_line(text)
         elif time.monotonic() - self._last_quiet_s > QUIET_LINE_EVERY_S:
             self._last_quiet_s = time.monotonic()
             note(f"{time.monotonic() - self._started_s:6.1f} s  … {text}")
-
-    def _clear_line(self) -> None:
-        if self._line_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._line_shown = False
 
     def _ensure_guarded(self) -> None:
         from clorefleet.daemon import process
@@ -164,10 +149,11 @@ def _show_serving(status: DeploymentStatus, connection: Connection) -> None:
     say()
     say(f"{status.model} answers at {info.gateway_url}/v1")
     say()
-    say(f"  curl {info.gateway_url}/v1/chat/completions \\")
-    say(f'    -H "Authorization: Bearer $(cat {token_file})" \\')
-    say("    -H 'Content-Type: application/json' \\")
-    say(f"""    -d '{{"model": "{status.model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'""")
+    say_verbatim(f"  curl {info.gateway_url}/v1/chat/completions \\")
+    say_verbatim(f'    -H "Authorization: Bearer $(cat {token_file})" \\')
+    say_verbatim("    -H 'Content-Type: application/json' \\")
+    body = f'{{"model": "{status.model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    say_verbatim(f"    -d '{body}'")
     say()
     for replica in status.replicas:
         _show_replica(replica, is_sandbox=profile.is_sandbox)
@@ -217,7 +203,7 @@ def _progress_line(status: DeploymentStatus) -> str:
     for replica in status.replicas:
         text = str(replica.phase)
         if replica.progress_fraction is not None:
-            text += f" {replica.progress_fraction:.0%}"
+            text += f" {progress.bar(replica.progress_fraction)}"
         if replica.progress:
             text += f" ({replica.progress})"
         text += f" {int(replica.in_phase.total_seconds())} s"

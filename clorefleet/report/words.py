@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 
 def usd(amount: Decimal, places: int = 2) -> str:
-    return f"${amount:,.{places}f}"
+    return f"{'-' if amount < 0 else ''}${abs(amount):,.{places}f}"
 
 
 def gib(amount_bytes: int | None) -> str:

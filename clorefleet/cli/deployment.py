@@ -1,0 +1,45 @@
+"""Finding the deployment that a command names, and saying which there are where it is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clorefleet.cli.context import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clorefleet.domain.deployment import Deployment
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.store.queries import Transaction
+
+
+def find_deployment(tx: Transaction, name: str, *, money: str = "") -> Deployment:
+    """
+    Raises:
+        BadInput: there is none of that name; tells the nearest.
+    """
+    from clorefleet.domain.identity import DeploymentId
+
+    found = tx.deployment(DeploymentId(name))
+    if found is None:
+        raise no_deployment(name, (each.deployment_id for each in tx.deployments()), money=money)
+    return found
+
+
+def no_deployment(name: str, known: Iterable[str], *, money: str = "") -> BadInput:
+    from clorefleet.cli.nearest import did_you_mean
+    from clorefleet.domain.errors import BadInput
+
+    names = list(known)
+    flag = options.profile().flag
+    there = (
+        f"`clorefleet status{flag} --all` lists them."
+        if names
+        else f"There is none in this profile; `clorefleet deploy MODEL --budget 16/day{flag}` makes one."
+    )
+    return BadInput(
+        f"There is no deployment “{name[:60]}”.",
+        remedy=f"{did_you_mean(name, names)}{there}",
+        money=money,
+    )

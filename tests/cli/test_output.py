@@ -1,0 +1,166 @@
+"""What people see: tables of 80 columns, prose broken at words on a terminal and whole in a pipe, colour by
+the rules, and a moving line only where somebody watches."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from clorefleet.cli import output
+from clorefleet.cli.nearest import did_you_mean
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+Draw = Callable[..., list[str]]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Draw:
+    """A table's lines, as a pipe gets them."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def draw(*arguments: Any, **options: Any) -> list[str]:
+        output.table(*arguments, **options)
+        return capsys.readouterr().out.splitlines()
+
+    return draw
+
+
+def test_a_table_that_fits_is_left_alone(drawn):
+    lines = drawn(("SERVER", "GPUS"), [(7, "1x A10"), (12345, "8x H200")], right=(0,))
+    assert lines == ["SERVER  GPUS", "     7  1x A10", " 12345  8x H200"]
+
+
+def test_a_last_column_of_words_goes_on_below_itself(drawn):
+    lines = drawn(("NAME", "WHY"), [("a" * 30, "because " * 12)])
+    assert len(lines) > 2 and all(len(line) <= 80 for line in lines)
+    assert " ".join(" ".join(line[32:] for line in lines[1:]).split()) == "because " * 11 + "because"
+
+
+def test_numbers_are_never_cut_and_words_only_where_they_must_be(drawn):
+    rows = [("x" * 60, "y" * 60, "$1,234,567.89")]
+    lines = drawn(("FIRST", "SECOND", "USD"), rows, right=(2,))
+    assert len(lines[1]) == 80 and lines[1].endswith("$1,234,567.89") and lines[1].count("…") == 2
+
+
+def test_a_wide_table_is_as_wide_as_it_is(drawn):
+    lines = drawn(("A", "B"), [("x" * 60, "y" * 60)], wide=True)
+    assert lines[1] == "x" * 60 + "  " + "y" * 60
+
+
+def test_wide_characters_take_two_columns(drawn):
+    lines = drawn(("HOST", "N"), [("東京", 1), ("ab", 2)], right=(1,))
+    assert lines[1:] == ["東京  1", "ab    2"]
+
+
+def test_a_terminal_gets_lines_broken_at_words_and_a_pipe_gets_them_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "  the first words, then `clorefleet deploy smollm2-135m --sandbox` and more words after it"
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        monkeypatch.setattr(sys, "stdout", stream)
+        output.say(text)
+    assert pipe.getvalue() == text + "\n"
+    lines = terminal.getvalue().splitlines()
+    assert len(lines) > 2 and all(line.startswith("  ") for line in lines)
+    assert any("`clorefleet deploy smollm2-135m --sandbox`" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("env", "is_colored"),
+    [
+        ({}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"NO_COLOR": ""}, True),  # no-color.org: "when present and not an empty string"
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_colour_follows_the_rules_of_the_field(monkeypatch, env, is_colored):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert output.has_color(Terminal()) is is_colored
+    assert not output.has_color(io.StringIO())
+
+
+def test_the_option_takes_colour_away(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(output.options, "no_color", True)
+    assert not output.has_color(Terminal())
+
+
+@pytest.mark.parametrize(("amount", "text"), [("-0.04", "-$0.04"), ("1234.5", "$1,234.50")])
+def test_money_has_its_sign_before_the_dollar(amount, text):
+    assert output.usd(Decimal(amount)) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("glm51", "Did you mean glm-5.1 or glm-5? "),
+        ("GLM-5.1", "Did you mean glm-5.1 or glm-5? "),
+        ("smo", "Did you mean smollm2-135m? "),
+        ("nothing-like-it", ""),
+        ("", ""),
+    ],
+)
+def test_a_slip_is_told_what_it_may_have_meant(word, hint):
+    assert did_you_mean(word, ("glm-5.1", "glm-5", "smollm2-135m")) == hint
+
+
+WAITS = """
+import time
+from clorefleet.cli import progress
+from clorefleet.cli.output import note
+progress.AFTER_S = 0
+with progress.working("Reading the market") as shown:
+    deadline = time.monotonic() + 30
+    while not progress._is_shown and {is_watched} and time.monotonic() < deadline:
+        time.sleep(0.01)
+    note("a line")
+"""
+
+
+def on_a_terminal(code: str) -> str:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "wb") as end:
+        child = subprocess.Popen([sys.executable, "-c", code], stderr=end, stdin=subprocess.DEVNULL)
+    found = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not piece:
+            break
+        found += piece
+    os.close(ours)
+    assert child.wait() == 0
+    return found.decode()
+
+
+def test_a_terminal_sees_that_something_goes_on_and_the_line_is_gone_afterwards():
+    seen = on_a_terminal(WAITS.format(is_watched=True))
+    assert "Reading the market" in seen
+    last_wipe, line = seen.rindex("\r\x1b[K"), seen.index("a line")
+    assert "Reading" not in seen[last_wipe:] and seen[:line].endswith("\r\x1b[K")
+
+
+def test_a_pipe_sees_no_moving_line():
+    done = subprocess.run(
+        [sys.executable, "-c", WAITS.format(is_watched=False)], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "a line\n")
