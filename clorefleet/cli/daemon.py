@@ -6,6 +6,7 @@ import typer
 
 from clorefleet.cli.context import options
 from clorefleet.cli.output import note, print_json, say, say_verbatim
+from clorefleet.cli.progress import working
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -20,7 +21,16 @@ def start(
     foreground: bool = typer.Option(False, "--foreground", help="Stay, and log to this terminal."),
     log_format: str = typer.Option("", "--log-format", help="With --foreground: text or json."),
 ) -> None:
-    """Start the daemon of this profile, if none runs."""
+    """Start the daemon of this profile, if none runs.
+
+    `clorefleet deploy` starts it by itself.
+
+    Examples:
+
+      clorefleet daemon start --sandbox
+
+      clorefleet daemon start --foreground --log-format json
+    """
     from clorefleet.domain.errors import BadInput
 
     profile = options.profile()
@@ -36,18 +46,32 @@ def start(
     from clorefleet.config.profile import connect
     from clorefleet.daemon import process
 
-    connect(profile)  # a missing key or sandbox shows here, not in a log
-    info, was_started = process.ensure_running(profile.name, profile.state_dir)
+    with working("Starting the daemon"):
+        connect(profile)  # a missing key or sandbox shows here, not in a log
+        info, was_started = process.ensure_running(profile.name, profile.state_dir)
+    if options.as_json:
+        print_json({"pid": info.pid, "gateway_url": info.gateway_url, "was_started": was_started})
+        return
     say(f"{'Started' if was_started else 'Already running'}: pid {info.pid}, gateway {info.gateway_url}/v1")
 
 
 @app.command()
 def stop() -> None:
-    """End the daemon. What is rented goes on billing, and nothing watches it."""
+    """End the daemon. What is rented goes on billing, and nothing watches it.
+
+    Example:
+
+      clorefleet daemon stop --sandbox
+    """
     from clorefleet.daemon import process
 
     profile = options.profile()
-    if not process.stop(profile.state_dir):
+    with working("Waiting for the daemon to end"):
+        was_running = process.stop(profile.state_dir)
+    if options.as_json:
+        print_json({"was_running": was_running})
+        return
+    if not was_running:
         say("No daemon runs.")
         return
     say("The daemon has ended.")
@@ -59,7 +83,14 @@ def stop() -> None:
 
 @app.command()
 def status() -> None:
-    """Show whether the daemon runs, and what its last tick saw."""
+    """Show whether the daemon runs, and what its last tick saw.
+
+    Ends with 10 when none runs.
+
+    Example:
+
+      clorefleet daemon status --sandbox
+    """
     from clorefleet.config.profile import clock_of, store_url
     from clorefleet.daemon import process
     from clorefleet.store.database import open_store
@@ -85,7 +116,8 @@ def status() -> None:
     elif info is None:
         say("No daemon runs.")
     else:
-        say(f"Daemon pid {info.pid}, version {info.version}, since {info.started_at[:19]}")
+        since = info.started_at[:16].replace("T", " ")
+        say(f"Daemon pid {info.pid}, version {info.version}, since {since} UTC")
         say(f"Gateway {info.gateway_url}/v1")
         say(f"Metrics {info.metrics_url}/metrics, health {info.metrics_url}/healthz")
         if tick is not None:
@@ -102,7 +134,9 @@ def install(
 ) -> None:
     """Let systemd start the daemon when you log in, and again whenever it ends.
 
-    Writes a user unit; nothing runs as root. Examples:
+    Writes a user unit; nothing runs as root.
+
+    Examples:
 
       clorefleet daemon install --print
 
@@ -128,7 +162,10 @@ def install(
     except ValueError as error:
         raise DaemonError(f"The unit cannot be written: {error}.", remedy="Mend the environment.") from error
     if print_:
-        say_verbatim(text, end="")
+        if options.as_json:
+            print_json({"unit": text, "file": str(unit_path(profile.name)), "is_installed": False})
+        else:
+            say_verbatim(text, end="")
         return
     connect(profile)  # a missing key shows here, not in a journal
     if "CLORE_API_KEY" in os.environ and not profile.is_sandbox:
@@ -139,7 +176,10 @@ def install(
     path = unit_path(profile.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
-    say(f"Wrote {path}.")
+    if options.as_json:
+        print_json({"unit": text, "file": str(path), "is_installed": True})
+    else:
+        say(f"Wrote {path}.")
     if not start_now:
         name = unit_name(profile.name)
         note(f"Start it: systemctl --user daemon-reload && systemctl --user enable --now {name}")
@@ -148,24 +188,31 @@ def install(
         note("Ended the daemon that ran; systemd starts it from now on.")
     _systemctl("daemon-reload")
     _systemctl("enable", "--now", unit_name(profile.name))
-    say(f"systemd keeps {unit_name(profile.name)} running.")
+    note(f"systemd keeps {unit_name(profile.name)} running.")
     note("So that it also runs while you are logged out: loginctl enable-linger")
 
 
 @app.command()
 def uninstall() -> None:
-    """Take the systemd unit away again. What is rented goes on billing, and nothing watches it."""
+    """Take the systemd unit away again. What is rented goes on billing, and nothing watches it.
+
+    Example:
+
+      clorefleet daemon uninstall
+    """
     from clorefleet.daemon.unit import unit_name, unit_path
 
     profile = options.profile()
     path = unit_path(profile.name)
+    if options.as_json:
+        print_json({"unit": "", "file": str(path), "is_installed": False})
     if not path.exists():
-        say("No unit of this profile is installed.")
+        note("No unit of this profile is installed.")
         return
     _systemctl("disable", "--now", unit_name(profile.name), is_needed=False)
     path.unlink(missing_ok=True)
     _systemctl("daemon-reload", is_needed=False)
-    say(f"Removed {path}.")
+    note(f"Removed {path}.")
     note(
         "Orders that exist go on billing, unwatched. "
         f"`clorefleet daemon start{profile.flag}` watches them, "

@@ -19,18 +19,17 @@ def db() -> None:
     The store is an SQLite file in the state folder, or the PostgreSQL server that `store_url` in config.toml
     names. Every command upgrades an SQLite store by itself, after a copy; `db upgrade` is for servers, where
     you want to say when.
-
-    Examples:
-
-      clorefleet db status
-
-      clorefleet db backup --to fleet-before.bak
     """
 
 
 @app.command()
 def status() -> None:
-    """Show where the store is and whether its schema is this program's."""
+    """Show where the store is and whether its schema is this program's.
+
+    Example:
+
+      clorefleet db status
+    """
     from clorefleet.config.profile import store_url
     from clorefleet.store.database import connect_engine
     from clorefleet.store.migrate import current_revision, head_revision
@@ -49,7 +48,12 @@ def status() -> None:
 
 @app.command()
 def upgrade() -> None:
-    """Bring the schema up to this program's; an SQLite store is copied first."""
+    """Bring the schema up to this program's; an SQLite store is copied first.
+
+    Example:
+
+      clorefleet db upgrade
+    """
     from clorefleet.config.profile import store_url
     from clorefleet.store.database import connect_engine
     from clorefleet.store.migrate import current_revision
@@ -76,6 +80,12 @@ def backup(
 
     PostgreSQL is copied by `pg_dump` (restore: `pg_restore --clean --dbname URL FILE`). A backup that is
     restored later knows nothing of servers rented since: run `clorefleet sweep` after a restore.
+
+    Examples:
+
+      clorefleet db backup
+
+      clorefleet db backup --to fleet-before.bak
     """
     from datetime import UTC, datetime
 

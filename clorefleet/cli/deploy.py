@@ -10,7 +10,7 @@ import typer
 
 from clorefleet.cli import requirement as wish
 from clorefleet.cli.context import options
-from clorefleet.cli.output import confirm, note, say, usd
+from clorefleet.cli.output import confirm, note, print_json, say, usd
 from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
@@ -315,6 +315,8 @@ def _run(store: Store, connection: Connection, deployment_id: str, *, detach: bo
         note(f"Started the daemon (pid {info.pid}); it guards the deployment and its budget.")
     process.wake(profile.state_dir)
     if detach:
+        if options.as_json:
+            print_json({"deployment_id": deployment_id, "is_watched": False})
         note(f"`clorefleet status{profile.flag} --watch` shows how it goes on.")
         return
     watch_until_serving(store, connection, deployment_id)

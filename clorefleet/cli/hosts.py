@@ -114,8 +114,7 @@ def block(
       clorefleet hosts block 25756 --reason "slow disk"
     """
     _give_verdict(server, "blocked", reason)
-    say(f"Server {server} is left out of plans from now on.")
-    _tell_running(server)
+    _tell_verdict(server, "blocked", f"Server {server} is left out of plans from now on.")
 
 
 @app.command()
@@ -130,7 +129,7 @@ def unblock(
       clorefleet hosts unblock 25756
     """
     _give_verdict(server, "unblocked", reason)
-    say(f"Plans may take server {server} again.")
+    _tell_verdict(server, "unblocked", f"Plans may take server {server} again.")
 
 
 def _store() -> Store:
@@ -245,10 +244,15 @@ def _give_verdict(server: int, verdict: str, reason: str) -> None:
         tx.add_host_verdict(HostVerdict(ServerId(server), Verdict(verdict), now, words))
 
 
-def _tell_running(server: int) -> None:
+def _tell_verdict(server: int, verdict: str, sentence: str) -> None:
     with _store().read() as tx:
         running = [lease for lease in tx.open_leases() if lease.server_id == server]
-    for lease in running:
+    if options.as_json:
+        names = sorted({lease.deployment_id for lease in running})
+        print_json({"server_id": server, "verdict": verdict, "running": names})
+        return
+    say(sentence)
+    for lease in running if verdict == "blocked" else ():
         note(
             f"{lease.deployment_id} runs on it and goes on; `clorefleet stop {lease.deployment_id}"
             f"{options.profile().flag}` ends that."

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, say
+from clorefleet.cli.output import note, print_json, say
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -50,6 +50,9 @@ def init(
         raise ConfigError(
             f"{file} cannot be written: {error.strerror}.", remedy="Use --file PATH."
         ) from error
+    if options.as_json:
+        print_json({"file": str(file)})
+        return
     say(f"Wrote {file}.")
     shown = "" if str(file) == "fleet.toml" else f" --file {file}"
     flag = options.profile().flag

@@ -7,7 +7,7 @@ import time
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say, say_verbatim
+from clorefleet.cli.output import note, print_json, print_json_line, say, say_verbatim
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 FOLLOW_EVERY_S = 0.5
@@ -25,7 +25,8 @@ def logs(
 ) -> None:
     """Show what happened to a deployment, and its engine's log.
 
-    Lines from a rented server are bounded and stripped of control characters.
+    Lines from a rented server are bounded and stripped of control characters. With --follow and --json each
+    line is a document of its own.
 
     Examples:
 
@@ -54,9 +55,12 @@ def logs(
     while True:
         with store.read() as tx:
             events = tx.events(deployment_id, after_id=seen, limit=lines)
-        if options.as_json and (events or not follow):
+        if options.as_json and follow:
+            for _, event in events:
+                print_json_line(_plain(event))
+        elif options.as_json:
             print_json({"events": [_plain(each) for _, each in events]})
-        elif not options.as_json:
+        else:
             for _, event in events:
                 say(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.text}")
         seen = max([seen, *(event_id for event_id, _ in events)])
@@ -100,7 +104,7 @@ def _follow_engine(name: str) -> None:
 
 def _say_line(lease_id: str, line: str) -> None:
     if options.as_json:
-        print_json({"lease_id": lease_id, "line": line})
+        print_json_line({"lease_id": lease_id, "line": line})
     else:
         say_verbatim(line)
 

@@ -33,6 +33,12 @@ def print_json(document: object) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
 
+def print_json_line(document: object) -> None:
+    """One document a line: what follows something goes on until it is interrupted."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return str(value)

@@ -46,7 +46,10 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     for order in left:
         note(f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {order.price}")
     if not wanted:
-        say("No order of ours bills.")
+        if options.as_json:
+            print_json({"ended": [], "left": [order.order_id for order in left]})
+        else:
+            say("No order of ours bills.")
         return
     for order in wanted:
         note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")

@@ -13,6 +13,7 @@ from clorefleet.cli.output import confirm, note, print_json, say, usd
 if TYPE_CHECKING:
     from clorefleet.config.profile import Profile
     from clorefleet.domain.lease import Lease
+    from clorefleet.store.database import Store
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -70,6 +71,8 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
         leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
     if deployment.desired is Desired.STOPPED and not leases:
         note(f"{name} is stopped already; nothing of it bills.")
+        if options.as_json:
+            _say_bill(name, _spent(store, name))
         return
     question = f"Stop {name}? Its {len(leases)} server(s), at {usd(_per_day(leases))}/day, are given back."
     if not confirm(question, yes=yes or profile.is_sandbox, what="Stopping"):
@@ -87,6 +90,17 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
         note("Stopped watching; the daemon goes on until the market shows the orders gone.")
         raise
     _say_bill(name, total)
+
+
+def _spent(store: Store, name: str) -> Decimal:
+    from datetime import UTC, datetime
+
+    from clorefleet.domain.identity import DeploymentId
+
+    with store.read() as tx:
+        segments = tx.segments(DeploymentId(name))
+    # All of them have ended: the present moment changes none.
+    return sum((each.cost_usd(datetime.now(UTC)) for each in segments), Decimal(0))
 
 
 def _per_day(leases: list[Lease]) -> Decimal:

@@ -70,5 +70,5 @@ def test_only_a_deployment_of_the_file_can_be_given_to_it(account):
 
 def test_a_schedule_is_looked_for_by_name(account):
     run = account("schedule", "show", "chat")
-    assert run.code == ExitCode.USAGE and "no running deployment" in run.err
+    assert run.code == ExitCode.USAGE and "no deployment “chat”" in run.err
     assert "No deployment has a schedule" in account("schedule", "show").out

@@ -1,0 +1,204 @@
+"""Every command's JSON is as its published schema says: one test over all of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from clorefleet.cli.documents import DOCUMENTS
+from clorefleet.domain.deployment import Desired
+from clorefleet.domain.event import Event
+from clorefleet.domain.host import HostFault
+from clorefleet.domain.identity import OrderId, ServerId
+from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.report.status import fleet_status
+from clorefleet.store.codec import encode
+from clorefleet.store.database import open_store
+from tests.fleet.builders import NOW, deployment, lease
+
+FOLDER = Path(__file__).parents[2] / "docs" / "json"
+DRIVER = """
+import contextlib, io, json, os, sys
+from clorefleet.cli import context, main
+told = []
+for words in json.load(sys.stdin):
+    for name, value in (("sandbox", False), ("as_json", False), ("debug", False), ("profile_name", "")):
+        setattr(context.options, name, value)
+    sys.argv = ["clorefleet", *words]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main()
+    told.append([code, out.getvalue(), err.getvalue()])
+json.dump(told, sys.stdout)
+"""
+FLEET = """
+[deployments.chat]
+model = "smollm2-135m"
+budget = "1/day"
+
+[deployments.chat.schedule]
+timezone = "Europe/Berlin"
+windows = [{ days = "mon-fri", start = "08:00", end = "18:00", replicas = 1 }]
+"""
+LOG = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+
+RUNS: dict[str, tuple[str, ...]] = {
+    "models list": ("models",),
+    "models show": ("models", "glm-5.1"),
+    "models calibration": ("models", "calibration"),
+    "recipes check": ("recipes", "check"),
+    "offers": ("offers", "-n", "3"),
+    "init": ("init", "--file", "new.toml"),
+    "diff": ("diff", "--file", "fleet.toml"),
+    "schedule show": ("schedule", "show", "chat"),
+    "optimize": ("optimize",),
+    "simulate": ("simulate", "smollm2-135m", "--weeks", "1", "--no-plot"),
+    "status": ("status",),
+    "logs": ("logs",),
+    "diagnose": ("diagnose", "engine.log", "--engine", "vllm"),
+    "stop": ("stop", "old", "--yes"),
+    "stop --all": ("stop", "--all", "--yes", "--profile", "empty"),
+    "cost": ("cost",),
+    "hosts list": ("hosts", "list"),
+    "hosts history": ("hosts", "history", "7"),
+    "hosts block": ("hosts", "block", "7"),
+    "hosts unblock": ("hosts", "unblock", "7"),
+    "wallet": ("wallet",),
+    "budget": ("budget", "--per-day", "40/day", "--total", "500"),
+    "sweep": ("sweep",),
+    "db status": ("db", "status"),
+    "db upgrade": ("db", "upgrade"),
+    "db backup": ("db", "backup"),
+    "daemon stop": ("daemon", "stop"),
+    "daemon status": ("daemon", "status"),
+    "daemon install": ("daemon", "install", "--print"),
+    "daemon uninstall": ("daemon", "uninstall"),
+    "sandbox status": ("sandbox", "status"),
+    "sandbox stop": ("sandbox", "stop"),
+    "sandbox reset": ("sandbox", "reset", "--yes"),
+    "doctor": ("doctor",),
+    "error": ("logs", "no-such-deployment"),
+}
+"""By document, the words that print one, with something in it where there can be."""
+ELSEWHERE = {
+    "deploy", "deploy --detach", "apply", "adopt", "models add", "logs --engine", "logs --engine --follow",
+    "daemon start", "sandbox serve", "logs --follow",
+}  # fmt: skip
+"""They need a daemon, a hub or a node: `tests/end_to_end`, or the tests of their parts below."""
+
+
+def fill(home: Path) -> None:
+    """A fleet with one replica that serves and one deployment that was stopped."""
+    file = home / "state" / "default" / "clorefleet.db"
+    file.parent.mkdir(parents=True, mode=0o700)
+    held = lease(LeaseState.ORDERED, Phase.SERVING, order_id=OrderId(7), measured_tokens_per_s=3.5)
+    segment = LedgerSegment(
+        lease_id=held.lease_id,
+        deployment_id=held.deployment_id,
+        order_id=OrderId(7),
+        price=held.plan.price.billed,
+        is_spot=False,
+        fee_percent=held.plan.price.fee_percent,
+        creation_fee=held.plan.price.creation_fee,
+        usd_per_unit=held.plan.price.usd_per_unit,
+        rate_source="test",
+        started_at=NOW,
+    )
+    with open_store(f"sqlite:///{file}").write() as tx:
+        tx.put_deployment(deployment(str(held.deployment_id), budget="16/day"))
+        tx.put_deployment(replace(deployment("old", budget="16/day"), desired=Desired.STOPPED))
+        tx.put_lease(held)
+        tx.put_order_segments(OrderId(7), (segment,))
+        tx.add_event(Event(NOW, "order_adopted", "Order 7: the market lists it."))
+        tx.add_host_fault(HostFault(ServerId(7), NOW, "unreachable", held.plan.price.creation_fee))
+
+
+def schema(name: str) -> dict[str, Any]:
+    from tools.reference import _file
+
+    found: dict[str, Any] = json.loads((FOLDER / _file(name)).read_text("utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def told(market, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, str, str]]]:
+    """What each command of `RUNS` said, all of them in one process."""
+    import os
+
+    folder = tmp_path_factory.mktemp("json")
+    fill(folder / "home")
+    (folder / "fleet.toml").write_text(FLEET, "utf-8")
+    (folder / "engine.log").write_text(LOG, "utf-8")
+    with open_store(f"sqlite:///{folder / 'home' / 'state' / 'default' / 'clorefleet.db'}").write() as tx:
+        from clorefleet.config.fleet_file import load_fleet_file
+        from clorefleet.fleet.change import changes
+
+        found = changes(load_fleet_file(folder / "fleet.toml"), (), None, now=NOW)
+        for change in found.changes:
+            if change.after is not None:
+                tx.put_deployment(change.after)
+    env = os.environ | {
+        "CLOREFLEET_HOME": str(folder / "home"),
+        # Where systemd's units are: the tester's own stay untouched.
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "CLORE_API_KEY": market.api_key,
+        "CLORE_API_URL": market.market_url,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps([[*words, "--json"] for words in RUNS.values()]),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=env,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    yield dict(zip(RUNS, map(tuple, json.loads(done.stdout)), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+def test_a_schema_is_one(name: str):
+    Draft202012Validator.check_schema(schema(name))
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_what_a_command_prints_is_as_its_schema_says(told, name: str):
+    code, out, err = told[name]
+    assert out, (code, err)
+    document = json.loads(out)
+    if name != "error":
+        assert not (isinstance(document, dict) and "error" in document), document
+    Draft202012Validator(schema(name)).validate(document)
+    assert document or name == "optimize"
+
+
+def test_every_document_is_held_against_its_schema_somewhere():
+    assert set(RUNS) | ELSEWHERE == set(DOCUMENTS) and not set(RUNS) & ELSEWHERE
+
+
+def test_a_deployment_that_serves_is_told_as_its_schema_says():
+    held = lease(LeaseState.ORDERED, Phase.SERVING, order_id=OrderId(7))
+    [status] = fleet_status([deployment(str(held.deployment_id))], [held], [], now=NOW).deployments
+    document = encode(status) | {"gateway_url": "http://127.0.0.1:8410", "token_file": "token"}
+    Draft202012Validator(schema("deploy")).validate(document)
+
+
+def test_an_event_that_is_followed_is_told_as_its_schema_says():
+    Draft202012Validator(schema("logs --follow")).validate(encode(Event(NOW, "tick", "A tick.")))
+
+
+def test_a_command_that_lacks_a_word_says_so_in_json_too(cli):
+    run = cli("hosts", "block", "--json")
+    Draft202012Validator(schema("error")).validate(run.json)
+    assert run.code == run.json["error"]["exit_code"] == 2
