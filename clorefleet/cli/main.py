@@ -47,7 +47,8 @@ COMMANDS: dict[str, str] = {
     "db": "Look at, upgrade or back up the store.",
     "daemon": "Start, stop or look at the daemon.",
     "sandbox": "Serve, look at, stop or reset the simulated market.",
-    "doctor": "Check key, market, store, daemon and tools.",
+    "doctor": "Check key, market, wallet, time, hub, store, daemon, SSH and versions, "
+    "and say what would mend them.",
 }
 """Names and first help lines; a test holds them equal to the modules' own."""
 
