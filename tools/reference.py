@@ -77,9 +77,9 @@ def _section(name: str, command: Any) -> str:
     prose = re.split(r"\n\nExamples?:\n", text)[0].strip()
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     shown = [each for each in command.params if each.param_type_name == "option" and each.name not in COMMON]
-    usage = " ".join(
-        ["clorefleet", name, *(_as_argument(each) for each in arguments), *(["[OPTIONS]"] if shown else [])]
-    )
+    needed = [f"{max(each.opts, key=len)} {each.metavar}" for each in shown if each.required]
+    rest = ["[OPTIONS]"] if len(shown) > len(needed) else []
+    usage = " ".join(["clorefleet", name, *(_as_argument(each) for each in arguments), *needed, *rest])
     lines = [f"{'###' if ' ' in name else '##'} {name}", "", f"    {usage}", "", prose, ""]
     rows = [(f"`{each.metavar}`", each) for each in arguments]
     rows += [(_spelled(each), each) for each in shown if each.name != "help"]
