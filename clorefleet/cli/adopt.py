@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import confirm, note, print_json, say, usd
+from clorefleet.cli.output import confirm, print_json, say, usd
 from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def adopt(
         f"Order {order_id} (server {order.server_id}, {order.price}) shall serve {model} as "
         f"{plan.setup.checkpoint} on {plan.setup.engine}, about {usd(plan.price.running_usd_per_day)}/day?"
     )
-    if not confirm(question, yes=yes or profile.is_sandbox, what="Adopting"):
-        note("Nothing was changed.")
-        return
+    confirm(question, yes=yes or profile.is_sandbox, what="Adopting", otherwise="Nothing was changed.")
     deployment_id = _take_over(connection, store, order, plan, lease_id, name or model, budget)
     if options.as_json:
         print_json({"order_id": order_id, "lease_id": lease_id, "deployment_id": deployment_id})

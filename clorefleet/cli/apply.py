@@ -63,9 +63,12 @@ def apply(
     total = None if options.as_json else say_ceiling(found, store)
     question = _question(doing, total)
     # Simulated money needs no yes, and neither does a file that changes nothing.
-    if doing and not confirm(question, yes=yes or profile.is_sandbox, what="Applying the file"):
-        note("Nothing was changed.")
-        raise typer.Exit(130)
+    confirm(
+        question,
+        yes=yes or profile.is_sandbox or not doing,
+        what="Applying the file",
+        otherwise="Nothing was changed.",
+    )
     _store(store, connection, wanted, found, doing, taken=frozenset(take))
     if options.as_json:
         print_json({"file": str(path), "applied": True} | document(costs, found, now))

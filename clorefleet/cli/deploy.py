@@ -63,8 +63,7 @@ def deploy(
         store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
-        if not _continue(store, connection, existing, requirement, replicas, yes=yes):
-            return
+        _continue(store, connection, existing, requirement, replicas, yes=yes)
     elif not _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=dry_run):
         return
     _run(store, connection, deployment_id, detach=detach)
@@ -127,8 +126,8 @@ def _continue(
     replicas: int,
     *,
     yes: bool,
-) -> bool:
-    """Keep what is there, under another ceiling where one is given; false when the user said no.
+) -> None:
+    """Keep what is there, under another ceiling where one is given.
 
     Raises:
         BadInput: it is deployed with wishes that a running server cannot take on.
@@ -138,9 +137,12 @@ def _continue(
     old, new = existing.requirement.budget, requirement.budget
     if old != new:
         question = f"Change the budget of {existing.deployment_id} from {old} to {new}?"
-        if not confirm(question, yes=yes or connection.profile.is_sandbox, what="Changing the budget"):
-            note("The budget is as it was; what runs goes on.")
-            return False
+        confirm(
+            question,
+            yes=yes or connection.profile.is_sandbox,
+            what="Changing the budget",
+            otherwise="The budget is as it was; what runs goes on.",
+        )
         note(f"The budget of {existing.deployment_id} is now {new}; it was {old}.")
         kept = replace(kept, requirement=requirement)
     note(f"{existing.deployment_id} is already deployed; nothing new is rented for it.")
@@ -150,7 +152,6 @@ def _continue(
     if kept != existing:
         with store.write() as tx:
             tx.put_deployment(kept)
-    return True
 
 
 # -- a new one
@@ -166,7 +167,7 @@ def _begin(
     yes: bool,
     dry_run: bool,
 ) -> bool:
-    """Plan, show, ask, and write the wish down; false when the user said no."""
+    """Plan, show, ask, and write the wish down; false for a dry run."""
     from clorefleet.cli.plan import by_record, nothing_fits, picks, show_json
     from clorefleet.cli.plan_view import show, show_replicas
     from clorefleet.domain.deployment import Deployment, Desired
@@ -202,9 +203,12 @@ def _begin(
         f"{requirement.budget}, and keep it until you stop it?"
     )
     # Simulated money needs no yes.
-    if not confirm(question, yes=yes or connection.profile.is_sandbox, what="Renting"):
-        note("Nothing was rented.")
-        return False
+    confirm(
+        question,
+        yes=yes or connection.profile.is_sandbox,
+        what="Renting",
+        otherwise="Nothing was rented.",
+    )
     with store.write() as tx:
         tx.put_deployment(
             Deployment(

@@ -64,9 +64,9 @@ def doctor() -> None:
     else:
         for finding in findings:
             mark = painted("ok ", 32, sys.stdout) if finding.is_good else painted("BAD", 31, sys.stdout)
-            say(f"{mark}  {finding.name:<8} {finding.text}")
+            say(f"{mark}  {finding.name:<8} {finding.text}", hanging=14)
             if finding.remedy and not finding.is_good:
-                say(f"     remedy:  {finding.remedy}")
+                say(f"     remedy:  {finding.remedy}", hanging=9)
     if not is_good:
         raise typer.Exit(1)
 

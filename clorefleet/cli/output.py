@@ -14,6 +14,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, TextIO
 
+import typer
+
 from clorefleet.cli import progress
 from clorefleet.cli.context import options
 from clorefleet.domain.text import clean_line
@@ -51,10 +53,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def say(text: str = "", *, end: str = "\n") -> None:
-    """Prose on stdout, our own words with foreign parts already cleaned; on a terminal broken at words."""
+def say(text: str = "", *, end: str = "\n", hanging: int = 0) -> None:
+    """Prose on stdout, our own words with foreign parts already cleaned.
+
+    On a terminal it is broken at words; the lines below the first begin `hanging` columns further in.
+    """
     progress.clear_line()
-    sys.stdout.write(_broken(text, sys.stdout) + end)
+    sys.stdout.write(_broken(text, sys.stdout, hanging=" " * hanging) + end)
     sys.stdout.flush()
 
 
@@ -224,19 +229,24 @@ def tell_error(what: str, *, money: str = "", remedy: str = "") -> None:
     sys.stderr.write("\n".join(_broken(line, sys.stderr, hanging="       ") for line in lines) + "\n")
 
 
-def confirm(question: str, *, yes: bool, what: str) -> bool:
-    """Ask once; `yes` answers for scripts.
+def confirm(question: str, *, yes: bool, what: str, otherwise: str) -> None:
+    """Ask once, and go on only with a yes; `yes` answers for scripts.
+
+    Args:
+        otherwise: what a no leaves as it is, said before the command ends with INTERRUPTED.
 
     Raises:
         NeedsConfirmation: no terminal to ask at, and no `yes`.
     """
     if yes:
-        return True
-    if not sys.stdin.isatty():
-        from clorefleet.domain.errors import NeedsConfirmation
+        return
+    from clorefleet.domain.errors import ExitCode, NeedsConfirmation
 
+    if not sys.stdin.isatty():
         raise NeedsConfirmation(what)
     progress.clear_line()
     sys.stderr.write(_broken(f"{question} [y/N] ", sys.stderr))
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        note(otherwise)
+        raise typer.Exit(ExitCode.INTERRUPTED)

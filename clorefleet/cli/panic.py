@@ -54,9 +54,7 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     for order in wanted:
         note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")
     question = f"End {len(wanted)} order(s), which bill as above? Their data is lost."
-    if not confirm(question, yes=yes or profile.is_sandbox, what="Ending orders"):
-        note("Nothing was ended.")
-        return
+    confirm(question, yes=yes or profile.is_sandbox, what="Ending orders", otherwise="Nothing was ended.")
     end_and_tell(connection, market, wanted)
     if options.as_json:
         print_json({"ended": [order.order_id for order in wanted], "left": [o.order_id for o in left]})

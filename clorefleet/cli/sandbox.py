@@ -143,10 +143,12 @@ def reset(yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask.")) ->
     from clorefleet.sandbox import process
 
     profile = find_profile(SANDBOX)
-    if not confirm(
-        "Forget the sandbox and its records? Its money is simulated.", yes=yes, what="Resetting the sandbox"
-    ):
-        return
+    confirm(
+        "Forget the sandbox and its records? Its money is simulated.",
+        yes=yes,
+        what="Resetting the sandbox",
+        otherwise="Nothing was changed.",
+    )
     daemon.stop(profile.state_dir)
     process.reset(profile.sandbox_dir)
     shutil.rmtree(profile.state_dir, ignore_errors=True)

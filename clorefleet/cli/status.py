@@ -87,7 +87,7 @@ def _show(profile: Profile, found: FleetStatus, notes: list[str], *, with_stoppe
                         (
                             each.deployment_id,
                             each.state if replica.state == "serving" else replica.state,
-                            f"{replica.slot} {replica.setup}",
+                            f"{replica.slot} {replica.setup.replace(' on ', '/')}",
                             str(replica.server_id),
                             age(replica.in_phase),
                             _speed(replica),

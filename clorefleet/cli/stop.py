@@ -75,9 +75,7 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
             _say_bill(name, _spent(store, name))
         return
     question = f"Stop {name}? Its {len(leases)} server(s), at {usd(_per_day(leases))}/day, are given back."
-    if not confirm(question, yes=yes or profile.is_sandbox, what="Stopping"):
-        note("It goes on.")
-        return
+    confirm(question, yes=yes or profile.is_sandbox, what="Stopping", otherwise="It goes on.")
     with store.write() as tx:
         tx.put_deployment(stopped(deployment))
     connection = connect(profile)

@@ -99,9 +99,7 @@ def sweep(
     if to_end:
         prices = ", ".join(hourly(finding.order) for finding in to_end)
         question = f"End {len(to_end)} order(s), which bill {prices}? Their data is lost."
-        if not confirm(question, yes=yes or profile.is_sandbox, what="Ending orders"):
-            note("Nothing was ended.")
-            raise typer.Exit(ExitCode.INTERRUPTED)
+        confirm(question, yes=yes or profile.is_sandbox, what="Ending orders", otherwise="Nothing was ended.")
         _record_consent(records.store, named, connection)
         end_and_tell(connection, market, [finding.order for finding in to_end])
     gone = {finding.order.order_id for finding in to_end}

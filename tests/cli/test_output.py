@@ -164,3 +164,37 @@ def test_a_pipe_sees_no_moving_line():
         [sys.executable, "-c", WAITS.format(is_watched=False)], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("", "a line\n")
+
+
+def asked(answer: str) -> tuple[int, str]:
+    """Exit code and screen of a real terminal whose user answers a question."""
+    code = (
+        "import typer\n"
+        "from clorefleet.cli import output\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def ask():\n"
+        "    output.confirm('Rent it?', yes=False, what='Renting', otherwise='Nothing was rented.')\n"
+        "    print('It was rented.')\n"
+        "raise SystemExit(app(standalone_mode=False))\n"
+    )
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "r+b", buffering=0) as end:
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=end, stdout=end, stderr=end)
+    os.write(ours, f"{answer}\n".encode())
+    child.wait()
+    screen = os.read(ours, 65536).decode()
+    os.close(ours)
+    return child.returncode, screen
+
+
+@pytest.mark.parametrize("answer", ["y", "YES"])
+def test_a_question_goes_on_with_a_yes(answer):
+    code, screen = asked(answer)
+    assert code == 0 and "It was rented." in screen and "[y/N]" in screen
+
+
+@pytest.mark.parametrize("answer", ["n", "", "perhaps"])
+def test_anything_else_is_a_no_which_says_what_stays_and_has_its_exit_code(answer):
+    code, screen = asked(answer)
+    assert code == 130 and "Nothing was rented." in screen and "It was rented." not in screen
