@@ -24,11 +24,11 @@ def find_replica(name: str) -> tuple[Connection, Lease]:
     from clorefleet.store.database import open_store
 
     connection = connect(options.profile())
+    deployment, slash, slot = name.partition("/")
     with open_store(connection.store_url).read() as tx:
         if name:
-            find_deployment(tx, name)
+            find_deployment(tx, deployment)
         leases = tx.open_leases()
-    deployment, slash, slot = name.partition("/")
     found = [
         lease
         for lease in leases
