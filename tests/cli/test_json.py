@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from clorefleet.cli.documents import DOCUMENTS
+from clorefleet.config.fleet_file import load_fleet_file
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.event import Event
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.fleet.change import changes
 from clorefleet.report.status import fleet_status
+from clorefleet.sandbox.thread import RunningSandbox
 from clorefleet.store.codec import encode
 from clorefleet.store.database import open_store
 from tests.fleet.builders import NOW, deployment, lease
@@ -39,6 +43,12 @@ for words in json.load(sys.stdin):
         code = main.main()
     told.append([code, out.getvalue(), err.getvalue()])
 json.dump(told, sys.stdout)
+"""
+TERMINAL = """
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+told = []
 """
 FLEET = """
 [deployments.chat]
@@ -129,21 +139,16 @@ def schema(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def told(market, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, str, str]]]:
-    """What each command of `RUNS` said, all of them in one process."""
-    import os
+Told = dict[str, tuple[int, str, str]]
 
-    folder = tmp_path_factory.mktemp("json")
+
+def run_all(folder: Path, market: RunningSandbox, *words: str, program: str = DRIVER) -> Told:
+    """What each command of `RUNS` says in a fresh home, all of them in one process."""
     fill(folder / "home")
     (folder / "fleet.toml").write_text(FLEET, "utf-8")
     (folder / "engine.log").write_text(LOG, "utf-8")
     with open_store(f"sqlite:///{folder / 'home' / 'state' / 'default' / 'clorefleet.db'}").write() as tx:
-        from clorefleet.config.fleet_file import load_fleet_file
-        from clorefleet.fleet.change import changes
-
-        found = changes(load_fleet_file(folder / "fleet.toml"), (), None, now=NOW)
-        for change in found.changes:
+        for change in changes(load_fleet_file(folder / "fleet.toml"), (), None, now=NOW).changes:
             if change.after is not None:
                 tx.put_deployment(change.after)
     env = os.environ | {
@@ -153,10 +158,13 @@ def told(market, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
         "XDG_CONFIG_HOME": str(folder / "config"),
         "CLORE_API_KEY": market.api_key,
         "CLORE_API_URL": market.market_url,
+        "HF_ENDPOINT": market.market_url,
+        "COLUMNS": "80",
+        "TERM": "xterm",
     }
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps([[*words, "--json"] for words in RUNS.values()]),
+        [sys.executable, "-c", program],
+        input=json.dumps([[*run, *words] for run in RUNS.values()]),
         capture_output=True,
         text=True,
         cwd=folder,
@@ -164,7 +172,19 @@ def told(market, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
         timeout=170,
     )
     assert done.returncode == 0, done.stderr
-    yield dict(zip(RUNS, map(tuple, json.loads(done.stdout)), strict=True))
+    return dict(zip(RUNS, map(tuple, json.loads(done.stdout)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def told(market, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    return run_all(tmp_path_factory.mktemp("json"), market, "--json")
+
+
+@pytest.fixture(scope="module")
+def shown(market, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """The same for a person at a terminal of 80 columns."""
+    watched = DRIVER.replace("io.StringIO()", "Terminal()").replace("told = []", TERMINAL)
+    return run_all(tmp_path_factory.mktemp("shown"), market, program=watched)
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))
@@ -202,3 +222,16 @@ def test_a_command_that_lacks_a_word_says_so_in_json_too(cli):
     run = cli("hosts", "block", "--json")
     Draft202012Validator(schema("error")).validate(run.json)
     assert run.code == run.json["error"]["exit_code"] == 2
+
+
+VERBATIM = {"daemon install"}
+"""A systemd unit, which is copied."""
+
+
+@pytest.mark.parametrize("name", sorted(set(RUNS) - VERBATIM))
+def test_a_terminal_of_eighty_columns_breaks_no_line(shown, name: str):
+    _, out, err = shown[name]
+    assert out or err
+    for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", out + err).replace("\r", "\n").splitlines():
+        # A path or an address has no place where it could be broken.
+        assert len(line) <= 80 or max(map(len, line.split())) > 40, line
