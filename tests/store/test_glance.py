@@ -52,7 +52,7 @@ def url(tmp_path: Path) -> str:
         tx.put_order_segments(OrderId(7), (segment,))
         tx.put_wanted(serving.deployment_id, Wanted(2, "load", NOW + timedelta(hours=1)), now=NOW)
         tx.put_guard(FleetGuard(parse_budget("40/day"), Decimal(500), NOW, {DeploymentId("d"): Decimal(9)}))
-        tx.put_wallet_reading(reading)
+        tx.put_wallet_readings([reading])
     return found
 
 
