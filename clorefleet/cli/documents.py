@@ -435,6 +435,12 @@ class Unit(TypedDict):
     is_installed: bool
 
 
+class DashboardLink(TypedDict):
+    link: str
+    """Works once, within ten minutes."""
+    is_new: bool
+
+
 class SandboxServer(TypedDict):
     market_url: str
     hub_url: str
@@ -519,6 +525,7 @@ DOCUMENTS: dict[str, tuple[object, ...]] = {
     "daemon status": (DaemonStatus,),
     "daemon install": (Unit,),
     "daemon uninstall": (Unit,),
+    "dashboard": (DashboardLink,),
     "sandbox serve": (SandboxServer,),
     "sandbox status": (SandboxStatus,),
     "sandbox stop": (DaemonStopped,),

@@ -101,7 +101,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 """By document, the words that print one, with something in it where there can be."""
 ELSEWHERE = {
     "deploy", "deploy --detach", "apply", "adopt", "models add", "logs --engine", "logs --engine --follow",
-    "daemon start", "sandbox serve", "logs --follow",
+    "daemon start", "sandbox serve", "logs --follow", "dashboard",
 }  # fmt: skip
 """They need a daemon, a hub or a node: `tests/end_to_end`, or the tests of their parts below."""
 
