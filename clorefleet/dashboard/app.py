@@ -2,7 +2,7 @@
 
     /<random>/            the fleet            /<random>/sign-in       takes a link's code
     /<random>/d/NAME      one deployment       /<random>/d/NAME/stop   asks; a POST does it
-    .../plans timeline events hosts logs       ...?live=1              the content as server-sent events
+    .../plans costs timeline events hosts logs       ...?live=1              the content as server-sent events
 
 All of it lies below a path that nobody can guess: browsers send cookies to every port of a host, but only
 below the cookie's path, so that another program's server on this machine is never sent ours.
@@ -92,6 +92,7 @@ class Dashboard:
             Route("/", self._page(Page("fleet.html", "Fleet", self._fleet))),
             Route("/d/{name}", self._page(Page("deployment.html", "Deployment", self._deployment))),
             Route("/timeline", self._page(Page("timeline.html", "Timeline", self._timeline))),
+            Route("/costs", self._page(Page("costs.html", "Costs", self._costs))),
             Route("/plans", self._page(Page("plans.html", "Plans", lambda tx, *_: reading.read_plans(tx)))),
             Route("/events", self._page(Page("events.html", "Events", self._events))),
             Route("/hosts", self._page(Page("hosts.html", "Hosts", self._hosts))),
@@ -127,6 +128,9 @@ class Dashboard:
 
     def _timeline(self, tx: Transaction, request: Request, now: datetime) -> object:
         return reading.read_timeline(tx, request.query_params.get("span", ""), now)
+
+    def _costs(self, tx: Transaction, request: Request, now: datetime) -> object:
+        return reading.read_costs(tx, request.query_params.get("span", ""), now)
 
     def _events(self, tx: Transaction, request: Request, now: datetime) -> object:
         return reading.read_events(tx, request.query_params.get("deployment", ""))
@@ -195,6 +199,7 @@ class Dashboard:
             is_sandbox=self.is_sandbox,
             steps=reading.STEPS,
             spans=tuple(reading.SPANS),
+            cost_spans=tuple(reading.COST_DAYS),
             **values,
         )
 

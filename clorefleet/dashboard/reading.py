@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from clorefleet.dashboard import picture
+from clorefleet.domain.books import PhaseEntry
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import WalletReading
-from clorefleet.domain.identity import DeploymentId, ServerId
+from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.load import LoadSample
+from clorefleet.domain.money import Money
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.planning import Planning
-from clorefleet.fleet.budget import wallet_warning
+from clorefleet.fleet.budget import midnight_utc, wallet_warning
 from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.spending import load_spending
+from clorefleet.report.charges import charges
+from clorefleet.report.cost import CostRow, Dimension, rows_by
+from clorefleet.report.cost_report import CostQuestion, CostReport, books_since, cost_report
 from clorefleet.report.host_history import HostHistory, host_histories
 from clorefleet.report.status import DeploymentStatus, ReplicaStatus, fleet_status
+from clorefleet.store.books import load_books
 from clorefleet.store.queries import LastTick, Transaction
 
 HOURS_A_DAY = 24
@@ -33,6 +39,8 @@ EVENTS_BESIDE = 12
 """Beside the fleet; the events page has more."""
 EVENTS_SHOWN = 200
 LOG_LINES_SHOWN = 300
+TRACKS_MAX = 200
+"""Leases of one deployment on a timeline, the newest."""
 LOAD_SHOWN = timedelta(hours=3)
 SPANS = {
     "6h": timedelta(hours=6),
@@ -41,6 +49,16 @@ SPANS = {
     "30d": timedelta(days=30),
 }
 DEFAULT_SPAN = "24h"
+COST_DAYS = {"7d": 7, "30d": 30, "90d": 90}
+DEFAULT_COST_SPAN = "30d"
+COST_ROWS = 12
+COST_TABLES = (
+    ("Deployment", Dimension.DEPLOYMENT),
+    ("Phase", Dimension.PHASE),
+    ("Model", Dimension.MODEL),
+    ("GPU", Dimension.GPU),
+    ("Host", Dimension.HOST),
+)
 STEPS = tuple(phase for phase in PHASE_ORDER if phase not in (Phase.DRAINING, Phase.ENDED))
 """What a replica goes through until it serves."""
 
@@ -133,7 +151,6 @@ class DeploymentPage:
     load: tuple[picture.Column, ...]
     load_max: float
     load_since: datetime
-    past: tuple[Track, ...]
     timeline: TimelinePage
     events: tuple[Event, ...]
     planning: Planning | None
@@ -163,6 +180,17 @@ class HostPage:
     record: HostHistory
     state: str
     measured: tuple[tuple[Lease, NodeFacts | None, tuple[Discrepancy, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CostsPage:
+    span: str
+    report: CostReport
+    days: tuple[picture.Column, ...]
+    day_max: float
+    since: datetime
+    tables: tuple[tuple[str, tuple[CostRow, ...]], ...]
+    """What was spent by, with the dearest rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +261,8 @@ def read_deployment(tx: Transaction, name: str, now: datetime) -> DeploymentPage
     today = load_spending(tx, now).today_usd.get(wish.deployment_id, Decimal(0))
     since = now - LOAD_SHOWN
     load, load_max = _load_columns(tx.load(wish.deployment_id, since=since), since, now)
-    leases = tx.leases(wish.deployment_id)
-    window = now - SPANS[DEFAULT_SPAN]
+    lately = now - SPANS[DEFAULT_SPAN]
+    leases = [each for each in _leases_since(tx, lately) if each.deployment_id == name]
     return DeploymentPage(
         card=Card(status, _budget(wish), today),
         wish=wish,
@@ -242,10 +270,7 @@ def read_deployment(tx: Transaction, name: str, now: datetime) -> DeploymentPage
         load=load,
         load_max=load_max,
         load_since=since,
-        past=tuple(
-            _track(each, segments, since=window, until=now) for each in reversed(leases) if not each.is_open
-        )[:20],
-        timeline=_timeline(leases, segments, DEFAULT_SPAN, now),
+        timeline=_timeline(tx, leases, segments, DEFAULT_SPAN, now),
         events=_newest(tx, wish.deployment_id, EVENTS_SHOWN // 4),
         planning=tx.plannings().get(wish.deployment_id),
     )
@@ -254,10 +279,7 @@ def read_deployment(tx: Transaction, name: str, now: datetime) -> DeploymentPage
 def read_timeline(tx: Transaction, span: str, now: datetime) -> TimelinePage:
     span = span if span in SPANS else DEFAULT_SPAN
     since = now - SPANS[span]
-    lately = tx.leases(since=since)
-    known = {each.lease_id for each in lately}
-    older = (each for each in tx.open_leases() if each.lease_id not in known)
-    return _timeline((*older, *lately), tx.segments(since=since), span, now)
+    return _timeline(tx, _leases_since(tx, since), tx.segments(since=since), span, now)
 
 
 def read_plans(tx: Transaction) -> PlansPage:
@@ -287,6 +309,32 @@ def read_host(tx: Transaction, server_id: int, now: datetime) -> HostPage | None
         tuple(
             (lease, tx.node_facts(lease.lease_id), tx.discrepancies(lease.lease_id))
             for lease in reversed(record.leases)
+        ),
+    )
+
+
+def read_costs(tx: Transaction, span: str, now: datetime) -> CostsPage:
+    """Days are UTC's, as those of the ceilings."""
+    span = span if span in COST_DAYS else DEFAULT_COST_SPAN
+    since = midnight_utc(now) - timedelta(days=COST_DAYS[span] - 1)
+    question = CostQuestion((Dimension.DAY,), UTC, "UTC", since=since)
+    books = load_books(tx, since=books_since(question, now=now))
+    report = cost_report(books, question, now=now)
+    by_day = {row.key[0]: row.usd for row in report.rows}
+    days = [f"{since + timedelta(days=i):%Y-%m-%d}" for i in range(COST_DAYS[span])]
+    drawn, day_max = picture.columns(
+        [(float(by_day.get(day, 0)), f"{day}: {Money.usd(by_day.get(day, Decimal(0)))}") for day in days]
+    )
+    found = charges(books, now=now, zone=UTC, since=since)
+    return CostsPage(
+        span,
+        report,
+        drawn,
+        day_max,
+        since,
+        tuple(
+            (title, rows_by((dimension,), found, books, zone=UTC, since=since)[:COST_ROWS])
+            for title, dimension in COST_TABLES
         ),
     )
 
@@ -337,42 +385,68 @@ def _state(record: HostHistory, now: datetime) -> str:
     return record.state(now, DEFAULT_LIMITS.host_fault_memory)
 
 
+def _leases_since(tx: Transaction, since: datetime) -> tuple[Lease, ...]:
+    """Those that were there at some time after `since`."""
+    lately = tx.leases(since=since)
+    known = {each.lease_id for each in lately}
+    return (*(each for each in tx.open_leases() if each.lease_id not in known), *lately)
+
+
 def _timeline(
-    leases: Sequence[Lease], segments: Sequence[LedgerSegment], span: str, now: datetime
+    tx: Transaction, leases: Sequence[Lease], segments: Sequence[LedgerSegment], span: str, now: datetime
 ) -> TimelinePage:
     since = now - SPANS[span]
-    names = sorted({str(each.deployment_id) for each in leases})
+    entries: dict[LeaseId, list[PhaseEntry]] = {}
+    for entry in tx.phases(since=since):
+        entries.setdefault(entry.lease_id, []).append(entry)
     tracks = []
-    for name in names:
+    for name in sorted({str(each.deployment_id) for each in leases}):
         mine = sorted(
             (each for each in leases if each.deployment_id == name),
             key=lambda each: each.created_at,
             reverse=True,
         )
-        drawn = (_track(each, segments, since=since, until=now) for each in mine)
+        drawn = (
+            _track(each, segments, entries.get(each.lease_id, ()), since=since, until=now)
+            for each in mine[:TRACKS_MAX]
+        )
         tracks.append((name, tuple(each for each in drawn if each.bars)))
     return TimelinePage(span, since, now, tuple(each for each in tracks if each[1]))
 
 
-def _track(lease: Lease, segments: Iterable[LedgerSegment], *, since: datetime, until: datetime) -> Track:
+def _track(
+    lease: Lease,
+    segments: Iterable[LedgerSegment],
+    entries: Sequence[PhaseEntry],
+    *,
+    since: datetime,
+    until: datetime,
+) -> Track:
     spent = (each.cost_usd(until) for each in segments if each.lease_id == lease.lease_id)
     bars = (
         picture.bar(begin, end, since=since, until=until, kind=kind, label=label)
-        for begin, end, kind, label in _stretches(lease, until)
+        for begin, end, kind, label in _stretches(lease, entries, until)
     )
     return Track(lease, sum(spent, Decimal(0)), tuple(each for each in bars if each is not None))
 
 
-def _stretches(lease: Lease, now: datetime) -> Iterable[tuple[datetime, datetime, str, str]]:
-    """The lease's life in parts: before its present phase, and that."""
+def _stretches(
+    lease: Lease, entries: Sequence[PhaseEntry], now: datetime
+) -> Iterable[tuple[datetime, datetime, str, str]]:
+    """The lease's life in its phases, as they were recorded; what was not is one stretch."""
     end = lease.ended_at or now
     if lease.state is LeaseState.REFUSED:
         yield lease.created_at, end, "refused", "refused"
-    elif not lease.is_open:
-        yield lease.created_at, end, "ended", "ended"
-    else:
-        yield lease.created_at, min(lease.phase_since, end), "before", "start"
-        yield lease.phase_since, end, lease.phase.name.lower(), lease.phase.value
+        return
+    if not entries and lease.is_open:
+        entries = (PhaseEntry(lease.lease_id, lease.phase, lease.phase_since),)
+    if not entries or entries[0].at > lease.created_at:
+        first = entries[0].at if entries else end
+        yield lease.created_at, min(first, end), "unrecorded", "not recorded"
+    ends = [*(each.at for each in entries[1:]), end]
+    for entry, until in zip(entries, ends, strict=False):
+        if entry.phase is not Phase.ENDED:
+            yield entry.at, min(until, end), entry.phase.name.lower(), entry.phase.value
 
 
 def _load_columns(

@@ -11,7 +11,7 @@ from clorefleet.domain.event import Event
 from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.host import HostFault, HostVerdict, Verdict
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, Money, parse_budget
@@ -19,8 +19,10 @@ from clorefleet.domain.node import Discrepancy
 from clorefleet.domain.offer import OfferedGpu
 from clorefleet.domain.plan import Refusal
 from clorefleet.domain.planning import planning_of
+from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import Store
+from clorefleet.store.queries import Transaction
 from tests.fleet.builders import NOW, deployment, lease, minutes, offer, plan, report
 from tests.fleet.test_reconcile import FACTS
 
@@ -55,6 +57,17 @@ def held(number: int, phase: Phase, name: str = "glm", **changes: object) -> Lea
     return replace(base, **changes)
 
 
+def put_lived(tx: Transaction, of: Lease) -> None:
+    """The lease with the phases that it came through, evenly until the one it is in."""
+    phases = PHASE_ORDER[: PHASE_ORDER.index(of.phase)]
+    if of.phase in (Phase.DRAINING, Phase.ENDED):
+        phases = (Phase.RENTING, Phase.WAITING, Phase.PROBING)
+    for i, phase in enumerate(phases):
+        at = of.created_at + (of.phase_since - of.created_at) * i / len(phases)
+        tx.put_lease(replace(of, phase=phase, phase_since=at))
+    tx.put_lease(of)
+
+
 def segment(of: Lease, **changes: object) -> LedgerSegment:
     base = LedgerSegment(
         lease_id=of.lease_id,
@@ -87,6 +100,7 @@ def fill(store: Store) -> None:
         created_at=NOW - timedelta(hours=3, minutes=12),
     )
     coming = [held(i, phase) for i, phase in enumerate(COMING_UP)]
+    coming[0] = replace(coming[0], phase_since=coming[0].created_at)
     syncing = COMING_UP.index(Phase.SYNCING)
     coming[syncing] = replace(
         coming[syncing], progress="412 of 744 GB, 96 MB/s, about 58 min", progress_fraction=0.554
@@ -100,6 +114,8 @@ def fill(store: Store) -> None:
         phase=Phase.ENDED,
         created_at=NOW - timedelta(hours=9),
         ended_at=NOW - timedelta(hours=8),
+        phase_since=NOW - timedelta(hours=8),
+        blocks_host=True,
         reason="the disk is slower than offered",
     )
     with store.write() as tx:
@@ -107,7 +123,7 @@ def fill(store: Store) -> None:
         tx.put_deployment(glm)
         tx.put_deployment(deployment("old", desired=Desired.STOPPED, created_at=NOW - timedelta(days=3)))
         for each in (serving, *coming, draining, failed):
-            tx.put_lease(each)
+            put_lived(tx, each)
             if each.order_id is not None:
                 tx.put_order_segments(each.order_id, (segment(each),))
         tx.put_wanted(TINY, Wanted(1, "you asked for 1"), now=NOW)
@@ -138,12 +154,22 @@ def fill(store: Store) -> None:
             )
         )
         tx.add_host_verdict(HostVerdict(ServerId(555), Verdict.BLOCKED, NOW, "noisy neighbour"))
+        used = UsageHour(
+            serving.lease_id,
+            NOW - timedelta(hours=1),
+            "smollm2-135m",
+            NOW,
+            requests=412,
+            prompt_tokens=90_000,
+            completion_tokens=310_000,
+        )
+        tx.add_usage([used])
         for i in range(120):
             at = NOW - timedelta(minutes=120 - i)
             tx.add_load(TINY, LoadSample(at, 60, requests=(i * 7) % 23, generated_tokens=100, serving=1))
 
 
-def _fill_plans(tx) -> None:  # type: ignore[no-untyped-def]
+def _fill_plans(tx: Transaction) -> None:
     plans = []
     for i in range(30):
         base = plan(100 + i, str(4 + i * 1.7))
@@ -164,7 +190,7 @@ def _fill_plans(tx) -> None:  # type: ignore[no-untyped-def]
     tx.put_planning(GLM, planning_of(found, now=NOW - minutes(51)))
 
 
-def _fill_events(tx) -> None:  # type: ignore[no-untyped-def]
+def _fill_events(tx: Transaction) -> None:
     said = [
         (55, "replicas_wanted", "glm: 8 replica(s) wanted: window “office hours”.", GLM),
         (50, "rent_intended", "Renting server 104 (4x RTX 5090) for $7.50/day.", GLM),
@@ -181,6 +207,10 @@ HOSTILE = (
     """<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>"""
     """" onmouseover="document.title='owned'" x="\x1b[2J\u202egpj.exe"""
 )
+
+HOSTILE_PAGES = (
+    "", "d/tiny", "timeline", "costs", "plans", "events", "hosts", "hosts/66", "hosts/67", "logs",
+)  # fmt: skip
 
 
 def fill_hostile(store: Store) -> Deployment:
@@ -201,6 +231,7 @@ def fill_hostile(store: Store) -> Deployment:
     with store.write() as tx:
         tx.put_deployment(wish)
         tx.put_lease(bad)
+        tx.put_order_segments(bad.order_id, (segment(bad),))
         tx.put_wanted(TINY, Wanted(1, HOSTILE), now=NOW)
         tx.add_event(Event(NOW, HOSTILE, HOSTILE * 10, TINY))
         tx.add_host_fault(HostFault(ServerId(66), NOW, HOSTILE, Decimal(1)))

@@ -17,7 +17,7 @@ from tests.dashboard.conftest import Running
 from tests.dashboard.seeded import COMING_UP, GLM, TINY, fill_hostile
 from tests.fleet.builders import NOW
 
-PAGES = ("", "d/tiny", "d/glm", "timeline", "plans", "events", "hosts", "hosts/120", "logs")
+PAGES = ("", "d/tiny", "d/glm", "timeline", "costs", "plans", "events", "hosts", "hosts/120", "logs")
 ASKING = ("d/tiny/stop", "d/tiny/scale", "d/tiny/scale?replicas=3")
 TABS_MAX = 60
 
@@ -149,7 +149,18 @@ def test_hostile_content_is_shown_and_never_runs(browser: Browser, serve: Callab
     browser.look()
     browser.sign_in(running)
     browser.troubles()
-    for path in ("", "d/tiny", "timeline", "plans", "events", "hosts", "hosts/66", "logs", "d/tiny/stop"):
+    for path in (
+        "",
+        "d/tiny",
+        "timeline",
+        "costs",
+        "plans",
+        "events",
+        "hosts",
+        "hosts/66",
+        "logs",
+        "d/tiny/stop",
+    ):
         browser.go(running, path)
         assert browser.run("return document.title").endswith("clorefleet (sandbox)")
         assert (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,16 @@ from clorefleet.dashboard.pages import STATIC
 from clorefleet.dashboard.sign_in import SESSION_LIFE
 from clorefleet.domain.deployment import Desired, Origin
 from clorefleet.domain.identity import DeploymentId
+from clorefleet.domain.lease import Phase
+from clorefleet.domain.money import Money
 from tests.dashboard.conftest import Client, Running
-from tests.dashboard.seeded import HOSTILE, TINY, fill_hostile
+from tests.dashboard.seeded import COMING_UP, HOSTILE, TINY, fill_hostile
 from tests.fleet.builders import deployment
 
 PAGES = (
-    "", "d/tiny", "d/glm", "d/old", "timeline", "timeline?span=7d", "plans", "events",
-    "events?deployment=glm", "hosts", "hosts/120", "hosts/555", "logs", "d/tiny/stop", "d/tiny/scale",
-    "d/tiny/scale?replicas=3",
+    "", "d/tiny", "d/glm", "d/old", "timeline", "timeline?span=7d", "costs", "costs?span=7d", "plans",
+    "events", "events?deployment=glm", "hosts", "hosts/120", "hosts/555", "logs", "d/tiny/stop",
+    "d/tiny/scale", "d/tiny/scale?replicas=3",
 )  # fmt: skip
 
 
@@ -196,7 +199,18 @@ def test_hostile_text_is_shown_as_text_bounded_and_without_controls(serve):
     running = serve(fill_hostile)
     client = Client(running)
     client.sign_in()
-    for path in ("", "d/tiny", "timeline", "plans", "events", "hosts", "hosts/66", "hosts/67", "logs"):
+    for path in (
+        "",
+        "d/tiny",
+        "timeline",
+        "costs",
+        "plans",
+        "events",
+        "hosts",
+        "hosts/66",
+        "hosts/67",
+        "logs",
+    ):
         page = client(path)
         assert page.status == 200
         assert "<img" not in page.text and "<script>" not in page.text
@@ -210,3 +224,18 @@ def test_the_front_end_library_is_the_one_that_was_published_and_is_documented()
     documented = dict(re.findall(r"^    ([0-9a-f]{64})  (\S+)", text, re.MULTILINE))
     digests = {hashlib.sha256(file.read_bytes()).hexdigest(): file.name for file in STATIC.glob("*.min.js")}
     assert digests == documented and len(digests) == 2
+
+
+def test_the_costs_are_those_of_the_ledger(running: Running, client: Client):
+    with running.store.read() as tx:
+        spent = sum((each.cost_usd(running.clock.now()) for each in tx.segments()), Decimal(0))
+    text = client("costs").text
+    assert f"<dt>Spent</dt><dd>{Money.usd(spent)}</dd>" in text
+    assert "host failed" in text and "For a million generated tokens" in text
+
+
+def test_the_timeline_shows_the_phases_that_were_recorded(client: Client):
+    text = client("timeline").text
+    for phase in (*COMING_UP, Phase.SERVING, Phase.DRAINING):
+        assert f'class="bar bar-{phase.name.lower()}"' in text, phase
+    assert "bar-unrecorded" not in text
