@@ -67,5 +67,12 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSandbox]
 def account(cli: CommandLine, market: RunningSandbox) -> CommandLine:
     """The default profile with a real account's settings: key and address, here of the simulated market."""
     return CommandLine(
-        cli.home, cli.env | {"CLORE_API_KEY": market.api_key, "CLORE_API_URL": market.market_url}
+        cli.home,
+        cli.env
+        | {
+            "CLORE_API_KEY": market.api_key,
+            "CLORE_API_URL": market.market_url,
+            # No test asks a service on the network: what answers here stands for the hub.
+            "HF_ENDPOINT": market.market_url,
+        },
     )
