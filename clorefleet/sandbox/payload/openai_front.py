@@ -125,7 +125,7 @@ class Engine:
                     "created": self.started_s,
                     "owned_by": "clorefleet-sandbox (simulated)",
                     "simulated": True,
-                    "simulated_tokens_per_s": round(self.speed.tokens_per_s(1), 2),
+                    "simulated_tokens_per_s": round(self.speed.hardware_tokens_per_s(1), 2),
                     "engine": self.title,
                     "max_model_len": self.context_tokens,
                 }

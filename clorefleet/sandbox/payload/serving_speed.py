@@ -72,10 +72,15 @@ class Speed:
     def accept_length(self) -> float:
         return ACCEPT_LENGTH.get(self.draft_tokens, ACCEPT_LENGTH_MAX)
 
+    def hardware_tokens_per_s(self, batch: int) -> float:
+        """Of each of `batch` users, were the words not written by this machine."""
+        return self.accept_length / (
+            self.step_s(max(1, batch)) * (DRAFT_OVERHEAD if self.draft_tokens else 1.0)
+        )
+
     def tokens_per_s(self, batch: int) -> float:
-        """Of each of `batch` users."""
-        step_s = self.step_s(max(1, batch)) * (DRAFT_OVERHEAD if self.draft_tokens else 1.0)
-        return min(TOKENS_PER_S_MAX, self.accept_length / step_s)
+        """Of each of `batch` users, and what is paced to."""
+        return min(TOKENS_PER_S_MAX, self.hardware_tokens_per_s(batch))
 
     def prefill_s(self, prompt_tokens: int) -> float:
         rate = self.gpus_in_parallel * self.gpu_bandwidth * _PREFILL_FLOPS_PER_BYTE or self.ram_bandwidth
