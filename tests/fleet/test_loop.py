@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from clorefleet.domain.deployment import Desired
+from clorefleet.domain.failure import Correction
+from clorefleet.domain.host import CudaFound
 from clorefleet.domain.identity import ServerId
+from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import RentRequest
-from tests.fleet.builders import IMAGE, deployment, plan
-from tests.fleet.world import World
+from clorefleet.domain.plan import PlanReport, Requirement
+from tests.fleet.builders import IMAGE, NOW, deployment, plan
+from tests.fleet.world import OLD_DRIVER, World
 
 
 @pytest.fixture
@@ -50,6 +55,59 @@ def test_a_wish_becomes_a_serving_replica_and_its_end_a_closed_ledger(world: Wor
     assert_serving_once(world)
     stop(world)
     assert_all_ended(world)
+
+
+def test_damaged_weights_are_fetched_again_on_the_same_server(world: World):
+    world.nodes.damaged = {ServerId(7)}
+    serve(world, 20)
+    assert_serving_once(world)
+    [lease] = world.leases()
+    assert lease.server_id == 7 and lease.corrections == (Correction.FETCH_AGAIN,)
+    jobs = [job.removeprefix(f"{lease.lease_id}-") for job in world.nodes.started]
+    assert jobs == ["syncing-1", "launching-1", "syncing-again-1", "launching-again-1"]
+    assert set(world.nodes.started.values()) == {1}
+    stop(world)
+    assert_all_ended(world)
+
+
+@pytest.mark.parametrize("boundary", Boundary)
+def test_a_daemon_that_dies_between_the_damage_and_the_second_download_loses_neither(
+    world: World, boundary: Boundary
+):
+    """The step back is written down, its job perhaps not: the next finds the launch dead once more."""
+    world.nodes.damaged = {ServerId(7)}
+    world.wish()
+    while not any("-launching-" in job for job in world.nodes.started):
+        world.tick()
+    world.hazards.kill_at = {(Effect.START_JOB, boundary)}
+    world.tick(20)
+    assert world.hazards.kill_at == set()
+    assert_serving_once(world)
+    [lease] = world.leases()
+    assert lease.server_id == 7 and lease.corrections == (Correction.FETCH_AGAIN,)
+    assert len(world.market.orders) == 1 and len(world.nodes.started) == 4
+
+
+def test_what_the_probe_finds_of_a_driver_is_believed_by_the_plans_that_follow(world: World):
+    """The server is given back at its probe; what was found there is kept all the same."""
+    world.nodes.old_drivers = {ServerId(7)}
+    asked: list[Requirement] = []
+    plan_as_before = world._plan
+
+    def watched(requirement: Requirement, view: MarketView) -> PlanReport:
+        asked.append(requirement)
+        return plan_as_before(requirement, view)
+
+    world._plan = watched  # type: ignore[method-assign]
+    world.start()
+    serve(world, 30)
+    [lease] = world.leases()
+    assert lease.server_id == 8 and lease.phase is Phase.SERVING
+    assert asked[0].cuda_found == ()
+    assert asked[-1].cuda_found == (CudaFound(ServerId(7), (12, 2)),)
+    with world.store.read() as tx:
+        [gone] = [each for each in tx.leases(since=NOW) if each.server_id == 7]
+        assert gone.cuda_found == (12, 2) and tx.discrepancies(gone.lease_id) == (OLD_DRIVER,)
 
 
 def test_what_was_found_when_a_server_was_chosen_is_kept_for_looking_at(world: World):

@@ -16,11 +16,12 @@ from decimal import Decimal
 from pathlib import Path
 
 from clorefleet.domain.errors import MarketUnreachable, NodeError, OfferGone, Refused
+from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.money import Money, Rate
-from clorefleet.domain.node import Backend, Credentials, JobReport, JobState, NodeFacts, NodeView
+from clorefleet.domain.node import Backend, Credentials, Discrepancy, JobReport, JobState, NodeView
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, SshAddress, Wallet
 from clorefleet.domain.outcome import (
@@ -44,8 +45,9 @@ from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.loop import Fleet
 from clorefleet.store import leadership
 from clorefleet.store.database import Store, open_store
-from tests.fleet.builders import NOW, plan
-from tests.fleet.test_reconcile import FACTS
+from tests.fleet.builders import FACTS, NOW, plan
+
+OLD_DRIVER = Discrepancy("cuda", "13.0", "12.2", is_fatal=True)
 
 
 class Killed(BaseException):
@@ -190,6 +192,10 @@ class MemoryNodes:
     hazards: Hazards
     started: dict[str, int] = field(default_factory=dict)
     bad_servers: set[ServerId] = field(default_factory=set)
+    old_drivers: set[ServerId] = field(default_factory=set)
+    """Offered with a newer CUDA than they have."""
+    damaged: set[ServerId] = field(default_factory=set)
+    """Whose disks damage the weights that came first."""
     prepared: set[LeaseId] = field(default_factory=set)
     forgotten: set[LeaseId] = field(default_factory=set)
 
@@ -198,18 +204,25 @@ class MemoryNodes:
         return Credentials("ssh-ed25519 AAAA", "nonce")
 
     def look(self, lease: Lease, order: Order) -> NodeView:
-        job_key = f"{lease.lease_id}-{lease.phase}-{max(1, lease.launches)}"
-        is_started = job_key in self.started
+        is_started = lease.job_id(lease.phase, max(1, lease.launches)) in self.started
         match lease.phase:
             case Phase.WAITING:
                 return NodeView(host_key="ssh-ed25519 HOST")
             case Phase.PROBING:
-                return NodeView(facts=self._facts())
+                if lease.server_id in self.old_drivers:
+                    return NodeView(facts=replace(FACTS, cuda_version=(12, 2)), discrepancies=(OLD_DRIVER,))
+                return NodeView(facts=FACTS)
             case Phase.INSTALLING:
                 bad = lease.server_id in self.bad_servers
                 return NodeView(engine_missing="no engine" if bad else "")
             case Phase.SYNCING:
                 return NodeView(job=JobReport(JobState.SUCCEEDED if is_started else JobState.ABSENT, 0))
+            case Phase.LAUNCHING if is_started and lease.server_id in self.damaged and not lease.corrections:
+                return NodeView(
+                    job=JobReport(JobState.FAILED, 1),
+                    job_cause=Cause.BAD_CHECKPOINT,
+                    correction=Correction.FETCH_AGAIN,
+                )
             case Phase.LAUNCHING:
                 state = JobState.RUNNING if is_started else JobState.ABSENT
                 return NodeView(job=JobReport(state), is_healthy=is_started)
@@ -218,12 +231,8 @@ class MemoryNodes:
                     job=JobReport(JobState.RUNNING), is_healthy=True, answered=True, measured_tokens_per_s=9.0
                 )
 
-    @staticmethod
-    def _facts() -> NodeFacts:
-        return FACTS
-
     def start_work(self, lease: Lease, phase: Phase, attempt: int) -> None:
-        key = f"{lease.lease_id}-{phase}-{attempt}"
+        key = str(lease.job_id(phase, attempt))
         if lease.lease_id in self.forgotten:
             raise NodeError("gone")
         self.started[key] = self.started.get(key, 0) + 1
