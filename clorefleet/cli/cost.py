@@ -1,13 +1,19 @@
-"""`clorefleet cost`: what was spent, lease by lease."""
+"""`clorefleet cost`: where the money went, what it bought, and what to change."""
 
 from __future__ import annotations
 
-from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import age, note, print_json, table, usd
+from clorefleet.cli.output import print_json, say, say_verbatim, table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from clorefleet.report.cost_report import CostQuestion, CostReport
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -15,100 +21,140 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def cost(
     name: str = typer.Argument("", help="A deployment; default: all."),
+    by: str = typer.Option(
+        "deployment",
+        "--by",
+        metavar="WHAT",
+        help="Group by day, week, month, deployment, model, replica, host, gpu, phase, kind (spot or "
+        "on-demand), currency, order; several: day,model.",
+    ),
+    since: str = typer.Option(
+        "", "--since", metavar="WHEN", help="7d (ago), today, week, month, 2026-11-01, 2026-11-01T08:30."
+    ),
+    until: str = typer.Option("", "--until", metavar="WHEN", help="Likewise; default: now."),
+    time_zone: str = typer.Option(
+        "UTC", "--tz", metavar="ZONE", help="Whose days these are: Europe/Berlin. Ceilings count UTC days."
+    ),
+    bills: bool = typer.Option(False, "--bills", help="List the ledger's lines, order by order, as well."),
+    as_csv: bool = typer.Option(False, "--csv", help="Print the groups as CSV."),
+    html: str = typer.Option("", "--html", metavar="FILE", help="Write one page with plots, for printing."),
 ) -> None:
-    """Show what was spent, lease by lease.
+    """Show where the money went, what it bought, and what to change.
 
-    A lease that has ended shows the market's own final bill (settled). One that runs shows the larger of
-    our count and the market's counter. A change of price or of a coin's rate begins another line. USD at the
-    rate recorded with the line. Below: how far the bills are from our own count, and the wallet from the
-    ledger.
+    Every grouping adds up to the ledger exactly. A lease that has ended shows the market's own final bill;
+    one that runs shows the larger of our count and the market's counter. USD at the rate recorded then.
+    Idle are hours in which a ready replica got no request through the gateway.
 
-    Example:
+    Examples:
 
       clorefleet cost --sandbox
+
+      clorefleet cost --by day,model --since 7d --tz Europe/Berlin
+
+      clorefleet cost glm-5.1 --by phase --json
+
+      clorefleet cost --since month --html november.html
     """
-    from clorefleet.config.profile import clock_of, store_url
+    from clorefleet.config.profile import clock_of
+    from clorefleet.domain.errors import BadInput
+
+    if as_csv and options.as_json:
+        raise BadInput("--csv and --json contradict each other.", remedy="Use one of the two.")
+    now = clock_of(options.profile()).now()
+    question = ask(name, by, since, until, time_zone, now=now)
+    report = make_report(question, now=now)
+    if html:
+        write_page(report, Path(html))
+    if as_csv:
+        from clorefleet.report.cost_document import cost_csv
+
+        say_verbatim(cost_csv(report), end="")
+    elif options.as_json:
+        from clorefleet.report.cost_document import cost_document
+
+        print_json(cost_document(report))
+    elif not html:
+        show(report, bills=bills)
+
+
+def ask(name: str, by: str, since: str, until: str, time_zone: str, *, now: datetime) -> CostQuestion:
+    """
+    Raises:
+        BadInput: one of the words is none, or the window has no length.
+    """
+    from zoneinfo import ZoneInfo
+
+    from clorefleet.cli.moment import parse_moment
+    from clorefleet.config.fleet_file import parse_zone
+    from clorefleet.domain.errors import BadInput
     from clorefleet.domain.identity import DeploymentId
+    from clorefleet.report.cost import parse_dimensions
+    from clorefleet.report.cost_report import CostQuestion
+
+    zone_name = parse_zone(time_zone)
+    zone = ZoneInfo(zone_name)
+    begin = parse_moment(since, now=now, zone=zone) if since else None
+    end = parse_moment(until, now=now, zone=zone) if until else None
+    if begin is not None and begin >= (end or now):
+        raise BadInput("The window ends before it begins.", remedy="Set --since before --until and now.")
+    return CostQuestion(
+        parse_dimensions(by), zone, zone_name, begin, end, DeploymentId(name) if name else None
+    )
+
+
+def make_report(question: CostQuestion, *, now: datetime) -> CostReport:
+    """
+    Raises:
+        BadInput: there is no deployment of that name, and never was.
+    """
+    from clorefleet.config.profile import store_url
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.report.cost_report import books_since, cost_report
+    from clorefleet.store.books import load_books
     from clorefleet.store.database import open_store
 
     profile = options.profile()
-    now = clock_of(profile).now()
+    name = question.deployment_id
     with open_store(store_url(profile)).read() as tx:
-        segments = tx.segments(DeploymentId(name) if name else None)
-        readings = tx.wallet_readings()
-        leases = {lease.lease_id: lease for lease in tx.leases(DeploymentId(name) if name else None)}
-    total = sum((segment.cost_usd(now) for segment in segments), Decimal(0))
-    rows, documents = [], []
-    for segment in segments:
-        lease = leases[segment.lease_id]
-        bill = segment.cost(now)
-        state = "settled" if segment.settled_at else "ended" if segment.ended_at else "running"
-        lasted = (segment.ended_at or now) - segment.started_at
-        rows.append(
-            (
-                segment.order_id,
-                segment.deployment_id,
-                lease.plan.offer.gpu_summary[:20],
-                f"{segment.price}",
-                age(lasted),
-                state,
-                usd(segment.cost_usd(now), 4),
+        if name is not None and tx.deployment(name) is None and not tx.segments(name):
+            raise BadInput(
+                f"There is no deployment “{name[:60]}”.", remedy=f"See `clorefleet status{profile.flag}`."
             )
-        )
-        documents.append(
-            {
-                "order_id": segment.order_id,
-                "lease_id": segment.lease_id,
-                "deployment_id": segment.deployment_id,
-                "server_id": lease.server_id,
-                "price_per_day": segment.price.amount,
-                "currency": segment.currency,
-                "fee_percent": segment.fee_percent,
-                "started_at": segment.started_at,
-                "ended_at": segment.ended_at,
-                "state": state,
-                "cost": bill.amount,
-                "estimate": segment.estimate(now).amount,
-                "drift": segment.drift,
-                "market_spend": segment.market_spend,
-                "usd_per_unit": segment.usd_per_unit,
-                "rate_source": segment.rate_source,
-                "cost_usd": segment.cost_usd(now),
-                "reason_ended": lease.reason,
-            }
-        )
-    if options.as_json:
-        print_json(
-            {
-                "segments": documents,
-                "total_usd": total,
-                "at": now,
-                "wallets": [
-                    {
-                        "currency": each.currency,
-                        "read_at": each.read_at,
-                        "balance": each.balance.amount,
-                        "since": each.day_read_at,
-                        "drift": each.drift,
-                        "runway_days": each.runway_days,
-                    }
-                    for each in readings
-                ],
-            }
-        )
-        return
-    table(("ORDER", "DEPLOYMENT", "GPUS", "PRICE", "LASTED", "BILL", "USD"), rows, right=(0, 4, 6))
-    note(f"{usd(total, 4)} in all.")
-    drift = sum((s.drift * s.usd_per_unit for s in segments if s.drift is not None), Decimal(0))
-    if any(segment.drift is not None for segment in segments):
-        note(f"Settled bills are {_signed(drift)} beside our own count of minutes.")
-    for each in readings:
-        if each.drift:
-            note(
-                f"The {each.currency} wallet and the ledger differ by {each.drift.normalize():f} since "
-                f"{each.day_read_at:%H:%M} UTC: orders made by hand, a deposit, or the market's rounding."
-            )
+        books = load_books(tx, since=books_since(question, now=now))
+    return cost_report(books, question, now=now)
 
 
-def _signed(amount: Decimal) -> str:
-    return f"{'-' if amount < 0 else '+'}{usd(abs(amount), 4)}"
+def show(report: CostReport, *, bills: bool = False) -> None:
+    from clorefleet.report.cost_text import blocks
+
+    is_first = True
+    for block in blocks(report, bills=bills):
+        if not is_first:
+            say()
+        is_first = False
+        if isinstance(block, str):
+            say(block)
+        else:
+            table(block.headings, block.rows, right=block.right)
+
+
+def write_page(report: CostReport, file: Path) -> None:
+    """
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    from clorefleet.cli.output import note
+    from clorefleet.config.places import write_private_file
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.report.cost_page import NO_PLOTS, cost_page
+    from clorefleet.report.cost_plots import is_available
+
+    try:
+        write_private_file(file, cost_page(report).encode())
+    except OSError as error:
+        raise BadInput(
+            f"I cannot write {str(file)[:200]}: {error.strerror}.", remedy="Choose another file."
+        ) from error
+    note(f"Wrote {file}.")
+    if not is_available():
+        note(NO_PLOTS)

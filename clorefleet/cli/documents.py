@@ -17,10 +17,14 @@ from typing_extensions import TypedDict
 
 from clorefleet.domain.event import Event
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.money import Currency
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.recipe import Recipe
+from clorefleet.report.charges import Stage
+from clorefleet.report.cost import Dimension
 from clorefleet.report.status import DeploymentStatus, FleetStatus
+from clorefleet.report.waste import WasteKind
 
 
 class ErrorBody(TypedDict):
@@ -255,13 +259,78 @@ class StoppedAll(TypedDict):
     left: list[OrderId]
 
 
+class CostPart(TypedDict):
+    usd: Decimal
+    lasted_s: int
+
+
+class CostGroup(TypedDict):
+    usd: Decimal
+    billed: dict[Currency, Decimal]
+    planned_usd: Decimal
+    """Price and fee when the servers were rented, for the same time."""
+    lasted_s: int
+    """Server time: two servers for an hour are two hours."""
+    phases: dict[Stage, CostPart]
+    requests: int
+    failed_requests: int
+    uncounted_requests: int
+    """Answered without token counts."""
+    prompt_tokens: int
+    generated_tokens: int
+    usd_per_million_tokens: Decimal | None
+
+
+class CostRow(CostGroup):
+    key: dict[Dimension, str]
+
+
+class CostWaste(TypedDict):
+    kind: WasteKind
+    subject: str
+    usd: Decimal
+    lasted_s: int
+    what: str
+    advice: str
+
+
+class CostForecast(TypedDict):
+    deployment: DeploymentId | None
+    """None is the fleet."""
+    month: str
+    ends_at: datetime
+    spent_usd: Decimal
+    running_usd_per_day: Decimal
+    recent_usd_per_day: Decimal | None
+    at_present_usd: Decimal
+    at_recent_usd: Decimal | None
+    ceiling_usd: Decimal | None
+
+
+class CostReplica(TypedDict):
+    lease_id: LeaseId
+    deployment: DeploymentId
+    server_id: ServerId
+    gpus: str
+    lasted_s: int
+    planned_usd: Decimal
+    actual_usd: Decimal
+    planned_usd_per_day: Decimal
+    actual_usd_per_day: Decimal | None
+    all_in_usd_per_day: Decimal
+    predicted_tokens_per_s: float
+    measured_tokens_per_s: float | None
+
+
 class CostSegment(TypedDict):
     order_id: OrderId
     lease_id: LeaseId
     deployment_id: DeploymentId
-    server_id: ServerId
+    server_id: ServerId | None
+    gpus: str
+    kind: Literal["spot", "on-demand"]
     price_per_day: Decimal
-    currency: str
+    currency: Currency
     fee_percent: Decimal
     started_at: datetime
     ended_at: datetime | None
@@ -276,20 +345,39 @@ class CostSegment(TypedDict):
     reason_ended: str
 
 
-class WalletDrift(TypedDict):
-    currency: str
+class CostWallet(TypedDict):
+    currency: Currency
     read_at: datetime
     balance: Decimal
+    balance_usd: Decimal | None
+    usd_per_unit: Decimal | None
+    rate_source: str
+    burn_per_day: Decimal
+    runway_days: Decimal | None
     since: datetime
     drift: Decimal
-    runway_days: Decimal | None
 
 
 class Cost(TypedDict):
-    segments: list[CostSegment]
-    total_usd: Decimal
+    schema: Literal["clorefleet.cost/1"]
     at: datetime
-    wallets: list[WalletDrift]
+    time_zone: str
+    since: datetime | None
+    until: datetime | None
+    deployment: DeploymentId | None
+    by: list[Dimension]
+    total_usd: Decimal
+    unsettled_usd: Decimal
+    total: CostGroup
+    rows: list[CostRow]
+    """Their `usd` add up to `total_usd` exactly."""
+    waste_usd: Decimal
+    waste: list[CostWaste]
+    forecasts: list[CostForecast]
+    replicas: list[CostReplica]
+    segments: list[CostSegment]
+    settled_drift_usd: Decimal | None
+    wallets: list[CostWallet]
 
 
 class HostFaultDocument(TypedDict):

@@ -38,7 +38,7 @@ COMMANDS: dict[str, str] = {
     "diagnose": "Say what a log of an engine means, and what would cure it.",
     "ssh": "Open a shell on a replica's server.",
     "stop": "Stop a deployment and everything it pays for.",
-    "cost": "Show what was spent, lease by lease.",
+    "cost": "Show where the money went, what it bought, and what to change.",
     "hosts": "Show what is remembered of servers; block or unblock one.",
     "wallet": "Show the balances and how long they last.",
     "budget": "Show or set the ceilings over the whole fleet.",

@@ -91,7 +91,9 @@ class CostReport:
     question: CostQuestion
     total: CostRow
     rows: tuple[CostRow, ...]
-    by_phase: tuple[CostRow, ...]
+    timeline_by: Dimension
+    timeline: tuple[CostRow, ...]
+    """By day; by month where there are more days than a plot can show."""
     kept: tuple[Kept, ...]
     waste: tuple[Waste, ...]
     forecasts: tuple[Forecast, ...]
@@ -99,6 +101,11 @@ class CostReport:
     bills: tuple[Bill, ...]
     unsettled_usd: Decimal
     """Of `total`, what may still change because the market's final bill is not known."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was charged or used in the window."""
+        return not self.rows
 
     @property
     def wasted_usd(self) -> Decimal:
@@ -111,6 +118,7 @@ class CostReport:
         return exact_sum(found) if found else None
 
 
+TIMELINE_DAYS_MAX = timedelta(days=62)
 EARLIEST_DAY = timedelta(hours=1)
 """From which on a lease's cost says something about its cost a day."""
 
@@ -135,6 +143,7 @@ def cost_report(books: Books, question: CostQuestion, *, now: datetime) -> CostR
         for each in asked.usage
         if (since is None or each.hour >= since) and (until is None or each.hour < until)
     ]
+    timeline_by = _timeline_by(found)
     named = {charge.order_id for charge in found}
     open_orders = {each.order_id for each in asked.segments if each.settled_at is None}
     return CostReport(
@@ -142,7 +151,8 @@ def cost_report(books: Books, question: CostQuestion, *, now: datetime) -> CostR
         question=question,
         total=total_of(found, usage),
         rows=rows_by(question.by, found, asked, zone=zone, since=since, until=until),
-        by_phase=rows_by((Dimension.PHASE,), found, asked, zone=zone, since=since, until=until),
+        timeline_by=timeline_by,
+        timeline=rows_by((timeline_by,), found, asked, zone=zone, since=since, until=until),
         kept=_kept(found, asked),
         waste=waste(found, asked),
         forecasts=tuple(
@@ -154,6 +164,11 @@ def cost_report(books: Books, question: CostQuestion, *, now: datetime) -> CostR
         bills=_bills(asked, named, now),
         unsettled_usd=exact_sum(each.usd for each in found if each.order_id in open_orders),
     )
+
+
+def _timeline_by(found: Sequence[Charge]) -> Dimension:
+    span = found[-1].started_at - found[0].started_at if found else timedelta(0)
+    return Dimension.DAY if span <= TIMELINE_DAYS_MAX else Dimension.MONTH
 
 
 def _only(books: Books, deployment_id: DeploymentId) -> Books:

@@ -103,7 +103,7 @@ def _idle(name: DeploymentId, charges: list[Charge], all_charges: list[Charge], 
     deployment = next((each for each in books.deployments if each.deployment_id == name), None)
     rule = None if deployment is None else deployment.idle
     if rule is None:
-        advice = f'Give it an idle rule in fleet.toml: [deployments.{name}.idle] after = "30 min".'
+        advice = f'Give it an idle rule in fleet.toml: [deployments.{_as_key(name)}.idle] after = "30 min".'
     elif rule.floor:
         advice = f"Its idle rule keeps {rule.floor}: a floor of 0 would let it sleep."
     else:
@@ -116,6 +116,11 @@ def _idle(name: DeploymentId, charges: list[Charge], all_charges: list[Charge], 
         f"{in_words(lasted)} of server time without a request, {share:.0f} % of what {name} cost.",
         advice,
     )
+
+
+def _as_key(name: str) -> str:
+    """As TOML wants it: a dot would begin another table."""
+    return f'"{name}"' if "." in name else name
 
 
 def _failed(server: str, charges: list[Charge], books: Books) -> Waste:
