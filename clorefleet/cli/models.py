@@ -69,9 +69,11 @@ def show(name: str = typer.Argument(..., help="A name from `clorefleet models`."
 
       clorefleet models show glm-5.1
     """
-    from clorefleet.config.recipes import find_recipe, load_recipes
+    from clorefleet.config.model_name import find_model
+    from clorefleet.config.recipes import load_recipes
 
-    recipe = find_recipe(name, load_recipes())
+    recipes = load_recipes()
+    recipe = recipes[find_model(name, recipes).model]
     if options.as_json:
         from clorefleet.store.codec import encode
 

@@ -32,6 +32,22 @@ def test_a_saved_answer_is_planned_on_without_any_network(cli, answer):
     assert all(len(line) <= 80 for line in run.out.splitlines())
 
 
+@pytest.mark.parametrize(
+    "name, checkpoint", [("glm-5.1:q4_k_m", "q4_k_m"), ("unsloth/GLM-5.1-GGUF:UD-IQ2_M", "ud_iq2_m")]
+)
+def test_weights_that_are_named_are_the_only_ones_planned_with(cli, answer, name, checkpoint):
+    document = cli("plan", name, "--offers", answer, "--json").json
+    assert document["model"] == "glm-5.1" and document["floors"]["checkpoints"] == [checkpoint]
+    assert {plan["setup"]["checkpoint"] for plan in document["plans"]} == {checkpoint}
+
+
+def test_a_model_is_found_by_the_name_that_ollama_has_for_it(cli, answer):
+    assert cli("plan", "gpt-oss:120b", "--offers", answer, "--json").json["model"] == "gpt-oss-120b"
+    assert cli("models", "show", "gpt-oss:120b", "--json").json["name"] == "gpt-oss-120b"
+    wrong = cli("plan", "glm-5.1:q9", "--offers", answer)
+    assert wrong.code == 2 and "q4_k_m" in wrong.err
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"servers":1}'])
 def test_a_file_that_is_no_answer_is_refused_with_words(cli, tmp_path, content):
     file = tmp_path / "other.json"
