@@ -47,7 +47,8 @@ def dashboard(
             code = Links(profile.state_dir, SystemClock().now).issue()
             _tell(f"{url}/sign-in#{code}", is_new=False)
             return
-        listener = listen(port or (SANDBOX_PORT if profile.is_sandbox else PORT))
+        usual = SANDBOX_PORT if profile.is_sandbox else PORT
+        listener = listen(port or usual, or_any=not port)
         made = make(profile, listener.getsockname()[1])
         server = DashboardServer(made, listener)
         tell_url(profile.state_dir, made.url)

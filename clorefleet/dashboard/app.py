@@ -162,7 +162,7 @@ class Dashboard:
         return self._rendered(
             "page.html",
             request,
-            title=page.title,
+            title=" ".join([*(str(each) for each in request.path_params.values()), page.title]),
             live_path=f"{request.url.path}?{live}",
             live_template=page.template,
             **self._values(request, page),

@@ -28,25 +28,31 @@ _TAKEN = {errno.EADDRINUSE, errno.EACCES}
 _LOCK, _INFO = "dashboard.lock", "dashboard.json"
 
 
-def listen(preferred_port: int) -> socket.socket:
-    """A socket on loopback, on that port or, where it is taken, on any.
+def listen(port: int, *, or_any: bool) -> socket.socket:
+    """A socket on loopback, on that port.
+
+    Args:
+        or_any: any free port serves where that one is taken.
 
     Raises:
-        DaemonError: no port is free.
+        DaemonError: it is taken, and no other may be.
     """
-    for port in (preferred_port, 0):
+    for tried in (port, 0) if or_any else (port,):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            listener.bind((HOST, port))
+            listener.bind((HOST, tried))
             listener.listen()
             return listener
         except OSError as error:
             listener.close()
             if error.errno not in _TAKEN:
                 raise
-    raise DaemonError("No port is free for the dashboard.", remedy="Close what holds this machine's ports.")
+    raise DaemonError(
+        f"The dashboard cannot listen on port {port} of {HOST}: it is taken.",
+        remedy="Leave --port out, or choose another.",
+    )
 
 
 class DashboardServer:
@@ -123,10 +129,12 @@ def only_one(state_dir: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        info = state_dir / _INFO
         try:
+            info.unlink(missing_ok=True)  # of one that was killed
             yield True
         finally:
-            (state_dir / _INFO).unlink(missing_ok=True)
+            info.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

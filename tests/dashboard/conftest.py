@@ -79,7 +79,7 @@ def serve(tmp_path: Path, stores: Callable[[Seed], Path]) -> Iterator[Callable[.
         store = open_store(f"sqlite:///{file}")
         clock, wakes = Hand(), []
         log = ["2026-11-24 11:59:58 INFO action launch lease_id=l5", "2026-11-24 11:59:59 INFO tick_done"]
-        listener = listen(0)
+        listener = listen(0, or_any=False)
         dashboard = Dashboard(
             store=store,
             sources=Sources(lambda: DaemonSeen(4711, "http://127.0.0.1:8411"), lambda lines: log[-lines:]),
