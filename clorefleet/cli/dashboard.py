@@ -65,6 +65,7 @@ def make(profile: Profile, port: int) -> Dashboard:
     from clorefleet.dashboard.app import Dashboard
     from clorefleet.dashboard.reading import Sources
     from clorefleet.dashboard.sign_in import Links, Sessions
+    from clorefleet.node.log_tails import read_log_tail
     from clorefleet.store.database import open_store
 
     real = SystemClock().now
@@ -78,6 +79,7 @@ def make(profile: Profile, port: int) -> Dashboard:
         sources=Sources(
             find_daemon=lambda: _find_daemon(profile),
             daemon_log=lambda lines: process.log_tail(profile.state_dir, lines),
+            log_tail=lambda lease_id: read_log_tail(profile.state_dir, lease_id),
         ),
         now=lambda: clock_of(profile).now(),
         links=Links(profile.state_dir, real),

@@ -139,7 +139,7 @@ class Dashboard:
         return reading.read_hosts(tx, now)
 
     def _host(self, tx: Transaction, request: Request, now: datetime) -> object | None:
-        return reading.read_host(tx, request.path_params["server"], now)
+        return reading.read_host(tx, self.sources, request.path_params["server"], now)
 
     def _logs(self, tx: Transaction, request: Request, now: datetime) -> object:
         return reading.read_logs(tx, self.sources, now)

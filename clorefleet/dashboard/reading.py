@@ -39,6 +39,7 @@ EVENTS_BESIDE = 12
 """Beside the fleet; the events page has more."""
 EVENTS_SHOWN = 200
 LOG_LINES_SHOWN = 300
+HOST_LEASES_SHOWN = 20
 TRACKS_MAX = 200
 """Leases of one deployment on a timeline, the newest."""
 LOAD_SHOWN = timedelta(hours=3)
@@ -78,6 +79,8 @@ class Sources:
     find_daemon: Callable[[], DaemonSeen | None]
     daemon_log: Callable[[int], Sequence[str]]
     """The last so many lines, cleaned."""
+    log_tail: Callable[[str], Sequence[str]]
+    """What a lease's work wrote last, as the daemon saw it; cleaned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +179,21 @@ class HostsPage:
 
 
 @dataclass(frozen=True, slots=True)
+class HostLease:
+    """What a server turned out to be while it was rented, and what was heard from it last."""
+
+    lease: Lease
+    facts: NodeFacts | None
+    differences: tuple[Discrepancy, ...]
+    log: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HostPage:
     record: HostHistory
     state: str
-    measured: tuple[tuple[Lease, NodeFacts | None, tuple[Discrepancy, ...]], ...]
+    leases: tuple[HostLease, ...]
+    """The newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +210,8 @@ class CostsPage:
 @dataclass(frozen=True, slots=True)
 class LogsPage:
     daemon: tuple[str, ...]
-    work: tuple[ReplicaStatus, ...]
+    work: tuple[tuple[ReplicaStatus, tuple[str, ...]], ...]
+    """Each with the last lines of its log."""
     names: dict[str, str]
     """Deployment by lease."""
 
@@ -299,7 +314,7 @@ def read_hosts(tx: Transaction, now: datetime) -> HostsPage:
     return HostsPage(tuple((each, _state(each, now)) for each in _records(tx, now)))
 
 
-def read_host(tx: Transaction, server_id: int, now: datetime) -> HostPage | None:
+def read_host(tx: Transaction, sources: Sources, server_id: int, now: datetime) -> HostPage | None:
     record = next((each for each in _records(tx, now) if each.server_id == ServerId(server_id)), None)
     if record is None:
         return None
@@ -307,8 +322,13 @@ def read_host(tx: Transaction, server_id: int, now: datetime) -> HostPage | None
         record,
         _state(record, now),
         tuple(
-            (lease, tx.node_facts(lease.lease_id), tx.discrepancies(lease.lease_id))
-            for lease in reversed(record.leases)
+            HostLease(
+                lease,
+                tx.node_facts(lease.lease_id),
+                tx.discrepancies(lease.lease_id),
+                tuple(sources.log_tail(lease.lease_id)),
+            )
+            for lease in record.leases[: -HOST_LEASES_SHOWN - 1 : -1]
         ),
     )
 
@@ -343,7 +363,7 @@ def read_logs(tx: Transaction, sources: Sources, now: datetime) -> LogsPage:
     status = _status(tx, now)
     return LogsPage(
         daemon=tuple(sources.daemon_log(LOG_LINES_SHOWN)),
-        work=tuple(_replicas(status)),
+        work=tuple((each, tuple(sources.log_tail(each.lease_id))) for each in _replicas(status)),
         names={each.lease_id: one.deployment_id for one in status for each in one.replicas},
     )
 

@@ -33,6 +33,7 @@ from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import attest, bootstrap, install, jobs, probe, push, sibling
 from clorefleet.node.keys import delete_keys, kept_keys, load_keys, make_keys
+from clorefleet.node.log_tails import LogTails
 from clorefleet.node.manifests import Manifests
 from clorefleet.node.pool import SessionPool
 from clorefleet.node.reach import ForbiddenAddress
@@ -91,6 +92,7 @@ class NodeOperator:
         self._verifiers = ThreadPoolExecutor(VERIFIERS_MAX, thread_name_prefix="verify")
         self._verifications: dict[tuple[LeaseId, int], Future[VerifyResult]] = {}
         self._manifests = Manifests(state_dir / "manifests", hub_url=hub_url, hub_access=hub_access)
+        self._log_tails = LogTails(state_dir)
         self._pushes = push.Pushes()
         self._facts: dict[LeaseId, NodeFacts] = {}
         self._siblings = sibling.Siblings(
@@ -107,7 +109,10 @@ class NodeOperator:
         if address is None:
             return NodeView(trouble="the market has not published an address yet")
         try:
-            return self._look(lease, address)
+            view = self._look(lease, address)
+            if view.job is not None:
+                self._log_tails.note(lease.lease_id, view.job.log_tail)
+            return view
         except (HostKeyChanged, WrongNonce, ForbiddenAddress) as error:
             self._pool.drop(lease.lease_id)
             return NodeView(trouble=clean_line(error.what), is_hostile=True)
@@ -198,6 +203,7 @@ class NodeOperator:
         self._close_tunnel(lease_id)
         self._pool.forget(lease_id)
         self._manifests.forget(lease_id)
+        self._log_tails.forget(lease_id)
         delete_keys(self._state_dir, lease_id)
 
     def kept_keys(self) -> frozenset[LeaseId]:

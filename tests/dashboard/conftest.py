@@ -45,6 +45,8 @@ class Running:
     clock: Hand
     wakes: list[None] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    tails: dict[str, list[str]] = field(default_factory=dict)
+    """By lease."""
 
     @property
     def origin(self) -> str:
@@ -78,11 +80,16 @@ def serve(tmp_path: Path, stores: Callable[[Seed], Path]) -> Iterator[Callable[.
         shutil.copy(stores(seed), file)
         store = open_store(f"sqlite:///{file}")
         clock, wakes = Hand(), []
+        tails = {"l5": ["loading shard 3 of 59", "loading shard 4 of 59"]}
         log = ["2026-11-24 11:59:58 INFO action launch lease_id=l5", "2026-11-24 11:59:59 INFO tick_done"]
         listener = listen(0, or_any=False)
         dashboard = Dashboard(
             store=store,
-            sources=Sources(lambda: DaemonSeen(4711, "http://127.0.0.1:8411"), lambda lines: log[-lines:]),
+            sources=Sources(
+                find_daemon=lambda: DaemonSeen(4711, "http://127.0.0.1:8411"),
+                daemon_log=lambda lines: log[-lines:],
+                log_tail=lambda lease_id: tails.get(lease_id, []),
+            ),
             now=clock.now,
             links=Links(tmp_path / "state", clock.now),
             sessions=Sessions(clock.now),
@@ -97,7 +104,7 @@ def serve(tmp_path: Path, stores: Callable[[Seed], Path]) -> Iterator[Callable[.
         server.start()
         stops.append(server.stop)
         stops.append(store.dispose)
-        return Running(dashboard, store, clock, wakes, log)
+        return Running(dashboard, store, clock, wakes, log, tails)
 
     yield start
     for stop in stops:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clorefleet.dashboard.pages import STATIC
+from clorefleet.dashboard.reading import DaemonSeen
 from clorefleet.dashboard.sign_in import SESSION_LIFE
 from clorefleet.domain.deployment import Desired, Origin
 from clorefleet.domain.identity import DeploymentId
@@ -239,3 +241,34 @@ def test_the_timeline_shows_the_phases_that_were_recorded(client: Client):
     for phase in (*COMING_UP, Phase.SERVING, Phase.DRAINING):
         assert f'class="bar bar-{phase.name.lower()}"' in text, phase
     assert "bar-unrecorded" not in text
+
+
+def test_the_last_lines_of_a_replicas_log_are_shown_the_newest_first(client: Client):
+    for path in ("logs", "hosts/105"):
+        assert "loading shard 4 of 59\nloading shard 3 of 59" in client(path).text
+
+
+def test_hostile_lines_of_a_log_are_text(running: Running, client: Client):
+    running.tails["l5"] = [HOSTILE] * 300
+    running.log.append(HOSTILE)
+    text = client("logs").text
+    assert "<img" not in text and "<script>" not in text and "\x1b" not in text
+    assert "&lt;img src=x" in text
+
+
+def test_a_fault_of_ours_tells_no_internals_and_keeps_the_policy(running: Running, client: Client):
+    def find_daemon() -> DaemonSeen | None:
+        raise RuntimeError("internals")
+
+    running.dashboard.sources = replace(running.dashboard.sources, find_daemon=find_daemon)
+    answer = client("")
+    assert answer.status == 500 and "RuntimeError" in answer.text and "internals" not in answer.text
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_a_store_that_cannot_be_read_says_what_that_means_for_the_money(running: Running, client: Client):
+    file = running.store.file
+    running.store.dispose()
+    file.write_bytes(b"no database" * 1000)
+    answer = client("")
+    assert answer.status == 503 and "clorefleet stop --all" in answer.text

@@ -20,6 +20,7 @@ from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.node import JobState, NodeView
 from clorefleet.domain.order import Order, SshAddress
 from clorefleet.node.keys import startup_command
+from clorefleet.node.log_tails import read_log_tail
 from clorefleet.node.operator import NodeOperator, read_engine_log
 from clorefleet.node.session import NodeSession
 from clorefleet.sandbox.hub import HubFaults, hub_app
@@ -152,7 +153,8 @@ def test_the_whole_way_with_a_new_daemon_at_every_phase(world: World):
     assert keys == world.operator().prepare(LEASE_ID)
     operator.forget(LEASE_ID)
     assert not backend.socket.exists()
-    assert [path for path in world.state_dir.rglob("*") if path.is_file()] == []
+    kept = [path.name for path in world.state_dir.rglob("*") if path.is_file()]
+    assert kept == [f"{LEASE_ID}.log"] and read_log_tail(world.state_dir, LEASE_ID) != ()
 
 
 def test_a_node_that_another_host_key_answers_for_is_hostile(world: World):
