@@ -99,7 +99,7 @@ def history(server: int = typer.Argument(..., help="The server's number.")) -> N
         return
     say(f"Server {server}: {record.gpu_summary}. Plans: {record.state(now, memory)}.")
     for at, text in sorted(_lines(record, measured, differing), key=lambda line: line[0]):
-        say(f"  {at:%Y-%m-%d %H:%M}  {text}")
+        say(f"  {at:%Y-%m-%d %H:%M}  {text}", hanging=18)
 
 
 @app.command()

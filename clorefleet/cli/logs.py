@@ -10,6 +10,7 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import note, print_json, print_json_line, say, say_verbatim
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+STAMP_CHARS = 21
 FOLLOW_EVERY_S = 0.5
 FOLLOW_AGAIN_S = 3.0
 FOLLOW_PER_SESSION = 20
@@ -62,7 +63,7 @@ def logs(
             print_json({"events": [_plain(each) for _, each in events]})
         else:
             for _, event in events:
-                say(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.text}")
+                say(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.text}", hanging=STAMP_CHARS)
         seen = max([seen, *(event_id for event_id, _ in events)])
         if not follow:
             if not events:

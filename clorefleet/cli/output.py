@@ -70,10 +70,10 @@ def say_verbatim(text: str, *, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
-def note(text: str) -> None:
-    """A line beside the result, on stderr."""
+def note(text: str, *, hanging: int = 0) -> None:
+    """A line beside the result, on stderr; broken as `say` breaks one."""
     progress.clear_line()
-    sys.stderr.write(_broken(text, sys.stderr) + "\n")
+    sys.stderr.write(_broken(text, sys.stderr, hanging=" " * hanging) + "\n")
 
 
 def columns() -> int:

@@ -80,7 +80,8 @@ class Watcher:
         if options.as_json:
             return
         elapsed = time.monotonic() - self._started_s
-        note(f"{elapsed:6.1f} s  {text}")
+        stamp = f"{elapsed:6.1f} s  "
+        note(stamp + text, hanging=len(stamp.lstrip()))
 
     def _show(self, status: DeploymentStatus) -> None:
         if options.as_json:

@@ -198,3 +198,14 @@ def test_a_question_goes_on_with_a_yes(answer):
 def test_anything_else_is_a_no_which_says_what_stays_and_has_its_exit_code(answer):
     code, screen = asked(answer)
     assert code == 130 and "Nothing was rented." in screen and "It was rented." not in screen
+
+
+def test_what_has_a_stamp_goes_on_beside_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.say("12:30  " + "word " * 12, hanging=7)
+    first, *rest = terminal.getvalue().rstrip().splitlines()
+    assert (
+        first.startswith("12:30  word") and rest and all(line.startswith(" " * 7 + "word") for line in rest)
+    )
