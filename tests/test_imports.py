@@ -18,6 +18,7 @@ import clorefleet
 PACKAGE = Path(clorefleet.__file__).parent
 PURE_FLEET = {
     "autoscale",
+    "bidding",
     "consolidate",
     "demand",
     "forecast",
@@ -28,11 +29,13 @@ PURE_FLEET = {
     "budget",
     "change",
     "doubt",
+    "filling",
     "limits",
     "reconcile",
     "schedule",
     "slots",
     "snapshot",
+    "spot",
     "start_up",
     "wanted",
 }

@@ -194,6 +194,7 @@ _OF_SERVER = frozenset(
         "countries",
         "gpu",
         "spot",
+        "spot only",
     }
 )
 

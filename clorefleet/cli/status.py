@@ -91,7 +91,7 @@ def _show(profile: Profile, found: FleetStatus, notes: list[str], *, with_stoppe
                             str(replica.server_id),
                             age(replica.in_phase),
                             _speed(replica),
-                            usd(replica.usd_per_day),
+                            f"{usd(replica.usd_per_day)}{' spot' if replica.is_spot else ''}",
                             usd(replica.spent_usd, 4),
                         )
                         for replica in each.replicas

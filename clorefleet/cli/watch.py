@@ -202,7 +202,7 @@ def _progress_line(status: DeploymentStatus) -> str:
         return status.note or "planning"
     parts = []
     for replica in status.replicas:
-        text = str(replica.phase)
+        text = "outbid" if replica.state == "outbid" else str(replica.phase)
         if replica.progress_fraction is not None:
             text += f" {progress.bar(replica.progress_fraction)}"
         if replica.progress:

@@ -47,6 +47,8 @@ STARTS_A_DAY_MAX = 96
 """A window that begins oftener than every quarter of an hour is no window."""
 _CONTEXT_MAX = 100_000_000
 
+SPOT_ONLY = "only"
+
 CheckModel = Callable[[str], ModelChoice]
 
 
@@ -131,7 +133,7 @@ def _deployment(
         return None
     section.needs("model", "a name from `clorefleet models`")
     section.needs("budget", 'a ceiling such as "16/day"; nothing is rented without one')
-    spot = section.flag("spot", False)
+    spot, spot_only = _spot(section)
     choice = section.parsed("model", check_model) or ModelChoice("")
     requirement = Requirement(
         model=choice.model,
@@ -145,6 +147,7 @@ def _deployment(
         countries=section.words("countries", _country),
         gpu=section.text("gpu"),
         spot=spot,
+        spot_only=spot_only,
     )
     bounds = _bounds(section, "replicas") or Bounds(1, 1)
     scale = section.section("scale")
@@ -168,6 +171,16 @@ def _deployment(
     )
     section.done()
     return wish
+
+
+def _spot(section: Section) -> tuple[bool, bool]:
+    """`spot = true`, `false` or `"only"`: whether spot offers are taken, and whether no others are."""
+    if isinstance(section.peek("spot"), str):
+        word = section.text("spot")
+        if word != SPOT_ONLY:
+            section.complain("spot", f'write true, false or "{SPOT_ONLY}"')
+        return True, word == SPOT_ONLY
+    return section.flag("spot", False), False
 
 
 def _float(value: Decimal | None) -> float | None:

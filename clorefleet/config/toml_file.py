@@ -234,6 +234,10 @@ class Section:
         """About a value deeper inside."""
         self._file.complain((*self._path, *path), text, at_value=True)
 
+    def peek(self, key: str) -> object:
+        """The value as it stands, of whatever kind; None without one."""
+        return self._table.get(key)
+
     def is_table(self, key: str) -> bool:
         return isinstance(self._table.get(key), dict)
 

@@ -40,6 +40,7 @@ A class exists when a caller acts differently on it. `exit_code` is what the com
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import Enum, IntEnum
 
 
@@ -210,6 +211,14 @@ class Refused(MarketError):
     def __init__(self, what: str, *, reason: str, remedy: str = "", money: str = "") -> None:
         super().__init__(what, remedy=remedy, money=money)
         self.reason = reason
+
+
+class BidStepTooLarge(Refused):
+    """A spot bid may fall by at most `max_step` at once: per day, in the order's currency; None: not told."""
+
+    def __init__(self, what: str, *, reason: str, max_step: Decimal | None, remedy: str, money: str) -> None:
+        super().__init__(what, reason=reason, remedy=remedy, money=money)
+        self.max_step = max_step
 
 
 class OutcomeUnknown(MarketError):

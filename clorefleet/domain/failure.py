@@ -57,6 +57,8 @@ class Cause(StrEnum):
     NOT_AS_OFFERED = "not_as_offered"
     SUPERSEDED = "superseded"
     """Nothing is wrong: of two servers for one replica the other was ready first."""
+    OUTBID = "outbid"
+    """Nothing is wrong: another renter has the spot server now."""
     UNKNOWN = "unknown"
 
 
@@ -95,6 +97,8 @@ HOST_IS_TO_BLAME = frozenset(
     }
 )
 """Causes after which later plans leave the server out, whatever they would run on it."""
+NOBODY_FAILED = frozenset({Cause.SUPERSEDED, Cause.OUTBID})
+"""Neither a failure nor an attempt that counts."""
 NO_RETRY_HELPS = frozenset(
     {
         Cause.DRIVER_TOO_OLD,

@@ -11,13 +11,15 @@ follows it, and only a reading of that list may end a lease.
     ended | refused -> ending                   the order showed up alive after all: it is ended again
 
 `Phase` is about work on the node. A replica that fails in any phase goes to `draining`, which is
-where the order gets cancelled; it never goes back.
+where the order gets cancelled; it never goes back. A spot server that was outbid and has its machine back
+starts anew at `waiting`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from zlib import crc32
 
@@ -67,18 +69,20 @@ LEASE_TRANSITIONS: dict[LeaseState, frozenset[LeaseState]] = {
 }
 
 _AWAY = frozenset({Phase.DRAINING, Phase.ENDED})
+# A spot server that was outbid waits for its machine, and then starts anew there.
+_AWAY_OR_AGAIN = _AWAY | {Phase.WAITING}
 PHASE_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.RENTING: frozenset({Phase.WAITING}) | _AWAY,
-    Phase.WAITING: frozenset({Phase.PROBING}) | _AWAY,
-    Phase.PROBING: frozenset({Phase.INSTALLING}) | _AWAY,
-    Phase.INSTALLING: frozenset({Phase.SYNCING}) | _AWAY,
-    Phase.SYNCING: frozenset({Phase.LAUNCHING}) | _AWAY,
+    Phase.WAITING: frozenset({Phase.PROBING}) | _AWAY_OR_AGAIN,
+    Phase.PROBING: frozenset({Phase.INSTALLING}) | _AWAY_OR_AGAIN,
+    Phase.INSTALLING: frozenset({Phase.SYNCING}) | _AWAY_OR_AGAIN,
+    Phase.SYNCING: frozenset({Phase.LAUNCHING}) | _AWAY_OR_AGAIN,
     # An engine that finds its weights damaged has them fetched again.
-    Phase.LAUNCHING: frozenset({Phase.VERIFYING, Phase.SYNCING}) | _AWAY,
+    Phase.LAUNCHING: frozenset({Phase.VERIFYING, Phase.SYNCING}) | _AWAY_OR_AGAIN,
     # An engine may die while it is verified or serves: it is launched once more before the server is
     # given back.
-    Phase.VERIFYING: frozenset({Phase.SERVING, Phase.LAUNCHING}) | _AWAY,
-    Phase.SERVING: frozenset({Phase.LAUNCHING}) | _AWAY,
+    Phase.VERIFYING: frozenset({Phase.SERVING, Phase.LAUNCHING}) | _AWAY_OR_AGAIN,
+    Phase.SERVING: frozenset({Phase.LAUNCHING}) | _AWAY_OR_AGAIN,
     Phase.DRAINING: frozenset({Phase.ENDED}),
     Phase.ENDED: frozenset({Phase.DRAINING}),
 }
@@ -155,6 +159,17 @@ class Lease:
     """The engine's own count at the last look that could read it."""
     replaces: LeaseId | None = None
     """The dearer lease of the same slot that this one was rented to follow."""
+    bid: Rate | None = None
+    """What was last asked for as this spot order's price; None: only the first bid was made."""
+    bid_at: datetime | None = None
+    lowered_at: datetime | None = None
+    """When a reduction of the bid was last sent: the next one has to wait."""
+    bid_step_max: Decimal | None = None
+    """The largest reduction at once that the market told, per day in the billed currency."""
+    outbid_since: datetime | None = None
+    """A spot order that is listed and does not have its machine: nothing runs there, and nothing is paid."""
+    restarts: int = 0
+    """How often it had its machine back: the container started anew, with its disk where the host kept it."""
     progress: str = ""
     """One line about the phase's work, already cleaned."""
     progress_fraction: float | None = None
@@ -182,7 +197,8 @@ class Lease:
     def job_id(self, phase: Phase, attempt: int) -> JobId:
         """The same for the same work: a job started before a crash is found, not started again."""
         is_again = Correction.FETCH_AGAIN in self.corrections and phase in (Phase.SYNCING, Phase.LAUNCHING)
-        return JobId(f"{self.lease_id}-{phase.name.lower()}-{'again-' if is_again else ''}{attempt}")
+        restart = f"-r{self.restarts}" if self.restarts else ""
+        return JobId(f"{self.lease_id}-{phase.name.lower()}-{'again-' if is_again else ''}{attempt}{restart}")
 
     def entered(self, phase: Phase, now: datetime, *, reason: str = "") -> Lease:
         """This lease in `phase` from `now` on."""

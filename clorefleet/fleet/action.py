@@ -80,6 +80,23 @@ class SetSpotPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class ApproveBid:
+    """The list has shown a lowered bid for long enough: from now on no more than this is approved."""
+
+    lease_id: LeaseId
+    approved: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class NoteOutbid:
+    """A spot order lost its machine (`since`), or has it back (None): then the replica starts anew there."""
+
+    lease_id: LeaseId
+    since: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conclude:
     """A reading showed how an intent in doubt came out; nothing is asked of anybody."""
 
@@ -112,6 +129,7 @@ class End:
     settled: Decimal | None
     """The completed order's own figure, where the list had it."""
     reason: str
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +247,8 @@ Action = (
     | GiveBack
     | Cancel
     | SetSpotPrice
+    | ApproveBid
+    | NoteOutbid
     | Conclude
     | StopRenting
     | NoteAbsence

@@ -21,11 +21,12 @@ from itertools import pairwise
 
 from clorefleet.domain.identity import LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import Lease, LeaseState
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Rate
 from clorefleet.domain.order import OrderList
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
+from clorefleet.fleet.slots import is_held
 from clorefleet.fleet.snapshot import Snapshot
 
 READINGS_TO_EXPLAIN = 4
@@ -112,20 +113,23 @@ def _orders_explained(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspic
 
 
 def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
-    """S2, S15: a slot has one lease that is not on its way out (two with a hedge), an order has one lease."""
+    """S2, S15: a slot has one lease that is not on its way out (two with a hedge, or where a spot server came
+    back beside its replacement), an order has one lease."""
     hedged = {each.deployment_id for each in snapshot.deployments if each.requirement.hedge}
+    came_back = {(lease.deployment_id, lease.slot) for lease in snapshot.leases if lease.restarts}
     filling: Counter[tuple[str, int]] = Counter()
     held: Counter[tuple[str, int]] = Counter()
     by_order: Counter[OrderId] = Counter()
     for lease in snapshot.leases:
         slot = (lease.deployment_id, lease.slot)
         held[slot] += 1
-        if lease.state is not LeaseState.ENDING and lease.phase is not Phase.DRAINING:
+        if is_held(lease):
             filling[slot] += 1
         if lease.order_id is not None:
             by_order[lease.order_id] += 1
     for (deployment_id, number), count in filling.items():
-        if count > (2 if deployment_id in hedged else 1):
+        may_be_two = deployment_id in hedged or (deployment_id, number) in came_back
+        if count > (2 if may_be_two else 1):
             yield _suspect("S2", f"{deployment_id} slot {number}", f"{count} leases fill one slot")
     for order_id, count in by_order.items():
         if count > 1:

@@ -215,6 +215,7 @@ _FIELDS = {
     "countries": "countries",
     "gpu": "gpu",
     "spot": "spot",
+    "spot_only": "spot only",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from clorefleet.domain.identity import LeaseId, OrderId
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Backend, Credentials, NodeView
@@ -17,6 +17,7 @@ from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
 from clorefleet.domain.outcome import CancelOutcome, RentOutcome, SpotPriceOutcome
 from clorefleet.domain.plan import PlanReport, Requirement
+from clorefleet.domain.spot import SpotMarket
 
 
 class Market(Protocol):
@@ -25,6 +26,13 @@ class Market(Protocol):
     def fetch_orders(self, *, include_completed: bool = False) -> OrderList: ...
 
     def fetch_wallets(self) -> tuple[Wallet, ...]: ...
+
+    def fetch_spot_market(self, server_id: ServerId) -> SpotMarket:
+        """
+        Raises:
+            MarketError: it could not be read.
+        """
+        ...
 
     def rent(self, request: RentRequest) -> RentOutcome:
         """Costs money. Never raises for an answer of the market: every answer is an outcome."""
@@ -81,7 +89,7 @@ class SetRoutes(Protocol):
 
 
 READINGS: dict[type, frozenset[str]] = {
-    Market: frozenset({"fetch_view", "fetch_orders", "fetch_wallets"}),
+    Market: frozenset({"fetch_view", "fetch_orders", "fetch_wallets", "fetch_spot_market"}),
     Nodes: frozenset({"prepare", "look", "backend", "forget", "kept_keys"}),
 }
 """What may be called outside an effect: it costs, stops and exposes nothing. `prepare` and `forget` make and

@@ -17,12 +17,20 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from clorefleet.clock import Clock
-from clorefleet.domain.errors import BudgetExceeded, LostLeadership, MarketUnreachable, NodeError, StoreError
+from clorefleet.domain.errors import (
+    BidStepTooLarge,
+    BudgetExceeded,
+    LostLeadership,
+    MarketUnreachable,
+    NodeError,
+    StoreError,
+)
 from clorefleet.domain.event import Event
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Boundary, Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, Segments, counted, in_order, switched
+from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Backend, Credentials
 from clorefleet.domain.order import Order, RentRequest
 from clorefleet.domain.outcome import (
@@ -46,6 +54,7 @@ from clorefleet.fleet.action import (
     Action,
     Adopt,
     Advance,
+    ApproveBid,
     Cancel,
     Conclude,
     Disown,
@@ -55,6 +64,7 @@ from clorefleet.fleet.action import (
     GiveBack,
     NoteAbsence,
     NoteHealth,
+    NoteOutbid,
     NoteProgress,
     NoteUse,
     NoteWanted,
@@ -188,6 +198,10 @@ class Executor:
                 self._rent(action, now)
             case SetSpotPrice():
                 self._set_spot_price(action, now)
+            case ApproveBid(lease_id, approved):
+                self._keep(self._journal.approve_bid(self._lease(lease_id), approved))
+            case NoteOutbid(lease_id, since, reason):
+                self._keep(self._journal.note_outbid(self._lease(lease_id), since, reason, now=now))
             case Conclude(intent, state, reason):
                 self._journal.conclude(intent, state, reason, now=now)
             case StopRenting(reason):
@@ -335,7 +349,9 @@ class Executor:
         return abs(waited) > self._limits.effect_lead
 
     def _set_spot_price(self, action: SetSpotPrice, now: datetime) -> None:
-        current = self._lease(action.lease_id).price or action.desired
+        before = self._lease(action.lease_id)
+        current = before.price or action.desired
+        began_s = self._clock.monotonic_s()
 
         def write() -> Intent:
             lease = self._lease(action.lease_id)
@@ -343,17 +359,27 @@ class Executor:
             self._keep(approved)
             return intent
 
+        def act(_: Intent) -> SpotPriceOutcome:
+            if self._has_slept(now, began_s):
+                return SpotPriceRefused(MarketUnreachable(f"Nothing was sent: {_PAUSED}"))
+            return self._market.set_spot_price(action.order_id, action.desired, current=current)
+
         def record(intent: Intent, outcome: SpotPriceOutcome) -> None:
             state, text = _spot_price_words(outcome)
-            self._journal.finish_spot_price(intent, state, text, now=self._clock.now())
+            refusal = outcome.error if isinstance(outcome, SpotPriceRefused) else None
+            told = self._journal.finish_spot_price(
+                self._lease(action.lease_id),
+                intent,
+                state,
+                text,
+                approved_before=before.plan.price.billed,
+                max_step=refusal.max_step if isinstance(refusal, BidStepTooLarge) else None,
+                now=self._clock.now(),
+            )
+            self._keep(told)
 
         try:
-            self._through(
-                Effect.SPOT_PRICE,
-                write=write,
-                act=lambda _: self._market.set_spot_price(action.order_id, action.desired, current=current),
-                record=record,
-            )
+            self._through(Effect.SPOT_PRICE, write=write, act=act, record=record)
         except BudgetExceeded as refusal:
             lease = self._lease(action.lease_id)
             self._events.append(
@@ -482,16 +508,19 @@ class Executor:
             if (address, price) != (lease.address, lease.price):
                 self._note(replace(lease, address=address, price=price))
             before = in_order(counts.get(order.order_id, ()))
-            after = self._counted(before, order)
+            after = self._counted(before, order, is_paid=lease.outbid_since is None)
             if after != before:
                 self._ledger[order.order_id] = (before, after)
 
-    def _counted(self, segments: Segments, order: Order) -> Segments:
-        """The order's segments after this reading: another price or coin rate begins another segment."""
+    def _counted(self, segments: Segments, order: Order, *, is_paid: bool) -> Segments:
+        """The order's segments after this reading: another price or coin rate begins another segment. A spot
+        order that was outbid costs nothing while it waits."""
         if not segments or segments[-1].settled_at is not None:
             return segments
         last = segments[-1]
         price = order.price if order.price.amount > 0 else last.price
+        if not is_paid:
+            price = Rate.per_day(0, last.currency)
         rate, source = self._snapshot.spending.usd_per_unit.get(last.currency), last.rate_source
         is_moved = rate is not None and abs(rate / last.usd_per_unit - 1) > self._limits.coin_rate_step
         if price.currency is last.currency and (price != last.price or is_moved):

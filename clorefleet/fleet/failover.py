@@ -15,7 +15,15 @@ from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
-from clorefleet.domain.failure import NO_RETRY_HELPS, Cause, Correction, Exclusion, blames_host, exclusion_of
+from clorefleet.domain.failure import (
+    NO_RETRY_HELPS,
+    NOBODY_FAILED,
+    Cause,
+    Correction,
+    Exclusion,
+    blames_host,
+    exclusion_of,
+)
 from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
@@ -161,7 +169,7 @@ def failures(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> 
     mine = [
         lease
         for lease in leases
-        if is_counted(lease, deployment, now) and lease.cause not in (None, Cause.SUPERSEDED)
+        if is_counted(lease, deployment, now) and lease.cause is not None and lease.cause not in NOBODY_FAILED
     ]
     return tuple(sorted(mine, key=lambda lease: (lease.created_at, lease.lease_id)))
 

@@ -32,6 +32,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import BudgetExceeded, MarketError
 from clorefleet.domain.event import Event
+from clorefleet.domain.failure import Correction
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
@@ -41,6 +42,7 @@ from clorefleet.domain.ledger import LedgerSegment, Segments, closed, reopened
 from clorefleet.domain.money import Currency, ExchangeRate, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
+from clorefleet.domain.plan import Plan
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet import budget
@@ -244,7 +246,9 @@ class Journal:
         """The list showed the order gone: the lease ends, the ledger's count stops."""
         with self._store.write(self._token) as tx:
             ended = replace(
-                lease.moved(LeaseState.ENDED).entered(Phase.ENDED, now, reason=action.reason), ended_at=now
+                lease.moved(LeaseState.ENDED).entered(Phase.ENDED, now, reason=action.reason),
+                ended_at=now,
+                cause=action.cause or lease.cause,
             )
             tx.put_lease(ended)
             # The market stops charging when it takes the cancel, not when we see the list.
@@ -345,13 +349,15 @@ class Journal:
             BudgetExceeded: the new price would pass a ceiling; nothing was written.
         """
         price = lease.plan.price
+        is_lower = action.desired != lease.price and action.desired <= (lease.price or price.billed)
         with self._store.write(self._token) as tx:
-            approved = lease
+            approved = replace(
+                lease, bid=action.desired, bid_at=now, lowered_at=now if is_lower else lease.lowered_at
+            )
             if not action.desired <= price.billed:
                 self._check_raise(tx, lease, action.desired, now)
-                raised = replace(lease.plan, price=replace(price, billed=action.desired))
-                approved = replace(lease, plan=raised)
-                tx.put_lease(approved)
+                approved = replace(approved, plan=_at(lease.plan, action.desired))
+            tx.put_lease(approved)
             asked = sum(each.effect is Effect.SPOT_PRICE for each in tx.intents_of(lease.lease_id))
             intent = Intent(
                 intent_id=IntentId(f"{lease.lease_id}-bid-{asked + 1}"),
@@ -374,7 +380,7 @@ class Journal:
             raise BudgetExceeded("The deployment is gone.")
         spending = load_spending(tx, now)
         others = tuple(each for each in spending.fleet.open_leases if each.lease_id != lease.lease_id)
-        raised = replace(lease.plan, price=replace(lease.plan.price, billed=desired))
+        raised = _at(lease.plan, desired)
         refusal = budget.refusal(
             deployment,
             raised,
@@ -386,8 +392,56 @@ class Journal:
         if refusal is not None:
             raise BudgetExceeded(f"The bid stays: {refusal.text}.")
 
-    def finish_spot_price(self, intent: Intent, state: IntentState, text: str, *, now: datetime) -> None:
+    def finish_spot_price(
+        self,
+        lease: Lease,
+        intent: Intent,
+        state: IntentState,
+        text: str,
+        *,
+        approved_before: Rate,
+        max_step: Decimal | None,
+        now: datetime,
+    ) -> Lease:
+        """A refusal leaves the order's price, and with it what is approved, as they were."""
+        was_lowered = lease.lowered_at is not None and lease.lowered_at == lease.bid_at
+        told = replace(lease, bid_step_max=lease.bid_step_max if max_step is None else max_step)
+        if state is IntentState.REFUSED:
+            told = replace(told, plan=_at(lease.plan, approved_before))
+        elif was_lowered:
+            # The market counts its 600 s from when it took the bid, which was at most now.
+            told = replace(told, bid_at=now, lowered_at=now)
+        with self._store.write(self._token) as tx:
+            tx.put_lease(told)
         self.conclude(intent, state, text, now=now)
+        return told
+
+    def approve_bid(self, lease: Lease, approved: Rate) -> Lease:
+        """No more than this is approved from now on, so that the budget counts no more."""
+        lower = replace(lease, plan=_at(lease.plan, approved))
+        with self._store.write(self._token) as tx:
+            tx.put_lease(lower)
+        return lower
+
+    def note_outbid(self, lease: Lease, since: datetime | None, reason: str, *, now: datetime) -> Lease:
+        """A spot order lost its machine, or has it back: then its container starts anew there."""
+        waiting = replace(
+            lease.entered(Phase.WAITING, now),
+            outbid_since=since,
+            restarts=lease.restarts + (since is None),
+            # Weights that were fetched anew are not fetched anew again.
+            corrections=tuple(each for each in lease.corrections if each is not Correction.FETCH_AGAIN),
+            launches=0,
+            start_failures=0,
+            unhealthy_since=None,
+            progress=reason,
+        )
+        with self._store.write(self._token) as tx:
+            tx.put_lease(waiting)
+            name = "spot_outbid" if since is not None else "spot_returned"
+            where = f"{lease.deployment_id}: order {lease.order_id} on server {lease.server_id}"
+            self._event(tx, lease, name, f"{where}: {reason}.", now)
+        return waiting
 
     def begin_routes(
         self, opened: Iterable[Lease], left: Iterable[LeaseId], *, serial: str, now: datetime
@@ -552,6 +606,11 @@ def _note_foreign(tx: Transaction, order: Order, now: datetime) -> None:
         text = f"bills {order.price} and is not ours; it is left alone."
         where = f"Order {order.order_id} on server {order.server_id}"
         tx.add_event(Event(now, "foreign_order", f"{where} {text}"))
+
+
+def _at(plan: Plan, billed: Rate) -> Plan:
+    """The same plan at another approved price."""
+    return replace(plan, price=replace(plan.price, billed=billed))
 
 
 def _only_spend_differs(before: LedgerSegment, after: LedgerSegment) -> bool:

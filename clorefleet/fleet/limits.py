@@ -100,6 +100,20 @@ class FleetLimits:
     consolidate_every: timedelta = timedelta(minutes=30)
     """Between two looks for cheaper servers where nothing else asks for the offers."""
 
+    spot_every: timedelta = timedelta(minutes=10)
+    """Between two looks at the spot market of a server that runs: its bid may be lowered as often."""
+    spot_outbid_every: timedelta = timedelta(seconds=30)
+    """The same for one that waits for its machine."""
+    outbid_patience: timedelta = timedelta(minutes=5)
+    """How long a new spot order may be listed without the machine, and without a known rival, before it
+    counts as outbid."""
+    outbid_kept: timedelta = timedelta(hours=12)
+    """How long an order that lost its machine is kept: it costs nothing, and its disk may come back."""
+    bid_settles: timedelta = timedelta(minutes=2)
+    """After a bid, until every reading of the order list shows it."""
+    rebid_grace: timedelta = timedelta(minutes=1)
+    """After a raise, until a replacement is looked for all the same."""
+
     def scaled(self, factor: float) -> FleetLimits:
         """For a sandbox whose clock runs `factor` times as fast while its nodes work in real time."""
         if factor <= 1:
@@ -126,4 +140,8 @@ SANDBOX_LIMITS = FleetLimits(
     # Its arithmetic of speed is not the planner's: of honest servers it says as little as 0.28 of what the
     # planner does [computed over all recipes]. Only what is below all of that is a slow server.
     give_back_share=0.2,
+    spot_outbid_every=timedelta(seconds=5),
+    outbid_patience=timedelta(seconds=30),
+    bid_settles=timedelta(seconds=10),
+    rebid_grace=timedelta(seconds=20),
 )

@@ -240,7 +240,9 @@ def why_not_ready(snapshot: Snapshot, leases: tuple[Lease, ...]) -> dict[str, st
             continue
         mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
         wanted = snapshot.wanted_of(deployment)
-        if mine:
+        if mine and all(lease.outbid_since is not None for lease in mine):
+            reason = "its spot server was outbid, and another is being found"
+        elif mine:
             reason = f"its replica is {mine[-1].phase}"
         elif wanted.replicas == 0:
             reason = "it sleeps, and is woken by this request unless a schedule holds it down"
@@ -251,7 +253,10 @@ def why_not_ready(snapshot: Snapshot, leases: tuple[Lease, ...]) -> dict[str, st
 
 
 def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:
-    if any(lease.phase is not Phase.SERVING or lease.unhealthy_since for lease in leases):
+    if any(
+        (lease.phase is not Phase.SERVING and lease.outbid_since is None) or lease.unhealthy_since
+        for lease in leases
+    ):
         return True
     return bool(snapshot.unsettled) or any(
         d.desired is Desired.RUNNING

@@ -1,23 +1,25 @@
 """Observe: read the store, the market and the nodes once, into a snapshot.
 
-Constant work per tick: one reading of the order list, one of the offers when a slot is empty, one
-look per node that is in a phase with something to see, side by side in bounded threads. A reading
-that fails is missing from the snapshot; what then may not be decided is `reconcile`'s business.
+Constant work per tick: one reading of the order list, one of the offers when a slot is empty, a few spot
+markets, one look per node that is in a phase with something to see, side by side in bounded threads. A
+reading that fails is missing from the snapshot; what then may not be decided is `reconcile`'s business.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from zlib import crc32
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import MarketError, OutOfFunds, WrongApiKey
-from clorefleet.domain.failure import Cause
+from clorefleet.domain.failure import NOBODY_FAILED
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
@@ -27,9 +29,10 @@ from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
+from clorefleet.domain.spot import SpotMarket
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.wanted import Wanted
-from clorefleet.fleet import failover, follow
+from clorefleet.fleet import failover, follow, spot
 from clorefleet.fleet.autoscale import WINDOW_MAX
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.follow import Record
@@ -58,6 +61,10 @@ _LOOKED_AT = frozenset(
         Phase.SERVING,
     }
 )
+SPOT_READINGS_MAX = 8
+"""Spot markets read in one tick: each is a request, and the market takes one a second."""
+SPOT_CANDIDATES = 2
+"""Best plans of a deployment whose spot market is read before one is bid for."""
 InFlight = Callable[[LeaseId], int]
 TakeLoad = Callable[[], LoadTaken]
 
@@ -126,7 +133,7 @@ class Observer:
             )
             for d in deployments
         }
-        wanting = _wanting(deployments, leases, wanted_now)
+        wanting = lacking = _wanting(deployments, leases, wanted_now)
         if _begins_another(self._limits.consolidate_every, last_tick_at, now):
             wanting = tuple(d for d in deployments if d in wanting or _may_move(d))
         needs_rates = self._needs_rates(leases, spending.rates, now)
@@ -142,6 +149,11 @@ class Observer:
         if wallets is not None:
             with self._store.read() as tx:
                 ledger_totals = load_ledger_totals(tx, now)
+        plans = self._plan(wanting, view, remembered, now)
+        spot_servers = (
+            *_spot_servers(leases, orders, views, last_tick_at, now, self._limits),
+            *_bid_for(lacking, plans, avoided=faulty | {lease.server_id for lease in leases}),
+        )
         snapshot = Snapshot(
             now=now,
             deployments=deployments,
@@ -150,7 +162,8 @@ class Observer:
             intents=intents,
             orders=orders,
             nodes=views,
-            plans=self._plan(wanting, view, remembered, now),
+            plans=plans,
+            spot_markets=self._read_spot_markets(spot_servers),
             offers_trouble=offers_trouble,
             segments=spending.segments,
             closed_leases=closed,
@@ -222,6 +235,16 @@ class Observer:
             log.warning("wallets_not_read why=%s", clean_line(error.what))
             return None
 
+    def _read_spot_markets(self, servers: Iterable[ServerId]) -> Mapping[ServerId, SpotMarket]:
+        """One request each, at most so many in a tick; what is not read now is due again soon."""
+        found: dict[ServerId, SpotMarket] = {}
+        for server_id in list(dict.fromkeys(servers))[:SPOT_READINGS_MAX]:
+            try:
+                found[server_id] = self._market.fetch_spot_market(server_id)
+            except MarketError as error:
+                log.warning("spot_market_not_read server=%s why=%s", server_id, clean_line(error.what))
+        return found
+
     def _plan(
         self,
         wanting: tuple[Deployment, ...],
@@ -270,6 +293,48 @@ class Observer:
                     view = replace(view, in_flight=self._in_flight(lease.lease_id))
                 views[lease.lease_id] = view
         return views
+
+
+def _spot_servers(
+    leases: tuple[Lease, ...],
+    orders: OrderList | None,
+    views: Mapping[LeaseId, NodeView],
+    last_tick: datetime | None,
+    now: datetime,
+    limits: FleetLimits,
+) -> Iterator[ServerId]:
+    """Servers of spot orders whose market is due for a look; those that were outbid or are silent first."""
+    due = []
+    for lease in leases:
+        if orders is None or lease.order_id is None or lease.state is not LeaseState.ORDERED:
+            continue
+        # Each lease at a time of its own: the market answers one request a second.
+        offset = timedelta(seconds=crc32(lease.lease_id.encode()) % 86_400)
+        shifted = None if last_tick is None else last_tick + offset
+        is_due = _begins_another(limits.spot_every, shifted, now + offset)
+        is_due_soon = _begins_another(limits.spot_outbid_every, shifted, now + offset)
+        order = orders.on_server(lease.order_id, lease.server_id)
+        view = views.get(lease.lease_id)
+        # What rivals bid decides whether it is replaced: it has to be known before that.
+        lost_at = lease.outbid_since
+        is_due_soon = is_due_soon or (lost_at is not None and now - lost_at < limits.rebid_grace)
+        if spot.needs_look(lease, order, view, is_due=is_due, is_due_while_outbid=is_due_soon):
+            due.append((is_due, lease.server_id))
+    yield from (server_id for _, server_id in sorted(due))
+
+
+def _bid_for(
+    deployments: tuple[Deployment, ...],
+    plans: Mapping[DeploymentId, PlanReport],
+    *,
+    avoided: AbstractSet[ServerId],
+) -> Iterator[ServerId]:
+    """The servers that would be bid for next: what others bid there decides the first bid."""
+    for deployment in deployments:
+        report = plans.get(deployment.deployment_id)
+        candidates = () if report is None else report.plans
+        best = [plan for plan in candidates if plan.offer.server_id not in avoided][:SPOT_CANDIDATES]
+        yield from (plan.offer.server_id for plan in best if plan.price.is_spot)
 
 
 def _as_looked_at(lease: Lease) -> Lease:
@@ -342,7 +407,7 @@ def _attempts(deployment: Deployment, leases: tuple[Lease, ...], now: datetime) 
         for lease in leases
         if failover.is_counted(lease, deployment, now)
         and lease.state is not LeaseState.REFUSED
-        and lease.cause is not Cause.SUPERSEDED
+        and lease.cause not in NOBODY_FAILED
         and not (lease.state is LeaseState.ENDED and lease.measured_tokens_per_s is not None)
     )
 

@@ -17,22 +17,20 @@ Rules that keep money safe:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.deployment import Desired
 from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
-from clorefleet.domain.plan import Plan
 from clorefleet.domain.text import clean_line
-from clorefleet.fleet import budget, failover, idle, moves
+from clorefleet.fleet import bidding, budget, failover, idle
 from clorefleet.fleet.action import (
     Action,
     Adopt,
@@ -41,10 +39,10 @@ from clorefleet.fleet.action import (
     Disown,
     DropRent,
     End,
-    Explain,
     GiveBack,
     NoteAbsence,
     NoteHealth,
+    NoteOutbid,
     NoteProgress,
     NoteUse,
     NoteWanted,
@@ -56,15 +54,16 @@ from clorefleet.fleet.action import (
     StopRenting,
 )
 from clorefleet.fleet.doubt import conclusions
+from clorefleet.fleet.filling import fill_slots
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.slots import empty_slots, is_held, surplus
+from clorefleet.fleet.slots import is_held, surplus
 from clorefleet.fleet.snapshot import Snapshot
-from clorefleet.planner.mix import capacity_of, choose_mix
-from clorefleet.planner.owners import prefer_other_owners
 
 _NOTHING_SEEN = NodeView()
 _SYNC_SLACK = 1.25
 """Lines get faster too: only what misses the limit by this much is given up before it [assumed]."""
+_LAST_MINUTES = timedelta(minutes=5)
+"""An order that ends this near to its longest rental has reached it."""
 _LEAVING = (GiveBack, Cancel, End, Disown)
 
 
@@ -107,8 +106,9 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     )
     if trouble:
         return (*actions, StopRenting(trouble))
+    snapshot = replace(snapshot, leases=bidding.as_coming_back(snapshot, actions, limits))
     for deployment in snapshot.deployments:
-        found = tuple(_fill_slots(snapshot, deployment))
+        found = tuple(fill_slots(snapshot, deployment))
         rented = {each.plan.offer.server_id for each in found if isinstance(each, Rent)}
         snapshot = replace(snapshot, asked_servers=snapshot.asked_servers | rented) if rented else snapshot
         actions.extend(found)
@@ -212,7 +212,7 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
         yield from gone
         if gone:
             return
-    overrun = _overrun(snapshot, lease, limits)
+    overrun = "" if lease.outbid_since is not None else _overrun(snapshot, lease, limits)
     if not lease.is_proven and lease.phase is Phase.WAITING and not overrun:
         yield from _prove(snapshot, lease, order)
         return
@@ -226,6 +226,13 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
     view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
     if lease.phase is Phase.DRAINING:
         yield from _drain(snapshot, lease, view, limits)
+        return
+    if order is not None and lease.plan.price.is_spot:
+        told = tuple(bidding.bid(snapshot, lease, order, _why_unwanted(snapshot, lease), limits))
+        yield from told
+        if lease.outbid_since is not None or any(isinstance(each, NoteOutbid) for each in told):
+            return
+    elif lease.outbid_since is not None:
         return
     reason = _why_unwanted(snapshot, lease)
     if reason:
@@ -261,17 +268,32 @@ def _if_gone(orders: OrderList, order: Order | None, lease: Lease, limits: Fleet
     if lease.order_id is None or (order is not None and not order.is_expired):
         return
     was_asked = lease.state is LeaseState.ENDING
+    lost = None if was_asked else _why_lost(orders, lease)
     if order is not None:
-        why = lease.reason if was_asked else "the market ended the order"
-        yield End(lease.lease_id, lease.order_id, order.spend.amount, why)
+        why = lease.reason if was_asked else lost or "the market ended the order"
+        yield End(lease.lease_id, lease.order_id, order.spend.amount, why, Cause.OUTBID if lost else None)
         return
     if orders.unreadable:
         return
     polls = lease.absent_polls + 1
     yield NoteAbsence(lease.lease_id, polls)
     if polls >= limits.absent_polls:
-        why = lease.reason if was_asked else "the order is no longer in the market's list"
-        yield End(lease.lease_id, lease.order_id, None, why)
+        why = lease.reason if was_asked else lost or "the order is no longer in the market's list"
+        yield End(lease.lease_id, lease.order_id, None, why, Cause.OUTBID if lost else None)
+
+
+def _why_lost(orders: OrderList, lease: Lease) -> str:
+    """Why a spot order ended without us; "" for others. The market gives no reason: that it was outbid is
+    what is left where its longest rental was not reached."""
+    if not lease.plan.price.is_spot:
+        return ""
+    longest, age = lease.plan.offer.max_rental_s, orders.read_at - (lease.ordered_at or lease.created_at)
+    if longest is not None and age >= timedelta(seconds=longest) - _LAST_MINUTES:
+        return ""
+    return (
+        f"the market ended the spot order without a reason; most likely another renter outbid "
+        f"{lease.price or lease.plan.price.billed} or took the server on demand"
+    )
 
 
 def _too_dear(order: Order, lease: Lease, limits: FleetLimits) -> str:
@@ -586,160 +608,6 @@ def _settlements(snapshot: Snapshot, orders: OrderList) -> Iterator[Action]:
         order = orders.by_id(order_id) if server_id is None else orders.on_server(order_id, server_id)
         if order is not None and order.is_expired:
             yield Settle(order_id, order.spend.amount)
-
-
-# -- deployments
-
-
-def _fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
-    """Rent for empty slots, one plan each, never without a fresh reading of orders and offers."""
-    if deployment.desired is not Desired.RUNNING:
-        return
-    mine = snapshot.leases_of(deployment.deployment_id)
-    empty = empty_slots(mine, snapshot.wanted_of(deployment).replicas)
-    if not empty:
-        if deployment.note:
-            yield Explain(deployment.deployment_id, "")
-        hedged = tuple(_hedge(snapshot, deployment, list(mine)))
-        yield from hedged or moves.move(snapshot, deployment)
-        return
-    guard = snapshot.spending.guard
-    if guard.is_stopped:
-        yield Explain(
-            deployment.deployment_id,
-            f"Renting is stopped: {guard.stopped_because}. Look at `clorefleet logs "
-            f"{deployment.deployment_id}`; `clorefleet budget --resume` goes on.",
-        )
-        return
-    if snapshot.orders is None:
-        yield Explain(deployment.deployment_id, "The market's order list cannot be read: renting waits.")
-        return
-    attempts = snapshot.attempts.get(deployment.deployment_id, 0)
-    if attempts >= deployment.attempts_max:
-        told = failover.tried(
-            deployment, (*snapshot.closed_leases, *snapshot.leases), snapshot.segments, snapshot.now
-        )
-        yield Explain(
-            deployment.deployment_id,
-            f"{attempts} servers were tried without success. {told} See `clorefleet logs "
-            f"{deployment.deployment_id}`; run the same `clorefleet deploy` again to try on.",
-            is_final=True,
-        )
-        return
-    pause = snapshot.pauses.get(deployment.deployment_id, "")
-    if pause:
-        yield Explain(deployment.deployment_id, pause)
-        return
-    report = snapshot.plans.get(deployment.deployment_id)
-    if report is None:
-        yield Explain(deployment.deployment_id, snapshot.offers_trouble or "The offers are being read.")
-        return
-    taken = set(snapshot.locked_servers)
-    # Also what the list shows and offers do not: an order found there later must be the one we ask for.
-    taken |= {order.server_id for order in snapshot.orders.live()}
-    refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
-    held = list(mine)
-    for slot in empty[: deployment.attempts_max - attempts]:
-        plan, why_not = _first_allowed(
-            _mixed(report.plans, deployment, len(empty), held, taken | refused | snapshot.faulty_servers),
-            deployment,
-            held,
-            snapshot,
-            avoided=taken | refused | snapshot.faulty_servers,
-        )
-        if plan is None:
-            everyone = (*snapshot.closed_leases, *snapshot.leases)
-            told = failover.tried(deployment, everyone, snapshot.segments, snapshot.now)
-            yield Explain(deployment.deployment_id, f"{why_not} {told}".strip())
-            return
-        taken.add(plan.offer.server_id)
-        yield Rent(deployment.deployment_id, slot, plan, f"slot {slot} has no server")
-        # One rent per deployment and tick: the next one sees this one's outcome and cost.
-        return
-
-
-def _hedge(snapshot: Snapshot, deployment: Deployment, mine: list[Lease]) -> Iterator[Action]:
-    """A second server for a slot whose first is not ready. Whatever is in the way, the first one goes on."""
-    slots = failover.hedge_slots(deployment, mine)
-    attempts = snapshot.attempts.get(deployment.deployment_id, 0)
-    report = snapshot.plans.get(deployment.deployment_id)
-    is_paused = bool(snapshot.pauses.get(deployment.deployment_id, ""))
-    if not slots or snapshot.orders is None or report is None or is_paused:
-        return
-    if attempts >= deployment.attempts_max:
-        return
-    refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
-    avoided = snapshot.locked_servers | refused | snapshot.faulty_servers
-    plan, _ = _first_allowed(report.plans, deployment, mine, snapshot, avoided=avoided)
-    if plan is not None:
-        why = f"a second server for slot {slots[0]}: the one that is ready first is kept"
-        yield Rent(deployment.deployment_id, slots[0], plan, why)
-
-
-def _mixed(
-    plans: tuple[Plan, ...],
-    deployment: Deployment,
-    empty: int,
-    held: list[Lease],
-    avoided: AbstractSet[ServerId],
-) -> tuple[Plan, ...]:
-    """Where load asks for several servers at once: first those that carry it together for the least."""
-    usable = [plan for plan in plans if plan.offer.server_id not in avoided and plan.price.lacking is None]
-    if deployment.scale is None or empty < 2 or not usable:
-        return plans
-    ceiling = deployment.requirement.budget
-    committed = sum((budget.running_usd_per_day(lease) for lease in held), Decimal(0))
-    mix = choose_mix(
-        usable,
-        empty * capacity_of(usable[0]),
-        replicas_max=empty,
-        budget_usd_per_day=None if ceiling is None else ceiling.per_day.amount - committed,
-        per_owner=max(1, (len(held) + empty + 1) // 2),
-    )
-    chosen = {plan.key for plan in mix.plans}
-    return (*mix.plans, *(plan for plan in plans if plan.key not in chosen))
-
-
-def _first_allowed(
-    plans: Iterable[Plan],
-    deployment: Deployment,
-    held: list[Lease],
-    snapshot: Snapshot,
-    *,
-    avoided: AbstractSet[ServerId],
-) -> tuple[Plan | None, str]:
-    """The best plan that is not excluded and keeps the budget, or the sentence that says why none is."""
-    spent = snapshot.spent_today_usd.get(deployment.deployment_id, Decimal(0))
-    first_refusal = ""
-    listed = list(plans)
-    everyone = (*snapshot.closed_leases, *snapshot.leases)
-    usable = [
-        plan
-        for plan in listed
-        if plan.offer.server_id not in avoided
-        and not failover.would_fail_again(plan, deployment, everyone, snapshot.now)
-    ]
-    skipped = len(listed) - len(usable)
-    for plan in prefer_other_owners(usable, {lease.plan.offer.owner_id for lease in held if lease.is_open}):
-        refusal = budget.refusal(
-            deployment,
-            plan,
-            open_leases=held,
-            spent_today_usd=spent,
-            now=snapshot.now,
-            fleet=snapshot.spending,
-        )
-        if refusal is None:
-            return plan, ""
-        first_refusal = first_refusal or refusal.text
-    if first_refusal:
-        return None, f"Renting waits: {first_refusal}."
-    if skipped:
-        return None, (
-            f"All {skipped} fitting servers are in use, were refused lately or failed before; "
-            "the market is read again with each tick."
-        )
-    return None, "No server on the market fits; the market is read again with each tick."
 
 
 def _words(duration: timedelta) -> str:

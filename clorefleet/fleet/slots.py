@@ -8,8 +8,10 @@ from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 
 
 def is_held(lease: Lease) -> bool:
-    """True for a lease that serves or may come to serve."""
-    return lease.is_open and lease.state is not LeaseState.ENDING and lease.phase is not Phase.DRAINING
+    """True for a lease that serves or may come to serve. One that was outbid waits for others to leave: its
+    slot is empty meanwhile."""
+    is_leaving = lease.state is LeaseState.ENDING or lease.phase is Phase.DRAINING
+    return lease.is_open and not is_leaving and lease.outbid_since is None
 
 
 def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:

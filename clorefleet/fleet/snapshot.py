@@ -21,6 +21,7 @@ from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import DOCUMENTED_FEES
 from clorefleet.domain.order import OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
+from clorefleet.domain.spot import SpotMarket
 from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.budget import FleetSpending, midnight_utc
 from clorefleet.fleet.wanted import wanted
@@ -41,6 +42,8 @@ class Snapshot:
     nodes: Mapping[LeaseId, NodeView] = field(default_factory=dict)
     plans: Mapping[DeploymentId, PlanReport] = field(default_factory=dict)
     """For deployments that lack a replica; from this tick's reading of the offers."""
+    spot_markets: Mapping[ServerId, SpotMarket] = field(default_factory=dict)
+    """Of servers that are held or about to be bid for, where this tick read them."""
     offers_trouble: str = ""
     """Why there are no plans, when the offers could not be read."""
     segments: tuple[LedgerSegment, ...] = ()

@@ -19,6 +19,7 @@ from enum import Enum
 
 from clorefleet.domain.errors import (
     BadAnswer,
+    BidStepTooLarge,
     InvalidRequest,
     MarketError,
     MarketUnreachable,
@@ -217,9 +218,10 @@ def _named(doc: wire.Fields, stake: Stake) -> MarketError:
     if reason == "exceeded-max-step":
         step = wire.number(doc.get("max_step"))
         told = "" if step is None else f" The largest step now is {step:f} per day."
-        return Refused(
+        return BidStepTooLarge(
             f"The spot price cannot be lowered by so much at once.{told}",
             reason=reason,
+            max_step=step,
             remedy="Lower it in smaller steps, 600 s apart.",
             money=stake.value,
         )

@@ -48,11 +48,12 @@ from clorefleet.domain.outcome import (
     RentUnknown,
 )
 from clorefleet.domain.secret import Secret
+from clorefleet.domain.spot import SpotMarket
 from clorefleet.domain.text import clean_line
 from clorefleet.market import convert, wire
 from clorefleet.market.answers import ALREADY_ENDED, Accepted, InDoubt, Rejected, Stake, Verdict, judge
 from clorefleet.market.limiter import NoTurn, Priority, RequestLimiter
-from clorefleet.market.records import GigaspotNotice, HostedServer, ProofOfHolding, SpotMarket
+from clorefleet.market.records import GigaspotNotice, HostedServer, ProofOfHolding
 from clorefleet.market.transport import USER_AGENT, Answer, HttpTransport, NoAnswer, NotSent, Timeouts
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ from clorefleet.domain.offer import (
     RenterFees,
 )
 from clorefleet.domain.order import Order, SshAddress, Wallet
+from clorefleet.domain.spot import SpotBid, SpotMarket
 from clorefleet.domain.text import clean_line
 from clorefleet.market import wire
 from clorefleet.market.price_band import band_of_server
-from clorefleet.market.records import HostedServer, SpotBid, SpotMarket
+from clorefleet.market.records import HostedServer
 
 CURRENCY_OF: Mapping[str, Currency] = {
     "bitcoin": Currency.BITCOIN,

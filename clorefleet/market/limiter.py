@@ -29,13 +29,13 @@ from pathlib import Path
 from clorefleet.clock import Clock
 from clorefleet.domain.errors import RateLimited, Refused
 from clorefleet.domain.identity import OrderId
+from clorefleet.domain.spot import LOWERING_INTERVAL
 
 log = logging.getLogger("clorefleet.market")
 
 GENERAL_INTERVAL_S = 1.1
 CREATE_INTERVAL_S = 5.2
-LOWERING_INTERVAL_S = 600.0
-"""Between two reductions of one order's spot price."""
+LOWERING_INTERVAL_S = LOWERING_INTERVAL.total_seconds()
 WAIT_MAX_S = 180.0
 """A request that has not had its turn by then is given up."""
 PAUSE_FIRST_S = 2.0

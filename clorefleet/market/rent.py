@@ -34,7 +34,7 @@ from typing import Protocol
 
 from clorefleet.clock import Clock
 from clorefleet.domain.errors import MarketError, OutcomeUnknown
-from clorefleet.domain.identity import OrderId
+from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.money import Period, Rate
 from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
@@ -49,6 +49,7 @@ from clorefleet.domain.outcome import (
     SpotPriceSet,
     SpotPriceUnknown,
 )
+from clorefleet.domain.spot import SpotMarket
 
 READ_BACK_WINDOW_S = 8.0
 READ_BACK_PAUSE_S = 2.0
@@ -113,6 +114,8 @@ class GuardedRenting(Protocol):
 
     def fetch_wallets(self) -> tuple[Wallet, ...]: ...
 
+    def fetch_spot_market(self, server_id: ServerId) -> SpotMarket: ...
+
     def rent(self, request: RentRequest, *, with_required_price: bool = True) -> RentOutcome: ...
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome: ...
@@ -138,6 +141,9 @@ class RentProtocol:
 
     def fetch_wallets(self) -> tuple[Wallet, ...]:
         return self._market.fetch_wallets()
+
+    def fetch_spot_market(self, server_id: ServerId) -> SpotMarket:
+        return self._market.fetch_spot_market(server_id)
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
         return self._market.cancel(order_id, issue=issue)

@@ -22,7 +22,8 @@ class ReplicaStatus:
     slot: int
     phase: Phase
     state: str
-    """`degraded` where it serves slower than it should, else its phase."""
+    """`degraded` where it serves slower than it should, `outbid` where another renter has its server, else its
+    phase."""
     in_phase: timedelta
     server_id: int
     order_id: int | None
@@ -30,7 +31,9 @@ class ReplicaStatus:
     setup: str
     """For instance `q4_1 on llama.cpp`."""
     usd_per_day: Decimal
-    """The running rate with fee."""
+    """The running rate with fee; 0 for a spot order that waits for its server."""
+    is_spot: bool
+    outbid_since: datetime | None
     spent_usd: Decimal
     progress: str
     progress_fraction: float | None
@@ -141,6 +144,12 @@ def _weights(lease: Lease) -> str:
     return estimate(lease.plan.offer, lease.plan.setup).text(begin)
 
 
+def _replica_state(lease: Lease) -> str:
+    if lease.outbid_since is not None:
+        return "outbid"
+    return "degraded" if lease.degraded and lease.phase is Phase.SERVING else str(lease.phase)
+
+
 def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> ReplicaStatus:
     mine = [each for each in segments if each.lease_id == lease.lease_id]
     rate = sum((each.worst_case_usd_per_day() for each in mine if each.ended_at is None), Decimal(0))
@@ -149,13 +158,15 @@ def _replica(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> 
         lease_id=lease.lease_id,
         slot=lease.slot,
         phase=lease.phase,
-        state="degraded" if lease.degraded and lease.phase is Phase.SERVING else str(lease.phase),
+        state=_replica_state(lease),
         in_phase=now - lease.phase_since,
         server_id=lease.server_id,
         order_id=lease.order_id,
         gpus=plan.offer.gpu_summary,
         setup=f"{plan.setup.checkpoint} on {plan.setup.engine}",
-        usd_per_day=rate or plan.price.running_usd_per_day,
+        usd_per_day=rate if lease.outbid_since is not None else rate or plan.price.running_usd_per_day,
+        is_spot=plan.price.is_spot,
+        outbid_since=lease.outbid_since,
         spent_usd=sum((each.cost_usd(now) for each in mine), Decimal(0)),
         progress=lease.progress,
         progress_fraction=lease.progress_fraction,

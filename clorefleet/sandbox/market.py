@@ -59,6 +59,8 @@ _FORCED_TENANCY_S = 6.0 * _HOUR_S
 
 class EffectKind(Enum):
     START = "start"
+    PAUSE = "pause"
+    """The container stops and its disk stays: an outbid order may have its machine back."""
     STOP = "stop"
 
 
@@ -221,7 +223,7 @@ class Market:
         order.is_deployed = False
         order.charge_from_now(Decimal(0), at_s)
         self._save(order)
-        self._effects.append(NodeEffect(EffectKind.STOP, order.id))
+        self._effects.append(NodeEffect(EffectKind.PAUSE, order.id))
 
     def _end_outage(self, server_id: int) -> None:
         del self._outages[server_id]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -41,6 +41,8 @@ class Rack(Protocol):
         ssh_port: int = 0,
     ) -> int: ...
 
+    async def pause(self, order_id: int) -> None: ...
+
     async def stop(self, order_id: int) -> None: ...
 
     async def close(self) -> None: ...
@@ -63,6 +65,9 @@ class NoRack:
         ssh_port: int = 0,
     ) -> int:
         return ssh_port
+
+    async def pause(self, order_id: int) -> None:
+        return
 
     async def stop(self, order_id: int) -> None:
         return
@@ -96,7 +101,7 @@ class NodeKeeper:
             if effect.kind is EffectKind.START:
                 self._begin(effect.order_id)
             else:
-                self._end(effect.order_id)
+                self._end(effect.order_id, keeps_disk=effect.kind is EffectKind.PAUSE)
 
     def resume(self) -> None:
         """After a restart: every live order gets its node again, on its old port where that is free."""
@@ -168,7 +173,7 @@ class NodeKeeper:
             ssh_port=port,
         )
 
-    def _end(self, order_id: int) -> None:
+    def _end(self, order_id: int, *, keeps_disk: bool) -> None:
         boot = self._boots.pop(order_id, None)
         if boot is not None:
             boot.cancel()
@@ -177,7 +182,8 @@ class NodeKeeper:
             held.close()
         self._running.discard(order_id)
         earlier = self._stops.get(order_id)
-        task = asyncio.create_task(self._stop(order_id, boot, earlier), name=f"stop {order_id}")
+        end = self._rack.pause if keeps_disk else self._rack.stop
+        task = asyncio.create_task(self._stop(order_id, end, boot, earlier), name=f"stop {order_id}")
         self._stops[order_id] = task
         task.add_done_callback(partial(self._forget_stop, order_id))
 
@@ -185,11 +191,16 @@ class NodeKeeper:
         if self._stops.get(order_id) is task:
             del self._stops[order_id]
 
-    async def _stop(self, order_id: int, *before: asyncio.Task[None] | None) -> None:
+    async def _stop(
+        self,
+        order_id: int,
+        end: Callable[[int], Awaitable[None]],
+        *before: asyncio.Task[None] | None,
+    ) -> None:
         pending = [task for task in before if task is not None]
         if pending:
             await asyncio.wait(pending)
         try:
-            await self._rack.stop(order_id)
+            await end(order_id)
         except Exception:
             log.exception("node_stop_failed order=%s", order_id)

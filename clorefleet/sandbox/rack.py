@@ -161,6 +161,10 @@ class Rack:
         log.info("node_started order=%s port=%s isolation=%s", order_id, port, self.isolation)
         return port
 
+    async def pause(self, order_id: int) -> None:
+        """End the node and keep its disk."""
+        await self._end(order_id)
+
     async def stop(self, order_id: int) -> None:
         """End the node and delete its disk; an unknown order is fine."""
         await self._end(order_id)

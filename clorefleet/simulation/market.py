@@ -38,6 +38,7 @@ from clorefleet.domain.outcome import (
     RentRefused,
     RentUnknown,
 )
+from clorefleet.domain.spot import SpotBid, SpotMarket
 from clorefleet.simulation.clock import TrueTime
 from clorefleet.simulation.dice import Dice
 from clorefleet.simulation.faults import HOSTILE, Switches
@@ -468,6 +469,22 @@ class Desk:
         if switches.strikes("A5"):
             return RentUnknown("code 1", was_price_guard=with_required_price)
         return Rented()
+
+    def fetch_spot_market(self, server_id: ServerId) -> SpotMarket:
+        """Our own bid and the least price: rivals come as incidents that end the order (F14)."""
+        self._read()
+        host = next((each for each in self._market.hosts() if each.server_id == server_id), None)
+        price = None if host is None else self._market.price_of(host, is_spot=True)
+        least = () if host is None or price is None else (Rate.per_day(price, host.currency),)
+        bids = tuple(
+            SpotBid(order.order_id, order.price, is_active=True, is_mine=True)
+            for order in self._market.live()
+            if order.is_spot and order.host.server_id == server_id
+        )
+        rates = MarketRates(())
+        return SpotMarket(
+            server_id, bool(least), bids, least, rates, True, self._market.time.at(self._market.time.now_s)
+        )
 
     def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> None:
         """No decision bids otherwise yet: the simulated market has the call, and no life makes it."""

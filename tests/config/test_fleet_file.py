@@ -224,3 +224,13 @@ def test_an_empty_consolidate_table_takes_the_defaults_and_none_means_never():
     )
     assert plain.consolidate is None
     assert moving.consolidate == ConsolidatePolicy(margin=Decimal(0))
+
+
+@pytest.mark.parametrize(
+    "written, spot, only", [("true", True, False), ('"only"', True, True), ("false", False, False)]
+)
+def test_spot_is_a_flag_or_the_word_only(written: str, spot: bool, only: bool):
+    [wish] = read(
+        f'[deployments.a]\nmodel = "smollm2-135m"\nbudget = "1/day"\nspot = {written}\n'
+    ).deployments
+    assert (wish.requirement.spot, wish.requirement.spot_only) == (spot, only)

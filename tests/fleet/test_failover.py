@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clorefleet.domain.failure import Cause, Correction, blames_host, exclusion_of
+from clorefleet.domain.failure import NOBODY_FAILED, Cause, Correction, blames_host, exclusion_of
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
@@ -342,7 +342,7 @@ def test_an_image_under_a_moving_tag_is_the_hosts_fault_and_a_pinned_one_is_not(
 def test_every_cause_keeps_something_from_being_tried_again(cause: Cause):
     """Else the same plan would be rented for ever, at the user's cost."""
     gone = failed(cause)
-    if cause is Cause.SUPERSEDED:
+    if cause in NOBODY_FAILED:
         assert failover.failures(deployment(), (gone,), NOW) == ()
     else:
         assert failover.would_fail_again(gone.plan, deployment(), (gone,), NOW)

@@ -39,6 +39,7 @@ from clorefleet.domain.outcome import (
     SpotPriceUnknown,
 )
 from clorefleet.domain.plan import Plan, PlanReport, Requirement
+from clorefleet.domain.spot import SpotBid, SpotMarket
 from clorefleet.fleet.action import Action
 from clorefleet.fleet.edges import READINGS, Market, Nodes
 from clorefleet.fleet.journal import Journal
@@ -112,6 +113,14 @@ class MemoryMarket:
     orders: dict[int, Order] = field(default_factory=dict)
     visible_from: dict[int, datetime] = field(default_factory=dict)
     rent_calls: int = 0
+    rivals: dict[ServerId, Rate | None] = field(default_factory=dict)
+    least_bids: dict[ServerId, Rate] = field(default_factory=dict)
+    """By server; one that is missing here has no spot market to read."""
+    waiting: set[OrderId] = field(default_factory=set)
+    """Spot orders that were outbid and are listed all the same."""
+    outbid_ends: bool = False
+    bids: list[tuple[datetime, Rate, Rate]] = field(default_factory=list)
+    """When a price was set, from and to what."""
     _ids: itertools.count = field(default_factory=lambda: itertools.count(900))
 
     def fetch_view(self) -> MarketView:
@@ -136,6 +145,35 @@ class MemoryMarket:
             return order
         minutes = int((self.clock.now() - order.created_at).total_seconds()) // 60
         return replace(order, spend=order.price.for_seconds(minutes * 60))
+
+    def fetch_spot_market(self, server_id: ServerId) -> SpotMarket:
+        """Our orders, and the rivals that a test put there; who bids most has the server."""
+        mine = [o for o in self.live if o.is_spot and o.server_id == server_id]
+        rival = self.rivals.get(server_id)
+        least = self.least_bids.get(server_id)
+        bids = [SpotBid(o.order_id, o.price, o.order_id not in self.waiting, is_mine=True) for o in mine]
+        if rival is not None:
+            bids.append(SpotBid(OrderId(1), rival, all(o.order_id in self.waiting for o in mine), False))
+        floors = () if least is None else (least,)
+        return SpotMarket(
+            server_id, least is not None, tuple(bids), floors, MarketRates(()), True, self.clock.now()
+        )
+
+    def bid_against_us(self, server_id: int, rival: Rate | None) -> None:
+        """Another renter bids this, or leaves (None)."""
+        self.rivals[ServerId(server_id)] = rival
+        self._settle_bids(ServerId(server_id))
+
+    def _settle_bids(self, server_id: ServerId) -> None:
+        rival = self.rivals.get(server_id)
+        for order in self.live:
+            if order.is_spot and order.server_id == server_id:
+                if rival is None or rival <= order.price:
+                    self.waiting.discard(order.order_id)
+                elif self.outbid_ends:
+                    self.orders[order.order_id] = replace(self._billed(order), is_expired=True)
+                else:
+                    self.waiting.add(order.order_id)
 
     def rent(self, request: RentRequest) -> RentOutcome:
         self.rent_calls += 1
@@ -179,7 +217,9 @@ class MemoryMarket:
         order = self.orders[order_id]
         if order.is_expired:
             return SpotPriceRefused(Refused("gone", reason="gone"))
+        self.bids.append((self.clock.now(), order.price, desired))
         self.orders[order_id] = replace(order, price=desired)
+        self._settle_bids(order.server_id)
         return SpotPriceUnknown("cut") if self.hazards.strikes("bid_lost_after") else SpotPriceSet()
 
     @property
@@ -198,12 +238,15 @@ class MemoryNodes:
     """Whose disks damage the weights that came first."""
     prepared: set[LeaseId] = field(default_factory=set)
     forgotten: set[LeaseId] = field(default_factory=set)
+    silent: set[OrderId] = field(default_factory=set)
 
     def prepare(self, lease_id: LeaseId) -> Credentials:
         self.prepared.add(lease_id)
         return Credentials("ssh-ed25519 AAAA", "nonce")
 
     def look(self, lease: Lease, order: Order) -> NodeView:
+        if order.order_id in self.silent:
+            return NodeView(trouble="no answer", is_healthy=False)
         is_started = lease.job_id(lease.phase, max(1, lease.launches)) in self.started
         match lease.phase:
             case Phase.WAITING:
@@ -260,7 +303,7 @@ class World:
         self.clock = VirtualClock()
         self.hazards = Hazards()
         self.market = MemoryMarket(self.clock, self.hazards)
-        self.nodes = MemoryNodes(self.hazards)
+        self.nodes = MemoryNodes(self.hazards, silent=self.market.waiting)
         self.plans = plans
         self.routes: tuple[Backend, ...] = ()
         self.store: Store = store or open_store(f"sqlite:///{folder / 'state' / 'fleet.db'}")

@@ -34,6 +34,9 @@ class IdleRack:
         self.env[order_id] = dict(env)
         return ssh_port or 40_000 + order_id % 10_000
 
+    async def pause(self, order_id: int) -> None:
+        self.running.pop(order_id, None)
+
     async def stop(self, order_id: int) -> None:
         self.running.pop(order_id, None)
         self.stopped.append(order_id)

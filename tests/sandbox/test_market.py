@@ -335,8 +335,10 @@ def test_spot_order_lost_to_another_renter_ends_or_waits_as_set() -> None:
         world.after(2 * HOUR_S)
         assert order.is_active is (fate is OutbidFate.WAITING)
         starts = [kind for kind, _ in world.boots()]
-        expected = [EffectKind.START, EffectKind.STOP]
-        assert starts == (expected if fate is OutbidFate.ENDED else [*expected, EffectKind.START])
+        if fate is OutbidFate.ENDED:
+            assert starts == [EffectKind.START, EffectKind.STOP]
+        else:
+            assert starts == [EffectKind.START, EffectKind.PAUSE, EffectKind.START]
 
 
 def test_higher_bid_keeps_the_machine_and_lower_one_loses_it() -> None:
