@@ -154,6 +154,7 @@ def make_gateway(connection: Connection) -> GatewayService:
     return GatewayService(
         TokenCheck.of(load_or_create(profile.state_dir)),
         preferred_port=SANDBOX_GATEWAY_PORT if profile.is_sandbox else GATEWAY_PORT,
+        clock_factor=connection.time_factor,
     )
 
 

@@ -11,9 +11,12 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say, usd
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from clorefleet.cli.change import Priced
     from clorefleet.config.profile import Connection
     from clorefleet.domain.fleet_file import FleetFile
+    from clorefleet.domain.identity import DeploymentId
     from clorefleet.fleet.change import Changes
     from clorefleet.store.database import Store
 
@@ -63,18 +66,38 @@ def apply(
     total = None if options.as_json else say_ceiling(found, store)
     question = _question(doing, total)
     # Simulated money needs no yes, and neither does a file that changes nothing.
+    sleeping = _sleeping(store, wanted, now)
+    for name in sleeping:
+        note(f"{name} sleeps: applying its file wakes it, and a server is rented for it.")
     confirm(
-        question,
-        yes=yes or profile.is_sandbox or not doing,
+        question if doing else f"Wake {', '.join(sleeping)}?",
+        yes=yes or profile.is_sandbox or not (doing or sleeping),
         what="Applying the file",
         otherwise="Nothing was changed.",
     )
-    _store(store, connection, wanted, found, doing, taken=frozenset(take))
+    _store(store, connection, wanted, found, doing, taken=frozenset(take), woken=sleeping)
     if options.as_json:
         print_json({"file": str(path), "applied": True} | document(costs, found, now))
-    elif not doing:
+    elif not doing and not sleeping:
         say(f"Everything is as {path} says.")
-    _wake(connection, doing)
+    _wake(connection, is_needed=bool(doing or sleeping))
+
+
+def _sleeping(store: Store, wanted: FleetFile, now: datetime) -> tuple[DeploymentId, ...]:
+    """The file's deployments that were scaled to zero because nobody used them."""
+    from clorefleet.domain.deployment import Origin
+    from clorefleet.fleet.wanted import asleep
+
+    named = {wish.deployment_id for wish in wanted.deployments if wish.is_enabled}
+    with store.read() as tx:
+        last = tx.wanted()
+        return tuple(
+            each.deployment_id
+            for each in tx.deployments()
+            if each.deployment_id in named
+            and each.origin is Origin.FILE
+            and asleep(each, last.get(each.deployment_id), now)
+        )
 
 
 def _check_taken(store: Store, wanted: FleetFile, take: list[str]) -> None:
@@ -108,6 +131,7 @@ def _store(
     doing: tuple[Priced, ...],
     *,
     taken: frozenset[str],
+    woken: tuple[DeploymentId, ...],
 ) -> None:
     """All of it in one transaction, if the fleet is still what the user was shown.
 
@@ -141,6 +165,10 @@ def _store(
             elif change.after is not None:
                 estimate = estimates.get(change.deployment_id) or change.after.start_up_estimate
                 tx.put_deployment(replace(change.after, start_up_estimate=estimate))
+        for name in woken:
+            deployment = tx.deployment(name)
+            if deployment is not None:
+                tx.put_deployment(replace(deployment, woken_at=now))
         tx.put_applied_file(AppliedFile(str(Path(wanted.name).absolute()), wanted.digest, now))
 
 
@@ -148,15 +176,15 @@ def _seen(found: Changes) -> list[object]:
     return [(each.kind, each.deployment_id, each.differences) for each in found.changes]
 
 
-def _wake(connection: Connection, doing: tuple[Priced, ...]) -> None:
+def _wake(connection: Connection, *, is_needed: bool) -> None:
     from clorefleet.daemon import process
 
     profile = connection.profile
-    if not doing and process.running_pid(profile.state_dir) is None:
+    if not is_needed and process.running_pid(profile.state_dir) is None:
         return
     info, was_started = process.ensure_running(profile.name, profile.state_dir)
     if was_started:
         note(f"Started the daemon (pid {info.pid}); it guards the fleet and its budgets.")
     process.wake(profile.state_dir)
-    if doing:
+    if is_needed:
         note(f"Applied. `clorefleet status{profile.flag} --watch` shows how it goes on.")

@@ -14,6 +14,8 @@ from clorefleet.cli.output import confirm, note, print_json, say, usd
 from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from clorefleet.config.profile import Connection
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.money import Currency
@@ -145,13 +147,25 @@ def _continue(
         )
         note(f"The budget of {existing.deployment_id} is now {new}; it was {old}.")
         kept = replace(kept, requirement=requirement)
-    note(f"{existing.deployment_id} is already deployed; nothing new is rented for it.")
+    if _sleeps(store, existing, connection.clock.now()):
+        note(f"{existing.deployment_id} sleeps: it is woken, and a server is rented for it.")
+        kept = replace(kept, woken_at=connection.clock.now())
+    else:
+        note(f"{existing.deployment_id} is already deployed; nothing new is rented for it.")
     if existing.has_given_up:
         note("It had given up; it is tried again.")
         kept = replace(kept, note="", has_given_up=False, attempts_since=connection.clock.now())
     if kept != existing:
         with store.write() as tx:
             tx.put_deployment(kept)
+
+
+def _sleeps(store: Store, deployment: Deployment, now: datetime) -> bool:
+    """Scaled to zero by load or idleness, not by its schedule."""
+    from clorefleet.fleet.wanted import asleep
+
+    with store.read() as tx:
+        return asleep(deployment, tx.wanted().get(deployment.deployment_id), now)
 
 
 # -- a new one

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.cli.progress import working
-from clorefleet.domain.errors import MarketError
+from clorefleet.domain.errors import MarketError, RateLimited
 from clorefleet.domain.identity import OrderId, ServerId
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         connection = connect(profile)
         market = make_market(connection)
         ours = _stop_wishing(profile)
-        live = market.fetch_orders().live()
+        live = _live_orders(market, is_store_stopped=ours is not None)
     images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
     if images:
         note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
@@ -64,6 +64,20 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         note("Add --foreign to end the others too.")
 
 
+def _live_orders(market: Market, *, is_store_stopped: bool) -> tuple[Order, ...]:
+    try:
+        return market.fetch_orders().live()
+    except RateLimited as error:
+        raise RateLimited(
+            "The order list could not be read: the market's request limit is used up, perhaps by another "
+            "program with the same key.",
+            retry_after_s=error.retry_after_s,
+            remedy="Run the same command again in a minute.",
+            money="Nothing was ended: what runs goes on, and bills."
+            + (" The daemon rents nothing more." if is_store_stopped else ""),
+        ) from error
+
+
 def end_and_tell(connection: Connection, market: Market, wanted: Iterable[Order]) -> None:
     """End orders; those that will not end are shown by every command from now on.
 
@@ -85,7 +99,8 @@ def end_and_tell(connection: Connection, market: Market, wanted: Iterable[Order]
         numbers = ", ".join(str(each.order_id) for each in result.unending)
         prices = ", ".join(each.price for each in result.unending)
         raise MarketError(
-            f"Orders {numbers} are still in the market's list after {ROUNDS_MAX} rounds of cancels.",
+            f"Orders {numbers} are still in the market's list after {ROUNDS_MAX} rounds of cancels. The last "
+            f"answers: {'; '.join(sorted({each.last_answer for each in result.unending}))}.",
             remedy="Run the same command again, or end them on clore.ai.",
             money=f"They bill {prices}.",
         )

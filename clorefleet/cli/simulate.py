@@ -12,6 +12,8 @@ from clorefleet.cli.output import note, print_json, say, say_verbatim, table, us
 from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.plan import Plan, Requirement
     from clorefleet.simulation.traffic.compare import Comparison
@@ -26,7 +28,9 @@ REASONS_SHOWN = 4
 
 @app.command()
 def simulate(
-    fleet_or_model: str = typer.Argument(..., help="A fleet.toml, or a name from `clorefleet models`."),
+    fleet_or_model: str = typer.Argument(
+        "fleet.toml", help="A fleet file, or a name from `clorefleet models`."
+    ),
     trace: str = typer.Option(
         "synthetic", "--trace", help="A CSV of requests, or `synthetic`: a small made-up one."
     ),
@@ -61,6 +65,8 @@ def simulate(
 
     Examples:
 
+      clorefleet simulate
+
       clorefleet simulate qwen3-30b-a3b --sandbox
 
       clorefleet simulate fleet.toml --trace azure-llm-2023-conv.csv --weeks 4 --sandbox
@@ -69,7 +75,7 @@ def simulate(
 
     traffic = read_trace(trace)  # before anything is fetched: a bad file is told at once
     _check_prices(prices)
-    results: list[tuple[str, Plan, Comparison]] = []
+    results: list[tuple[str, Plan, Comparison, Deployment | None]] = []
     with working("Reading the market and planning"):
         subjects = _subjects(fleet_or_model, budget, prefer)
     for name, plan, deployment in subjects:
@@ -77,12 +83,12 @@ def simulate(
         history = _prices(prices, plan, weeks, seed)
         with working(f"Simulating {weeks} week(s) of {name} under each policy"):
             found = _compare(traffic, service, history, weeks, week, scale, seed, deployment, with_optimum)
-        results.append((name, plan, found))
+        results.append((name, plan, found, deployment))
     if options.as_json:
-        print_json({"simulated": True, "deployments": [_document(*each) for each in results]})
+        print_json({"simulated": True, "deployments": [_document(*each[:3]) for each in results]})
         return
-    for name, plan, comparison in results:
-        _show(name, plan, comparison, explain=explain, plot=plot)
+    for name, plan, comparison, deployment in results:
+        _show(name, plan, comparison, deployment, explain=explain, plot=plot)
 
 
 def _subjects(fleet_or_model: str, budget: str, prefer: str) -> list[tuple[str, Plan, Deployment | None]]:
@@ -102,7 +108,17 @@ def _subjects(fleet_or_model: str, budget: str, prefer: str) -> list[tuple[str, 
     if fleet_or_model.endswith(".toml") or Path(fleet_or_model).is_file():
         from clorefleet.config.fleet_file import load_fleet_file
         from clorefleet.domain.deployment import Deployment, Desired, Origin
+        from clorefleet.domain.errors import BadInput
 
+        file = load_fleet_file(Path(fleet_or_model))
+        disabled = [each.deployment_id for each in file.deployments if not each.is_enabled]
+        if disabled:
+            note(f"Not simulated, since the file disables it: {', '.join(disabled)}.")
+        if len(disabled) == len(file.deployments):
+            raise BadInput(
+                f"{fleet_or_model} has no deployment to simulate.",
+                remedy="Enable one there, or name a model: clorefleet simulate MODEL.",
+            )
         wishes = [
             (
                 each.deployment_id,
@@ -120,7 +136,7 @@ def _subjects(fleet_or_model: str, budget: str, prefer: str) -> list[tuple[str, 
                     origin=Origin.FILE,
                 ),
             )
-            for each in load_fleet_file(Path(fleet_or_model)).deployments
+            for each in file.deployments
             if each.is_enabled
         ]
     else:
@@ -252,7 +268,17 @@ def _document(name: str, plan: Plan, comparison: Comparison) -> dict[str, object
     }
 
 
-def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot: bool) -> None:
+def _show(
+    name: str,
+    plan: Plan,
+    comparison: Comparison,
+    deployment: Deployment | None,
+    *,
+    explain: bool,
+    plot: bool,
+) -> None:
+    from clorefleet.simulation.traffic.compare import HISTORY_WEEKS
+
     service = comparison.service
     say(f"Simulated: {name}, {plan.setup.checkpoint} on {plan.setup.engine}, {plan.offer.gpu_summary}.")
     say(
@@ -260,7 +286,7 @@ def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot:
         f"{service.capacity.places} requests at once, {usd(plan.price.running_usd_per_day)}/day, serves "
         f"{service.ready_after_s / 60:.0f} min after its order."
     )
-    say(f"Load: {comparison.how}.")
+    say(f"Load: {comparison.how}; the first {HISTORY_WEEKS} are history, the rest is measured.")
     say(f"Prices: {comparison.prices}.")
     say(f"SLO: {service.slo_share:.2%} of requests wait {service.slo_wait_s:g} s at most for a place.")
     say()
@@ -268,16 +294,11 @@ def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot:
     rows = []
     for each in comparison.outcomes:
         mean = sum(each.held) / max(1, len(each.held))
-        saved = (
-            ""
-            if each is first or not first.usd
-            else f"{(1 - each.usd / first.usd):+.0%}".replace("+", "-", 1)
-        )
         rows.append(
             (
                 each.policy,
                 usd(each.usd),
-                saved.replace("--", "+"),
+                "" if each is first else _against(each.usd, first.usd),
                 f"{each.attained:.2%}" + ("" if each.attained >= service.slo_share else " !"),
                 each.starts,
                 f"{mean:.2f}",
@@ -290,6 +311,8 @@ def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot:
         right=(1, 2, 3, 4, 5, 6),
     )
     note("* simulated, over the measured weeks. `!`: below the SLO.")
+    for line in _advice(comparison, deployment):
+        note(line)
     best = comparison.optimum
     if best is not None:
         last = comparison.outcomes[-1]
@@ -304,6 +327,40 @@ def _show(name: str, plan: Plan, comparison: Comparison, *, explain: bool, plot:
         say()
         say_verbatim(_drawn(comparison))
     say()
+
+
+def _against(amount: Decimal, whole: Decimal) -> str:
+    """By how much it is above or below; 0 % has no sign."""
+    if not whole:
+        return ""
+    share = round(float(amount / whole - 1) * 100)
+    return f"{share:+d}%" if share else "0%"
+
+
+def _advice(comparison: Comparison, deployment: Deployment | None) -> list[str]:
+    """What the figures do not say by themselves."""
+    from clorefleet.domain.schedule import Bounds
+
+    service, outcomes = comparison.service, comparison.outcomes
+    lines = []
+    if (
+        deployment is not None
+        and deployment.bounds == Bounds(1, 1)
+        and not (deployment.idle or deployment.schedule)
+    ):
+        lines.append(
+            "One replica is all that the file allows, so that no policy can differ. "
+            "Let load choose: replicas = { min = 0, max = 4 } and an empty scale table."
+        )
+    if all(each.attained < service.slo_share for each in outcomes):
+        best = max(outcomes, key=lambda each: each.attained)
+        most = max(comparison.needed, default=0)
+        lines.append(
+            f"No policy keeps the SLO with at most {service.replicas_max} replica(s): at best "
+            f"{best.attained:.1%} of requests are in time. The busiest minute needs {most}. "
+            "Allow more replicas, ask for less with --scale, or take faster servers (budget, min_speed)."
+        )
+    return lines
 
 
 def _explain(comparison: Comparison) -> None:

@@ -65,6 +65,7 @@ def read_status(profile: Profile) -> tuple[FleetStatus, list[str]]:
 
 def _show(profile: Profile, found: FleetStatus, notes: list[str], *, with_stopped: bool) -> None:
     from clorefleet.daemon import process
+    from clorefleet.domain.duration import in_words
 
     info = process.find(profile.state_dir)
     if options.as_json:
@@ -107,6 +108,12 @@ def _show(profile: Profile, found: FleetStatus, notes: list[str], *, with_stoppe
             if each.wanted_reason and is_told and each.state != "stopped":
                 note(
                     f"  {each.deployment_id}: {each.wanted_replicas} replica(s) wanted: {each.wanted_reason}"
+                )
+        for each in shown:
+            if each.unused_for is not None and each.stops_in is not None:
+                note(
+                    f"  {each.deployment_id}: unused for {in_words(each.unused_for)}, "
+                    f"stops in {in_words(each.stops_in)} if nobody comes, unless a schedule keeps it"
                 )
     if info is None:
         billing = any(each.replicas for each in found.deployments)

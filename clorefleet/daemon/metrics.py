@@ -25,6 +25,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from clorefleet.clock import Clock
 from clorefleet.domain.alert import DeliveryState
 from clorefleet.domain.errors import DaemonError, StoreError
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.fleet.budget import running_usd_per_day
 from clorefleet.store.database import Store
 from clorefleet.store.queries import Transaction
@@ -56,6 +58,44 @@ class Health:
     text: str
 
 
+SETTLED_BEFORE = timedelta(days=1)
+"""Orders that ended and were settled before that are not read again."""
+
+
+class LedgerSums:
+    """What was spent by deployment, by the ledger. Only the first reading goes through all of it: the bill of
+    an order that ended and was settled does not change any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._settled: dict[tuple[OrderId, LeaseId], tuple[DeploymentId, Decimal]] = {}
+        self._read_until: datetime | None = None
+
+    def read(self, tx: Transaction, now: datetime) -> dict[DeploymentId, Decimal]:
+        """USD by deployment."""
+        with self._lock:
+            since = self._read_until
+            orders: dict[tuple[OrderId, LeaseId], list[LedgerSegment]] = {}
+            for segment in tx.segments() if since is None else tx.segments(since=since):
+                orders.setdefault((segment.order_id, segment.lease_id), []).append(segment)
+            costs = dict(self._settled)
+            until = now - SETTLED_BEFORE
+            for key, segments in orders.items():
+                cost = sum((each.cost_usd(now) for each in segments), Decimal(0))
+                costs[key] = (segments[0].deployment_id, cost)
+                ended = [each.ended_at for each in segments if each.ended_at is not None]
+                is_open = len(ended) < len(segments)
+                if not is_open and any(each.settled_at is None for each in segments):
+                    until = min(until, *ended)  # its bill is still to come
+                elif not is_open:
+                    self._settled[key] = costs[key]
+            self._read_until = until
+        spent: dict[DeploymentId, Decimal] = {}
+        for deployment_id, cost in costs.values():
+            spent[deployment_id] = spent.get(deployment_id, Decimal(0)) + cost
+        return spent
+
+
 class FleetCollector(Collector):
     """Reads the store when asked. One short reading per scrape."""
 
@@ -63,6 +103,7 @@ class FleetCollector(Collector):
         self._store = store
         self._clock = clock
         self._counts = counts
+        self._ledger = LedgerSums()
 
     def collect(self) -> Iterator[Metric]:
         counts = self._counts
@@ -126,11 +167,7 @@ class FleetCollector(Collector):
                 "Ceiling over all deployments.",
                 float(guard.per_day.per_day.amount),
             )
-        spent = dict.fromkeys(names, Decimal(0))
-        for segment in tx.segments():
-            spent[segment.deployment_id] = spent.get(segment.deployment_id, Decimal(0)) + segment.cost_usd(
-                now
-            )
+        spent = dict.fromkeys(names, Decimal(0)) | self._ledger.read(tx, now)
         total = CounterMetricFamily(
             "clorefleet_spent_usd", "Spent by the ledger since ever.", labels=["deployment"]
         )

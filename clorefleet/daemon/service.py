@@ -31,7 +31,7 @@ from clorefleet.daemon import process, unending
 from clorefleet.daemon.fleet_file import FileFollower
 from clorefleet.daemon.log import log_to
 from clorefleet.daemon.metrics import MetricsServer, TickCounts
-from clorefleet.daemon.timers import ClockWatch, SideJob, guarded, pause_until_next
+from clorefleet.daemon.timers import ClockWatch, SideJob, alone, guarded, pause_until_next
 from clorefleet.domain.errors import DaemonError, LostLeadership, StoreError
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Money
@@ -97,7 +97,8 @@ class Service:
         clock_factor: float = 1.0,
     ) -> None:
         self._fleet = fleet
-        self._side_jobs: tuple[SideJob, ...] = ()
+        self._repeated: list[tuple[str, Callable[[], None], float]] = []
+        self._beat_alone = alone(self._beat)
         self._clock_factor = clock_factor
         self._clock_watch = ClockWatch(SystemClock())
         self.counts = counts
@@ -114,11 +115,14 @@ class Service:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={
+                # One thread: a tick that is planned while one is in hand waits for its end.
                 "default": ThreadPoolExecutor(1),
-                _BEAT: ThreadPoolExecutor(1),
+                _BEAT: ThreadPoolExecutor(2),
                 _SIDE: ThreadPoolExecutor(SIDE_WORKERS),
             },
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            # With one instance at most, a run that is due while the last one still ends would be dropped, and
+            # a job that is planned for one moment with it: the next tick, say. `alone` keeps others apart.
+            job_defaults={"coalesce": True, "max_instances": 3, "misfire_grace_time": None},
         )
 
     @property
@@ -128,7 +132,7 @@ class Service:
 
     def beside_the_tick(self, *jobs: SideJob) -> None:
         """Done from the start on, each in its own rhythm. To be told before the service runs."""
-        self._side_jobs += jobs
+        self._repeated += [(job.name, alone(guarded(job)), job.every.total_seconds()) for job in jobs]
 
     def run_until_ended(self) -> None:
         """Tick until `end` is called, then wait for the tick in hand."""
@@ -142,9 +146,9 @@ class Service:
         self._scheduler.shutdown(wait=True)
 
     def _plan_others(self) -> None:
-        self._repeat(_BEAT, self._beat, leadership.BEAT_EVERY_S, executor=_BEAT)
-        for job in self._side_jobs:
-            self._repeat(job.name, guarded(job), job.every.total_seconds(), executor=_SIDE)
+        self._repeat(_BEAT, self._beat_alone, leadership.BEAT_EVERY_S, executor=_BEAT)
+        for name, run, every_s in self._repeated:
+            self._repeat(name, run, every_s, executor=_SIDE)
 
     def _repeat(self, name: str, run: Callable[[], None], every_s: float, *, executor: str) -> None:
         self._scheduler.add_job(

@@ -9,6 +9,7 @@ that: jobs look at what is the case now, and no job stands for one particular mo
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -76,3 +77,17 @@ def guarded(job: SideJob) -> Callable[[], None]:
             log.exception("side_job_failed job=%s", job.name)
 
     return run
+
+
+def alone(run: Callable[[], None]) -> Callable[[], None]:
+    """`run`, and nothing where it is under way already: what is due meanwhile is done by the next run."""
+    lock = threading.Lock()
+
+    def run_alone() -> None:
+        if lock.acquire(blocking=False):
+            try:
+                run()
+            finally:
+                lock.release()
+
+    return run_alone

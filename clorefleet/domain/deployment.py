@@ -108,6 +108,8 @@ class Deployment:
     consolidate: ConsolidatePolicy | None = None
     """None: a replica stays where it is as long as it serves."""
     origin: Origin = Origin.COMMAND
+    woken_at: datetime | None = None
+    """When the user last asked for a deployment that slept: for a while that counts like a request."""
     start_up_estimate: timedelta | None = None
     """From rent to serving, by the plan that was shown when this was approved; None where none was."""
 

@@ -4,7 +4,7 @@ weighs them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,15 @@ class Wanted:
     """For the user; the same words as long as the same cause holds."""
     until: datetime | None = None
     """When the clock alone may change it; None where only a wish or load can."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """Why a model that is to be served may have no replica, for the client that asks for it."""
+
+    reason: str
+    ready_in: timedelta | None = None
+    """By the measured or estimated start-up; None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

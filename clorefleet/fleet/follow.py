@@ -31,6 +31,8 @@ GAP_MINUTES_MAX = 3
 TOKENS_PER_REQUEST = 300.0
 """Weighted, before a request was seen [assumed]: a thousand tokens in, 250 out."""
 DEFAULT_WAIT_S = 10.0
+WOKEN = "you asked for it"
+WOKEN_LEAST = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,9 @@ def load_decision(
     mine = held(lease for lease in leases if lease.deployment_id == deployment.deployment_id)
     if not mine:
         is_asked = current is not None and current.turned_away > 0
-        return LoadDecision(1, "a request found no replica") if is_asked else None
+        if is_asked:
+            return LoadDecision(1, "a request found no replica")
+        return LoadDecision(1, WOKEN) if is_woken(deployment, start_up, now) else None
     minutes = whole_minutes(record.minutes, now=now)
     if not minutes:
         return None
@@ -160,6 +164,7 @@ def idle_decision(
     current: LoadSample | None,
     before: Wanted | None,
     *,
+    start_up: timedelta,
     now: datetime,
 ) -> IdleDecision | None:
     """None where the deployment has no idle rule. What sleeps goes on sleeping until it is asked for."""
@@ -168,11 +173,19 @@ def idle_decision(
     mine = held(lease for lease in leases if lease.deployment_id == deployment.deployment_id)
     if current is not None and current.turned_away > 0:
         return IdleDecision(False, "a request asks for it")
+    if is_woken(deployment, start_up, now) and not any(lease.phase is Phase.SERVING for lease in mine):
+        return IdleDecision(False, WOKEN)
     if not mine and before is not None and before.replicas == 0:
         return IdleDecision(True, before.reason)
     samples = [*record.minutes, *([] if current is None else [current])]
     use = idle.use_of(mine, views, [each for each in samples if each.started_at <= now])
     return idle.decide(deployment.idle.after, use, now=now)
+
+
+def is_woken(deployment: Deployment, start_up: timedelta, now: datetime) -> bool:
+    """The user asked for it while it slept, and it has not had the time of two starts since."""
+    woken_at = deployment.woken_at
+    return woken_at is not None and timedelta(0) <= now - woken_at < max(2 * start_up, WOKEN_LEAST)
 
 
 def _capacity(leases: Sequence[Lease]) -> ReplicaCapacity:

@@ -6,17 +6,18 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from clorefleet.clock import Clock
-from clorefleet.domain.deployment import Desired
+from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadTaken
 from clorefleet.domain.planning import planning_of
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.usage import UsageHour
+from clorefleet.domain.wanted import NotReady
 from clorefleet.fleet.action import Action, End, Explain, NoteProgress, NoteUse, NoteWanted
 from clorefleet.fleet.audit import Audit, audit
 from clorefleet.fleet.edges import Market, Nodes, Planner, SetRoutes
@@ -26,17 +27,17 @@ from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, Observer, TakeLoad
 from clorefleet.fleet.reconcile import reconcile
-from clorefleet.fleet.slots import empty_slots
+from clorefleet.fleet.slots import empty_slots, is_held
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.store.database import FencingToken, Store
 
 log = logging.getLogger("clorefleet.fleet")
 
 
-SetWanted = Callable[[Mapping[str, str]], None]
+SetWanted = Callable[[Mapping[str, NotReady]], None]
 
 
-def nothing_is_told(reasons: Mapping[str, str]) -> None:
+def nothing_is_told(reasons: Mapping[str, NotReady]) -> None:
     """Where there is no gateway to tell which models are to come."""
 
 
@@ -232,9 +233,9 @@ def _next_change(snapshot: Snapshot) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def why_not_ready(snapshot: Snapshot, leases: tuple[Lease, ...]) -> dict[str, str]:
+def why_not_ready(snapshot: Snapshot, leases: tuple[Lease, ...]) -> dict[str, NotReady]:
     """By model that is to be served: what a client is told while no replica of it is ready."""
-    reasons: dict[str, str] = {}
+    reasons: dict[str, NotReady] = {}
     for deployment in snapshot.deployments:
         if deployment.desired is not Desired.RUNNING:
             continue
@@ -248,8 +249,17 @@ def why_not_ready(snapshot: Snapshot, leases: tuple[Lease, ...]) -> dict[str, st
             reason = "it sleeps, and is woken by this request unless a schedule holds it down"
         else:
             reason = deployment.note.rstrip(".") or "a server is being rented for it"
-        reasons.setdefault(deployment.model, reason)
+        reasons.setdefault(deployment.model, NotReady(reason, _ready_in(snapshot, deployment, mine)))
     return reasons
+
+
+def _ready_in(snapshot: Snapshot, deployment: Deployment, leases: list[Lease]) -> timedelta | None:
+    """What is left of the start-up of the server that was rented first; all of it where none is rented."""
+    lead = snapshot.start_ups.get(deployment.deployment_id)
+    if lead is None or deployment.note:
+        return None  # something is in the way, and nobody knows for how long
+    begun = [lease.created_at for lease in leases if is_held(lease)]
+    return max(timedelta(0), lead - (snapshot.now - min(begun))) if begun else lead
 
 
 def _is_busy(snapshot: Snapshot, leases: tuple[Lease, ...]) -> bool:

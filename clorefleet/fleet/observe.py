@@ -113,7 +113,7 @@ class Observer:
             start_ups = {
                 d.deployment_id: tx.start_ups(d.deployment_id, limit=MEASURED_MAX)
                 for d in deployments
-                if d.schedule is not None or d.scale is not None
+                if d.desired is Desired.RUNNING
             }
             records = {d.deployment_id: _record(tx, d, now) for d in deployments if follow.follows(d)}
         closed = tuple(lease for lease in remembered if not lease.is_open)
@@ -175,6 +175,9 @@ class Observer:
             unsettled=unsettled,
             foreign=frozenset((order_id, server_id) for order_id, server_id, _ in foreign),
             wanted=wanted_now,
+            start_ups={
+                d.deployment_id: start_up_of(d, start_ups.get(d.deployment_id, ())).lead for d in deployments
+            },
             wanted_before=wanted_before,
             load=load,
             spent_today_usd=spending.today_usd,
@@ -382,7 +385,9 @@ def _wanted(
         now,
         held=len({lease.slot for lease in held(mine)}),
         load=follow.load_decision(deployment, mine, record, current, start_up=start_up.lead, now=now),
-        idle=follow.idle_decision(deployment, mine, views, record, current, before, now=now),
+        idle=follow.idle_decision(
+            deployment, mine, views, record, current, before, start_up=start_up.lead, now=now
+        ),
         start_up=start_up,
     )
 

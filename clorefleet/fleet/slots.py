@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 
@@ -15,9 +16,11 @@ def is_held(lease: Lease) -> bool:
 
 
 def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
-    """In the order in which they are kept: the farthest along first, then the lowest slot.
+    """In the order in which they are kept: the farthest along first, among those the ones that answer, then
+    the cheapest for what it generates.
 
-    So that fewer replicas never means giving back the one that serves and keeping one that still starts.
+    So that fewer replicas never means giving back the one that serves and keeping one that still starts, or
+    the good one and keeping the dear one.
     """
     return tuple(
         sorted(
@@ -25,10 +28,20 @@ def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
             key=lambda lease: (
                 -PHASE_ORDER.index(lease.phase),
                 lease.unhealthy_since is not None,
+                _cost(lease),
                 lease.slot,
             ),
         )
     )
+
+
+def _cost(lease: Lease) -> Decimal:
+    """USD a day for each token a second of one stream, measured where that was done."""
+    price = lease.plan.price
+    billed = price.billed if lease.price is None else lease.price
+    running = billed.amount * (1 + price.fee_percent / 100) * price.usd_per_unit
+    speed = lease.measured_tokens_per_s or lease.plan.speed.decode_tokens_per_s
+    return running / Decimal(str(max(speed, 0.01)))
 
 
 def _counted(leases: Iterable[Lease]) -> tuple[Lease, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 
@@ -66,6 +66,8 @@ class Snapshot:
     """Since midnight UTC, by our ledger."""
     wanted: Mapping[DeploymentId, Wanted] = field(default_factory=dict)
     """By schedule, load and use; a deployment that is missing here wants what it says itself."""
+    start_ups: Mapping[DeploymentId, timedelta] = field(default_factory=dict)
+    """From rent to serving: measured, else by the plan that was shown, else assumed."""
     wanted_before: Mapping[DeploymentId, Wanted] = field(default_factory=dict)
     """As last written down."""
     spending: FleetSpending = field(default_factory=FleetSpending)

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.money import Period
@@ -169,6 +170,8 @@ def end_orders(
 ) -> Ended:
     """Cancel and read back until the list shows none of them, twice in a row. Needs nothing but the market.
 
+    Where the market's request limit is used up, that is told, and asked again in the next round.
+
     Raises:
         MarketError: the order list cannot be read.
     """
@@ -178,7 +181,12 @@ def end_orders(
     absent_readings = 0
     live: set[OrderId] = set()
     for _ in range(rounds_max):
-        listed = market.fetch_orders()
+        try:
+            listed = market.fetch_orders()
+        except RateLimited:
+            tell("The market's request limit is used up; the order list is read again in a moment.")
+            sleep(ROUND_PAUSE_S)
+            continue
         live = {order.order_id for order in listed.live()} & orders.keys()
         if not live:
             # A list with records that cannot be read may hold them still.
@@ -217,6 +225,8 @@ def cancel_words(outcome: CancelOutcome) -> str:
             return "cancel accepted"
         case AlreadyEnded():
             return "already ended, says the market"
+        case CancelRefused(RateLimited()):
+            return "not taken yet: the market's request limit is used up; it is asked for again"
         case CancelRefused(error):
             return f"refused: {clean_line(error.what)}"
         case CancelUnknown(reason):

@@ -72,5 +72,14 @@ def wanted(
     return Wanted(replicas, reason, in_force.until)
 
 
+def asleep(deployment: Deployment, last: Wanted | None, now: datetime) -> bool:
+    """Whether it rests because nobody used it, so that asking for it wakes it; `last` is what was last found
+    to be wanted. A schedule that holds it down, and bounds of none, are not woken from."""
+    may_sleep = deployment.idle is not None or (deployment.scale is not None and deployment.replicas == 0)
+    if not may_sleep or deployment.desired is Desired.STOPPED or last is None or last.replicas > 0:
+        return False
+    return bounds_of(deployment, now).bounds.replicas_max > 0
+
+
 def _asked(bounds: Bounds) -> str:
     return f"you asked for {bounds.replicas_min}"

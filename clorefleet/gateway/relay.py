@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
 
@@ -20,11 +22,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from clorefleet.clock import Clock
+from clorefleet.domain.duration import in_words
 from clorefleet.gateway.exchange import RETRY_AFTER_S, Broken, Exchange, Undelivered
 from clorefleet.gateway.limits import Limits
 from clorefleet.gateway.problem import TOO_MANY, Problem
 from clorefleet.gateway.prompt import BodyBudget, Prompt, read_prompt
-from clorefleet.gateway.routing import Backend, NoSuchModel, RoutingTable
+from clorefleet.gateway.routing import Backend, NoSuchModel, RoutingTable, Starting
 from clorefleet.gateway.upstream import Upstreams
 from clorefleet.gateway.usage import OnFinished
 
@@ -37,6 +40,10 @@ BROKEN_MAX = 2
 SUSPECT_S = 600.0
 SUSPECTS_MAX = 1_000
 STARTING_RETRY_AFTER_S = 15
+"""Where nobody knows how long a start takes."""
+LATE_RETRY_AFTER_S = 5
+"""Where it should serve by now."""
+RETRY_AFTER_S_MAX = 3600
 KNOWN_MODELS_SHOWN = 20
 
 OnWanted = Callable[[str], None]
@@ -187,7 +194,22 @@ class Relay:
             return Problem(404, "model_not_found", f"There is no model “{model}”; there is {shown}.")
         if self._on_wanted is not None:
             asyncio.get_running_loop().call_soon(self._on_wanted, model)
-        return Problem(503, "not_ready", f"{model}: {why.reason}.", retry_after_s=STARTING_RETRY_AFTER_S)
+        words = f"{model}: {why.reason}{_expected(why)}."
+        return Problem(503, "not_ready", words, retry_after_s=_retry_after_s(why))
+
+
+def _retry_after_s(why: Starting) -> int:
+    """Until it should serve: who asks sooner is told the same again. Never longer than `RETRY_AFTER_S_MAX`,
+    since an estimate may be wrong."""
+    if why.ready_in_s is None:
+        return STARTING_RETRY_AFTER_S
+    return min(RETRY_AFTER_S_MAX, max(LATE_RETRY_AFTER_S, math.ceil(why.ready_in_s)))
+
+
+def _expected(why: Starting) -> str:
+    if why.ready_in_s is None or why.ready_in_s < LATE_RETRY_AFTER_S:
+        return ""
+    return f"; it should serve in about {in_words(timedelta(seconds=math.ceil(why.ready_in_s)))}"
 
 
 def _digest(prompt: Prompt) -> bytes:

@@ -59,6 +59,8 @@ class Starting:
     """The model is wanted and no replica of it is ready; `reason` is for the user."""
 
     reason: str
+    ready_in_s: float | None = None
+    """As far as it is known, in real seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class RoutingTable:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._backends: tuple[Backend, ...] = ()
-        self._wanted: dict[str, str] = {}
+        self._wanted: dict[str, Starting] = {}
         self._in_flight: dict[str, int] = {}
         self._rests_until_s: dict[str, float] = {}
         self._on_replaced: Callable[[], None] | None = None
@@ -110,7 +112,7 @@ class RoutingTable:
         if on_replaced is not None:
             on_replaced()
 
-    def set_wanted(self, reasons: Mapping[str, str]) -> None:
+    def set_wanted(self, reasons: Mapping[str, Starting]) -> None:
         """The models that the fleet is to serve, each with the reason why it may not be ready yet."""
         with self._lock:
             self._wanted = dict(reasons)
@@ -167,7 +169,7 @@ class RoutingTable:
         """Why `take` gave nothing: it will come, or nobody asked for it."""
         with self._lock:
             if model in self._wanted:
-                return Starting(self._wanted[model])
+                return self._wanted[model]
             own = [each for each in self._backends if each.model == model]
             if any(not each.is_draining for each in own):
                 return Starting("its replica is starting")

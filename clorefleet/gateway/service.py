@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from clorefleet.clock import SystemClock
+from clorefleet.domain.wanted import NotReady
 from clorefleet.gateway.load import LoadMeter
-from clorefleet.gateway.routing import Backend, RoutingTable
+from clorefleet.gateway.routing import Backend, RoutingTable, Starting
 from clorefleet.gateway.server import DRAIN_S, Gateway
 from clorefleet.gateway.token import TokenCheck
 from clorefleet.gateway.usage import RequestRecord, UsageMeter
@@ -36,7 +37,10 @@ class GatewayService:
         token: TokenCheck,
         *,
         preferred_port: int,
+        clock_factor: float = 1.0,
     ) -> None:
+        """`clock_factor`: how fast the fleet's clock runs; clients wait in real time."""
+        self._clock_factor = clock_factor
         self.usage = UsageMeter()
         self.load = LoadMeter()
         self._table = RoutingTable()
@@ -81,9 +85,13 @@ class GatewayService:
             tuple(Backend(each.lease_id, each.model, uds_path=each.socket) for each in backends)
         )
 
-    def set_wanted(self, reasons: Mapping[str, str]) -> None:
+    def set_wanted(self, reasons: Mapping[str, NotReady]) -> None:
         """The models that are to be served, each with the reason why it may not be ready yet."""
-        self._table.set_wanted(reasons)
+        self._table.set_wanted({model: self._starting(each) for model, each in reasons.items()})
+
+    def _starting(self, why: NotReady) -> Starting:
+        left = why.ready_in
+        return Starting(why.reason, None if left is None else left.total_seconds() / self._clock_factor)
 
     def in_flight(self, lease_id: str) -> int:
         return self._table.in_flight(lease_id)

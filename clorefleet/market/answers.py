@@ -69,7 +69,7 @@ class InDoubt:
         kind = BadAnswer if self.is_unreadable else MarketUnreachable
         return kind(
             f"The market could not be read: {self.reason}.",
-            remedy="It is tried again by itself; if it lasts, look at https://clore.ai.",
+            remedy="Try again (a daemon does by itself); if it lasts, look at https://clore.ai.",
         )
 
 

@@ -22,8 +22,8 @@ class ReplicaStatus:
     slot: int
     phase: Phase
     state: str
-    """`degraded` where it serves slower than it should, `outbid` where another renter has its server, else its
-    phase."""
+    """`degraded` where it serves slower than it should, `outbid` where another renter has its server, else
+    its phase."""
     in_phase: timedelta
     server_id: int
     order_id: int | None
@@ -61,6 +61,10 @@ class DeploymentStatus:
     wanted_replicas: int
     wanted_reason: str
     """Why as many; as the last tick found it."""
+    unused_for: timedelta | None
+    """Since the last request or token, where an idle rule waits for it and all its replicas serve."""
+    stops_in: timedelta | None
+    """Until the idle rule gives replicas back, if nobody comes; None where it would give none."""
     budget: str
     usd_per_day: Decimal
     spent_usd: Decimal
@@ -108,6 +112,7 @@ def _deployment(
     segments = [each for each in ledger if each.deployment_id == deployment.deployment_id]
     replicas = tuple(_replica(lease, segments, now) for lease in mine)
     budget = deployment.requirement.budget
+    unused = _unused_for(deployment, mine, now)
     return DeploymentStatus(
         deployment_id=deployment.deployment_id,
         model=deployment.model,
@@ -116,11 +121,24 @@ def _deployment(
         replicas=replicas,
         wanted_replicas=deployment.replicas if wanted is None else wanted.replicas,
         wanted_reason="" if wanted is None else wanted.reason,
+        unused_for=unused,
+        stops_in=None if unused is None or deployment.idle is None else deployment.idle.after - unused,
         budget=str(budget) if budget else "",
         usd_per_day=sum((each.usd_per_day for each in replicas), Decimal(0)),
         spent_usd=sum((each.cost_usd(now) for each in segments), Decimal(0)),
         note=deployment.note,
     )
+
+
+def _unused_for(deployment: Deployment, leases: list[Lease], now: datetime) -> timedelta | None:
+    """None where no idle rule would give a replica back, and once it has done so."""
+    if deployment.idle is None or deployment.desired is not Desired.RUNNING:
+        return None
+    if len(leases) <= deployment.idle.floor or any(lease.phase is not Phase.SERVING for lease in leases):
+        return None
+    used_at = max(max(lease.used_at or lease.phase_since, lease.phase_since) for lease in leases)
+    unused = max(timedelta(0), now - used_at)
+    return unused if unused < deployment.idle.after else None
 
 
 def _state(deployment: Deployment, leases: list[Lease], wanted: Wanted | None) -> str:

@@ -93,7 +93,7 @@ _DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOW
 _CLOSED = tuple(state.value for state in IntentState if state.value not in _DOUBTFUL)
 _PLAN_APART = frozenset({"plan"})
 _POLICY = frozenset(
-    {"replicas_max", "schedule", "scale", "idle", "consolidate", "origin", "start_up_estimate"}
+    {"replicas_max", "schedule", "scale", "idle", "consolidate", "origin", "woken_at", "start_up_estimate"}
 )
 """The fields of a deployment that are stored together, without columns of their own."""
 PLANS_KEPT = 2048

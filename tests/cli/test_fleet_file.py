@@ -72,3 +72,11 @@ def test_a_schedule_is_looked_for_by_name(account):
     run = account("schedule", "show", "chat")
     assert run.code == ExitCode.USAGE and "no deployment “chat”" in run.err
     assert "No deployment has a schedule" in account("schedule", "show").out
+
+
+def test_simulate_reads_the_file_that_is_there_and_says_what_it_leaves_out(account):
+    without = account("simulate")
+    assert without.code != 0 and "clorefleet init" in without.err
+    write(account, OFF)
+    run = account("simulate")
+    assert run.code == ExitCode.USAGE and "no deployment to simulate" in run.err and "chat" in run.err

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from clorefleet.daemon.metrics import MetricsServer, TickCounts
-from clorefleet.domain.identity import DeploymentId
+from clorefleet.daemon.metrics import LedgerSums, MetricsServer, TickCounts
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.money import Rate
 from clorefleet.domain.wanted import Wanted
 from clorefleet.simulation.memory_store import MemoryStore
 from tests.fleet.builders import NOW, deployment, lease
@@ -74,3 +77,44 @@ def test_another_name_for_this_machine_is_refused(server: MetricsServer):
 def test_nothing_else_is_served_and_it_listens_on_loopback(server: MetricsServer):
     assert httpx.get(f"{server.url}/").status_code == 404
     assert server.url.startswith("http://127.0.0.1:")
+
+
+def test_what_was_spent_is_the_ledger_and_settled_orders_are_read_once():
+    store, sums, seen = MemoryStore(), LedgerSums(), []
+
+    def put(order_id: int, *, ended_at=None, settled_at=None, spend="1") -> None:
+        segment = LedgerSegment(
+            LeaseId(f"l{order_id}"), DeploymentId("tiny"), OrderId(order_id), Rate.per_day(1), False,
+            Decimal(0), Decimal(0), Decimal(1), "USD", NOW - timedelta(days=9), ended_at, Decimal(spend),
+            settled_at,
+        )  # fmt: skip
+        with store.write() as tx:
+            tx.put_order_segments(OrderId(order_id), (segment,))
+
+    def read(now=NOW) -> Decimal:
+        with store.read() as tx:
+            whole = sum((each.cost_usd(now) for each in tx.segments()), Decimal(0))
+            found = sums.read(_Watched(tx, seen), now)
+            assert found == {DeploymentId("tiny"): whole}
+            return whole
+
+    long_ago = NOW - timedelta(days=5)
+    put(1, ended_at=long_ago, settled_at=long_ago)
+    put(2, ended_at=long_ago)
+    put(3)
+    read()
+    put(2, ended_at=long_ago, settled_at=NOW, spend="2.5")
+    read()
+    put(1, spend="7")  # the market listed it alive again
+    read(NOW + timedelta(hours=1))
+    read(NOW + timedelta(days=3))
+    assert seen[0] is None and None not in seen[1:], "all of the ledger is read once"
+
+
+class _Watched:
+    def __init__(self, tx, seen: list) -> None:
+        self._tx, self._seen = tx, seen
+
+    def segments(self, *, since=None):
+        self._seen.append(since)
+        return self._tx.segments(since=since)

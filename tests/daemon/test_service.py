@@ -122,3 +122,34 @@ def test_a_slow_side_job_delays_no_tick():
         running.service.wake()
         assert fleet.ticked.acquire(timeout=WAIT_S)
         release.set()
+
+
+def test_no_run_is_dropped_and_none_runs_beside_itself(caplog: pytest.LogCaptureFixture):
+    """APScheduler warns of, and drops, what is due while the last run of it is under way."""
+    fleet = CountingFleet()
+    inside, begun, overlaps = threading.Lock(), threading.Semaphore(0), []
+    go_on = threading.Event()
+
+    def slow() -> None:
+        if not inside.acquire(blocking=False):
+            overlaps.append(1)
+            return
+        begun.release()
+        go_on.wait(WAIT_S)
+        inside.release()
+
+    often = timedelta(milliseconds=20)
+    pulse = threading.Semaphore(0)
+    with Running(fleet, SideJob("slow", often, slow), SideJob("pulse", often, pulse.release)) as running:
+        assert begun.acquire(timeout=WAIT_S) and fleet.inside.wait(WAIT_S)
+        running.service.wake()
+        for _ in range(6):  # it is due as often meanwhile
+            assert pulse.acquire(timeout=WAIT_S)
+        fleet.go_on.set()
+        for _ in range(2):
+            assert fleet.ticked.acquire(timeout=WAIT_S), "a tick that was asked for was dropped"
+        go_on.set()
+        for _ in range(3):
+            assert begun.acquire(timeout=WAIT_S)
+        assert not overlaps
+    assert not [each for each in caplog.records if "maximum number" in each.getMessage()]

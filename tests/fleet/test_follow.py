@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy
+from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.load import LoadSample, LoadTaken, ReplicaLoad
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.order import Order
+from clorefleet.domain.wanted import NotReady
 from clorefleet.fleet.follow import Record, load_decision, this_minute, whole_minutes
+from clorefleet.fleet.wanted import asleep
 from tests.fleet.builders import NOW, deployment, lease, minutes, plan
 from tests.fleet.world import World
 
@@ -28,7 +31,7 @@ class Use:
     def __init__(self, world: World) -> None:
         self.taken: deque[LoadTaken] = deque()
         self.engine_tokens = 0
-        self.told: dict[str, str] = {}
+        self.told: dict[str, NotReady] = {}
         look = world.nodes.look
 
         def looked(of: Lease, order: Order) -> NodeView:
@@ -66,7 +69,11 @@ def test_a_deployment_that_nobody_uses_sleeps_and_its_order_ends(world: World):
         assert "no request and no token for 10 min" in next(iter(tx.wanted().values())).reason
     world.tick(30, every_s=60)
     assert not world.market.live, "what sleeps is not rented again by itself"
-    assert "it sleeps" in use.told["smollm2-135m"]
+    told = use.told["smollm2-135m"]
+    assert "it sleeps" in told.reason and told.ready_in is not None
+    with world.store.read() as tx:
+        [took] = tx.start_ups(DeploymentId("tiny"), limit=5)
+    assert told.ready_in == took, "as long as its last start took"
 
 
 def test_tokens_at_the_engine_keep_it_awake_though_the_gateway_saw_no_request(world: World):
@@ -88,6 +95,43 @@ def test_a_request_wakes_it(world: World):
     use.taken.append(LoadTaken(turned_away={"smollm2-135m": 1}))
     serve(world)
     assert len(world.market.live) == 1
+
+
+def test_deploying_what_sleeps_wakes_it_and_nobody_else_does(world: World):
+    Use(world)
+    world.wish(idle=IDLE)
+    serve(world)
+    world.tick(12, every_s=60)
+    with world.store.read() as tx:
+        [sleeping], last = tx.deployments(), tx.wanted()["tiny"]
+    assert asleep(sleeping, last, world.clock.now())
+    world.wish(idle=IDLE, woken_at=world.clock.now())
+    serve(world)
+    assert len(world.market.live) == 1
+    world.tick(20, every_s=60)
+    assert not world.market.live, "it sleeps again once nobody uses it"
+
+
+def test_one_that_load_scaled_to_nothing_is_woken_too(world: World):
+    use = Use(world)
+    scaled = {"replicas": 0, "replicas_max": 2, "scale": ScalePolicy()}
+    world.wish(**scaled)
+    world.tick(5)
+    assert not world.market.live and not use.taken
+    world.wish(**scaled, woken_at=world.clock.now())
+    world.tick(3)
+    assert len(world.market.live) == 1
+
+
+def test_who_asks_while_it_starts_is_told_what_is_left_of_the_start(world: World):
+    use = Use(world)
+    world.wish(idle=IDLE, start_up_estimate=timedelta(minutes=20))
+    world.tick(1)
+    assert use.told["smollm2-135m"].ready_in == timedelta(minutes=20)
+    world.clock.sleep(300)
+    world.tick(1)
+    left = use.told["smollm2-135m"].ready_in
+    assert timedelta(minutes=14) < left < timedelta(minutes=16)
 
 
 def test_a_request_for_another_model_wakes_nobody(world: World):

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from clorefleet.domain.deployment import Desired
+from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.identity import OrderId
 from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.outcome import CancelRefused
 from clorefleet.fleet.sweep import Standing, end_orders, explain_orders
 from tests.fleet.builders import IMAGE, NOW, deployment, lease, order
 from tests.fleet.test_reconcile import minutes
@@ -84,6 +86,29 @@ def test_what_will_not_end_is_named_with_its_price_and_attempts(tmp_path: Path):
     [unending] = result.unending
     assert unending.attempts == 8 and unending.price == "$0.0834/hour"
     assert unending.order_id == world.market.live[0].order_id
+
+
+def test_a_used_up_request_limit_is_told_as_what_it_is_and_asked_again(tmp_path: Path):
+    world, told = World(tmp_path), []
+    world.wish()
+    world.tick(20)
+    fetch, cancel = world.market.fetch_orders, world.market.cancel
+    limited = iter([True, False, True, False])
+
+    def fetch_orders(**options):
+        if next(limited, False):
+            raise RateLimited("too many requests")
+        return fetch(**options)
+
+    def refused_once(order_id, **options):
+        world.market.cancel = cancel
+        return CancelRefused(RateLimited("too many requests"))
+
+    world.market.fetch_orders, world.market.cancel = fetch_orders, refused_once
+    result = end_orders(world.market, world.market.live, sleep=world.clock.sleep, tell=told.append)
+    assert not result.unending and not world.market.live
+    assert sum("request limit is used up" in each for each in told) == 3
+    assert not any("refused" in each for each in told)
 
 
 def test_only_the_named_orders_are_ended(tmp_path: Path):

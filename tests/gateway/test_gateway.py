@@ -15,7 +15,7 @@ import pytest
 from clorefleet.domain.errors import NodeUnreachable
 from clorefleet.gateway.exchange import quoted
 from clorefleet.gateway.limits import Limits
-from clorefleet.gateway.routing import Backend, choose
+from clorefleet.gateway.routing import Backend, Starting, choose
 from clorefleet.node.session import NodeSession
 from clorefleet.node.tunnel import Tunnel
 from tests.gateway.conftest import TOKEN, Running
@@ -329,11 +329,26 @@ def test_a_model_not_yet_ready_and_no_such_model_are_different_answers(
     unknown = running.ask(model="other")
     assert unknown.status_code == 404 and "tiny" in unknown.json()["error"]["message"]
     assert running.wanted == []
-    running.table.set_wanted({"other": "its weights are being fetched"})
+    running.table.set_wanted({"other": Starting("its weights are being fetched")})
     waiting = running.ask(model="other")
     assert waiting.status_code == 503 and int(waiting.headers["retry-after"]) > 0
     assert "weights are being fetched" in waiting.json()["error"]["message"]
     until(lambda: running.wanted == ["other"])
+
+
+@pytest.mark.parametrize(
+    "left_s, retry_after, words",
+    [(None, 15, "fetched."), (754.2, 755, "about 12 min"), (0, 5, "fetched."), (9e6, 3600, "about 2500.0 h")],
+    ids=["unknown", "estimated", "late", "absurd"],
+)
+def test_a_client_is_told_to_come_back_when_the_replica_should_serve(
+    run_gateway: RunGateway, left_s: float | None, retry_after: int, words: str
+):
+    running = run_gateway()
+    running.table.set_wanted({"tiny": Starting("its weights are being fetched", left_s)})
+    waiting = running.ask()
+    assert int(waiting.headers["retry-after"]) == retry_after
+    assert words in waiting.json()["error"]["message"]
 
 
 def test_a_removed_replica_finishes_its_requests_and_takes_no_more(

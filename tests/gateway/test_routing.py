@@ -143,8 +143,10 @@ def test_an_unreachable_replica_rests_for_a_while_and_is_then_tried_again():
     "backends, wanted, expected",
     [
         pytest.param((), {}, Starting("no replica serves yet"), id="nothing is known"),
-        pytest.param((), {"m": "it wakes up"}, Starting("it wakes up"), id="wanted"),
-        pytest.param((backend("a", "x"),), {"y": ""}, NoSuchModel(("x", "y")), id="others are known"),
+        pytest.param((), {"m": Starting("it wakes up", 90)}, Starting("it wakes up", 90), id="wanted"),
+        pytest.param(
+            (backend("a", "x"),), {"y": Starting("")}, NoSuchModel(("x", "y")), id="others are known"
+        ),
         pytest.param((backend("a", healthy=False),), {}, Starting("its replica is starting"), id="starting"),
         pytest.param(
             (backend("a", is_draining=True),), {}, Starting("its replica is being given back"), id="draining"
@@ -152,7 +154,7 @@ def test_an_unreachable_replica_rests_for_a_while_and_is_then_tried_again():
     ],
 )
 def test_not_yet_and_never_are_different_answers(
-    backends: tuple[Backend, ...], wanted: dict[str, str], expected: Starting | NoSuchModel
+    backends: tuple[Backend, ...], wanted: dict[str, Starting], expected: Starting | NoSuchModel
 ):
     table = RoutingTable()
     table.set_backends(backends)
