@@ -48,6 +48,7 @@ def offers(
       clorefleet offers --min-ram 400 --sort ram --sandbox
     """
     from clorefleet.cli.nearest import did_you_mean
+    from clorefleet.cli.requirement import countries
     from clorefleet.config.profile import connect
     from clorefleet.domain.errors import BadInput
     from clorefleet.domain.money import parse_budget
@@ -60,7 +61,7 @@ def offers(
         )
     ceiling = parse_budget(max_price).per_day.amount if max_price else None
     cuda = _cuda(min_cuda)
-    countries = {code.strip().upper() for code in country.split(",") if code.strip()}
+    wanted_countries = countries(country)
     with working("Reading the market"):
         view = make_market(connect(options.profile(), needs_key=False)).fetch_view()
 
@@ -76,7 +77,7 @@ def offers(
             and (ceiling is None or (price is not None and price <= ceiling))
             and (cuda is None or (offer.cuda_version is not None and offer.cuda_version >= cuda))
             and (offer.reliability or Decimal(0)) >= Decimal(str(min_reliability))
-            and (not countries or offer.country in countries)
+            and (not wanted_countries or offer.country in wanted_countries)
             and (rented or not offer.is_rented)
             and (flagged or not offer.flags)
             and (not spot or price is not None)
@@ -100,6 +101,11 @@ def offers(
                 "seen": len(view.offers),
                 "read_at": view.read_at,
             }
+        )
+        return
+    if not shown:
+        note(
+            f"None of {len(view.offers):,} offers matches. Loosen a filter; --rented and --flagged add some."
         )
         return
     table(

@@ -85,7 +85,7 @@ class Wishes:
             min_context_tokens=self.context or None,
             min_decode_tokens_per_s=self.min_speed or None,
             min_reliability=Decimal(str(self.min_reliability)) if self.min_reliability else None,
-            countries=tuple(_words(self.country.upper())),
+            countries=countries(self.country),
             gpu=self.gpu,
             engines=_engines(self.engine),
             hedge=self.hedge,
@@ -134,6 +134,18 @@ def takes_wishes(*required: str) -> Callable[[Callable[..., None]], Callable[...
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def countries(text: str) -> tuple[str, ...]:
+    """`DE,SE`: the market tells countries by the two letters of ISO 3166."""
+    from clorefleet.domain.errors import BadInput
+
+    for word in _words(text):
+        if not (len(word) == 2 and word.isascii() and word.isalpha()):
+            raise BadInput(
+                f"“{word[:40]}” is not a country's code.", remedy="Write two letters each: --country DE,SE."
+            )
+    return tuple(_words(text.upper()))
 
 
 def _precisions(text: str) -> tuple[Precision, ...]:

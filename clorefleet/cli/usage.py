@@ -40,8 +40,22 @@ def as_bad_input(error: Any) -> BadInput:
             f"`{path}` has no command “{word[:40]}”.",
             remedy=f"{did_you_mean(word, getattr(command, 'commands', {}))}{more}",
         )
+    if kind == "BadParameter" and error.param is not None and error.message.startswith("Input should be "):
+        wanted = error.message.removeprefix("Input should be ")
+        wanted = _PLAIN.get(wanted.partition(",")[0], wanted).rstrip(".")
+        name = error.param.metavar or error.param.name
+        if error.param.param_type_name == "option":
+            name = max(error.param.opts, key=len)
+        return BadInput(f"{name} should be {wanted}.", remedy=f"{like}{more}")
     text = error.format_message().rstrip(".")
     return BadInput(f"{text}.", remedy=f"{like}{more}")
+
+
+_PLAIN = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "yes or no",
+}
 
 
 def _named(param: Any) -> str:

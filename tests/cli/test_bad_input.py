@@ -149,3 +149,27 @@ def test_the_documented_exit_codes_are_the_ones_in_use():
     page = Path(__file__).parents[2] / "docs" / "exit-codes.md"
     rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", page.read_text("utf-8"), re.MULTILINE)
     assert {(int(number), name) for number, name in rows} == {(c.value, c.name) for c in ExitCode}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("simulate", "smollm2-135m", "--weeks", "99"), "--weeks should be less than or equal to 26"),
+        (("hosts", "block", "abc"), "SERVER should be a whole number"),
+        (("plan",), "needs a MODEL"),
+        (("deploy", "smollm2-135m"), "needs --budget AMOUNT"),
+        (("hosts", "hist"), "has no command “hist”"),
+        (("stop", "--al"), "Did you mean --all?"),
+        (("plan", "glm-5.1", "--prefer", "sped"), "Did you mean speed?"),
+        (("plan", "glm-5.1", "--precision", "fp9"), "Did you mean fp8"),
+        (("plan", "glm-5.1", "--country", "Germany"), "two letters"),
+        (("offers", "--country", "Germany"), "two letters"),
+        (("offers", "--sort", "prise"), "Did you mean price"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_slip_is_told_in_one_form_with_what_to_type(cli, words, told):
+    run = cli(*words)
+    assert run.code == ExitCode.USAGE and run.out == ""
+    assert run.err.startswith("Error: ") and "\nNext:  " in run.err and told in run.err
+    assert "Usage:" not in run.err and "Traceback" not in run.err
