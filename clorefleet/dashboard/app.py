@@ -268,7 +268,7 @@ class Dashboard:
         form = await self._form(request)
         name = request.path_params["name"]
         await run_in_threadpool(wishing.wish_stop, self.store, name, form["before"], now=self.now())
-        return await self._done(name)
+        return await self._done(request, name)
 
     async def scale(self, request: Request) -> Response:
         form = await self._form(request)
@@ -276,10 +276,15 @@ class Dashboard:
         await run_in_threadpool(
             wishing.wish_scale, self.store, name, form["before"], replicas, now=self.now()
         )
-        return await self._done(name)
+        return await self._done(request, name)
 
-    async def _done(self, name: str) -> Response:
-        await run_in_threadpool(self.wake)
+    async def _done(self, request: Request, name: str) -> Response:
+        """The wish is durable; whether anybody acts on it now is another matter, and is said."""
+        try:
+            await run_in_threadpool(self.wake)
+        except ClorefleetError as error:
+            what = "Your wish is written down, but no daemon runs that would act on it."
+            return self._said(request, 503, what, error.remedy, f"{error.what} {error.money}")
         return RedirectResponse(f"{self.base}/d/{quote(name, safe='')}", 303)
 
     # -- sessions

@@ -66,7 +66,8 @@ def refusal(method: str, headers: Mapping[str, Sequence[str]], port: int) -> Ref
     if origins not in ([], [f"http://{own}"]):
         return Refused(403, "Requests from pages elsewhere are refused.")
     if any(site not in _OWN_SITES for site in headers.get("sec-fetch-site", ())):
-        return Refused(403, "Requests from pages elsewhere are refused.")
+        # A link that was clicked in a page (a chat, a terminal inside the browser) shows like that, too.
+        return Refused(403, "Links in other pages are refused: type or paste the address yourself.")
     if method not in SAFE_METHODS and not origins:
         return Refused(403, "A request that changes something must say which page it comes from.")
     return None

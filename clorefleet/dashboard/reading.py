@@ -44,6 +44,7 @@ TRACKS_MAX = 200
 """Leases of one deployment on a timeline, the newest."""
 LOAD_SHOWN = timedelta(hours=3)
 SPANS = {
+    "1h": timedelta(hours=1),
     "6h": timedelta(hours=6),
     "24h": timedelta(hours=24),
     "7d": timedelta(days=7),

@@ -15,6 +15,7 @@ from clorefleet.dashboard.pages import STATIC
 from clorefleet.dashboard.reading import DaemonSeen
 from clorefleet.dashboard.sign_in import SESSION_LIFE
 from clorefleet.domain.deployment import Desired, Origin
+from clorefleet.domain.errors import DaemonError
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Phase
 from clorefleet.domain.money import Money
@@ -138,6 +139,18 @@ def test_a_stop_that_was_confirmed_is_written_down_with_its_event_and_wakes_the_
     with running.store.read() as tx:
         assert tx.events(TINY)[-1][1].name == "stop_wished"
         assert tx.open_leases() != ()  # it only writes the wish: the daemon ends what bills
+
+
+def test_a_wish_that_no_daemon_acts_on_is_kept_and_said(running: Running, client: Client):
+    def wake() -> None:
+        raise DaemonError(
+            "The daemon did not start.", remedy="clorefleet doctor", money="Orders go on billing."
+        )
+
+    running.dashboard.wake = wake
+    answer = client("d/tiny/stop", form=client.token("d/tiny/stop"))
+    assert answer.status == 503 and "written down" in answer.text and "Orders go on billing." in answer.text
+    assert wish_of(running).desired is Desired.STOPPED
 
 
 def test_the_question_says_what_a_stop_means_for_the_money(client: Client):
