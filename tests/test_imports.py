@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "node": {"node", "engine", "domain", "clock", "config", "planner"},
     "engine": {"engine", "domain"},
     "gateway": {"gateway", "domain", "config", "clock"},
-    "notify": {"notify", "fleet", "store", "config", "domain", "clock"},
+    "notify": {"notify", "report", "fleet", "store", "config", "domain", "clock"},
     "report": {"report", "domain"},
     "config": {"config", "domain", "clock", "sandbox"},
     "sandbox": {"sandbox", "domain"},

@@ -597,6 +597,7 @@ DOCUMENTS: dict[str, tuple[object, ...]] = {
     "stop": (Stopped,),
     "stop --all": (StoppedAll,),
     "cost": (Cost,),
+    "report": (Cost,),
     "hosts list": (list[Host],),
     "hosts history": (HostHistory,),
     "hosts block": (Verdict,),

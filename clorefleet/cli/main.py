@@ -39,6 +39,7 @@ COMMANDS: dict[str, str] = {
     "ssh": "Open a shell on a replica's server.",
     "stop": "Stop a deployment and everything it pays for.",
     "cost": "Show where the money went, what it bought, and what to change.",
+    "report": "Show the cost report of the last week, or send it now.",
     "hosts": "Show what is remembered of servers; block or unblock one.",
     "wallet": "Show the balances and how long they last.",
     "budget": "Show or set the ceilings over the whole fleet.",

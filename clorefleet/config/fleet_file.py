@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from clorefleet.config.model_name import ModelChoice, find_model
 from clorefleet.config.notify_file import read_notify
 from clorefleet.config.recipes import load_recipes
+from clorefleet.config.report_file import read_report
 from clorefleet.config.toml_file import FILE_BYTES_MAX, Section, nearest, parse_toml
 from clorefleet.domain.alert import NotifyPolicy
 from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy, parse_deployment_name
@@ -97,10 +98,14 @@ def read_fleet_file(name: str, data: bytes, *, check_model: CheckModel | None = 
                 wishes.append(_deployment(deployments, key, section, check, zone))
     notify = top.section("notify")
     policy = NotifyPolicy() if notify is None else read_notify(notify)
+    reporting = top.section("report")
+    report = (
+        None if reporting is None else read_report(reporting, policy, fleet_zone=zone, parse_zone=parse_zone)
+    )
     top.done()
     file.check()
     return FleetFile(
-        name, hashlib.sha256(data).hexdigest(), budget, tuple(each for each in wishes if each), policy
+        name, hashlib.sha256(data).hexdigest(), budget, tuple(each for each in wishes if each), policy, report
     )
 
 

@@ -54,7 +54,7 @@ def _kinds(section: Section, default: frozenset[AlertKind]) -> frozenset[AlertKi
 
 
 def _kind(word: str) -> AlertKind:
-    known = [each.value for each in AlertKind]
+    known = [each.value for each in AlertKind if each is not AlertKind.REPORT]
     if word not in known:
         near = nearest(word, known)
         raise BadInput(

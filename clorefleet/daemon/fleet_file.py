@@ -21,6 +21,7 @@ from clorefleet.config.toml_file import FILE_BYTES_MAX, BadTomlFile
 from clorefleet.domain.alert import NotifyPolicy
 from clorefleet.domain.event import Event
 from clorefleet.domain.fleet_file import FleetFile
+from clorefleet.domain.report_policy import ReportPolicy
 from clorefleet.fleet.change import Change, Kind, changes, followed
 from clorefleet.store.database import FencingToken, Store
 
@@ -32,8 +33,8 @@ Leadership = Callable[[], FencingToken | None]
 
 
 class FileFollower:
-    """Looks at the applied file from time to time. The newest readable `[notify]` part is kept in memory
-    only."""
+    """Looks at the applied file from time to time. The newest readable `[notify]` and `[report]` parts
+    are kept in memory only."""
 
     def __init__(
         self, store: Store, token: Leadership, clock: Clock, *, wake: Callable[[], None] = lambda: None
@@ -48,6 +49,7 @@ class FileFollower:
         self._done: tuple[str, str] = ("", "")
         """Digest that was acted upon, and that of the file as it was applied then."""
         self.notify = NotifyPolicy()
+        self.report: ReportPolicy | None = None
 
     def look(self) -> None:
         """
@@ -79,7 +81,7 @@ class FileFollower:
             where = f"{path}:{first.place.line}:{first.place.column}"
             self._tell_once(digest, applied.digest, f"{where}: {first.text}")
             return
-        self.notify = file.notify
+        self.notify, self.report = file.notify, file.report
         self._follow(file)
         self._done = (digest, applied.digest)
 

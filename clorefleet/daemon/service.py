@@ -39,6 +39,7 @@ from clorefleet.fleet.budget import running_usd_per_day
 from clorefleet.fleet.limits import DEFAULT_LIMITS, SANDBOX_LIMITS
 from clorefleet.fleet.loop import Fleet
 from clorefleet.notify.notifier import Notifier
+from clorefleet.notify.reports import Reporter
 from clorefleet.store import leadership
 from clorefleet.store.database import FencingToken, open_store
 from clorefleet.store.leadership import Standby
@@ -304,16 +305,22 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         fleet, token, pace, standby, ended=ending, counts=counts, clock_factor=connection.time_factor
     )
     follower = FileFollower(store, lambda: service.token, connection.clock, wake=service.wake)
+    secrets = (connection.api_key, gateway_token(connection))
+    reporter = Reporter(
+        store, lambda: service.token, connection.clock, policy=lambda: follower.report, secrets=secrets
+    )
     notifier = Notifier(
         store,
         lambda: service.token,
         connection.clock,
         policy=lambda: follower.notify,
-        secrets=(connection.api_key, gateway_token(connection)),
+        secrets=secrets,
+        send=reporter.send,
     )
     service.beside_the_tick(
         SideJob("fleet_file", timedelta(seconds=3), follower.look),
         SideJob("alerts", timedelta(seconds=3), notifier.run),
+        SideJob("reports", timedelta(seconds=20), reporter.run),
     )
     gateway.when_wanted(service.wake)
     signal.signal(signal.SIGTERM, lambda *_: service.end())

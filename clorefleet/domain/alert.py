@@ -20,6 +20,8 @@ class AlertKind(StrEnum):
     """Fewer replicas serve than are wanted, after all of them did; and when they serve again."""
     READY = "ready"
     """All wanted replicas of a deployment serve."""
+    REPORT = "report"
+    """A cost report that is due; it goes where `[report]` says, whatever a channel is `on`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePol
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.money import Budget
 from clorefleet.domain.plan import Requirement
+from clorefleet.domain.report_policy import ReportPolicy
 from clorefleet.domain.schedule import Schedule
 
 
@@ -39,6 +40,8 @@ class FleetFile:
     """Ceiling over all deployments together; None leaves the fleet's ceiling as it is."""
     deployments: tuple[DeploymentWish, ...]
     notify: NotifyPolicy
+    report: ReportPolicy | None = None
+    """None: no report is sent by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import smtplib
 import ssl
 import stat
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -25,6 +26,8 @@ from clorefleet.domain.errors import ConfigError
 from clorefleet.domain.secret import Secret
 
 TIMEOUT_S = 10
+TEXT_MAX_CHARS = 1_900
+"""Of `text` and `content`: chat services refuse what is longer than some 2,000."""
 COMMAND_TIMEOUT_S = 20
 _SECRET_BYTES_MAX = 4096
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "USER", "TMPDIR")
@@ -54,24 +57,39 @@ class Unclear:
 Outcome = Sent | NotSent | Unclear
 
 
-def send(channel: Channel, alert: Alert) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What goes out with an alert that is a report."""
+
+    subject: str
+    text: str
+    document: Mapping[str, Any]
+    """For webhooks and commands, as `report`."""
+    attachment: str = ""
+    """For mail; with a name and a subtype of `text`."""
+    attachment_name: str = ""
+    attachment_subtype: str = "plain"
+
+
+def send(channel: Channel, alert: Alert, letter: Letter | None = None) -> Outcome:
     """Send one alert by one channel. Blocks for a bounded time."""
     try:
         match channel:
             case Webhook():
-                return _post(channel, alert)
+                return _post(channel, alert, letter)
             case Email():
-                return _mail(channel, alert)
+                return _mail(channel, alert, letter)
             case Command():
-                return _run(channel, alert)
+                return _run(channel, alert, letter)
     except ConfigError as error:
         return NotSent(error.what, may_retry=False)
 
 
-def as_document(alert: Alert) -> dict[str, Any]:
+def as_document(alert: Alert, letter: Letter | None = None) -> dict[str, Any]:
     """What webhooks and commands get. `text` and `content` are the keys that common chat services show."""
-    line = f"[clorefleet] {alert.text}"
-    return {
+    line = f"[clorefleet] {alert.text if letter is None else letter.text}"[:TEXT_MAX_CHARS]
+    more = {} if letter is None else {"report": dict(letter.document)}
+    return more | {
         "source": "clorefleet",
         "key": alert.key,
         "kind": alert.kind.value,
@@ -107,7 +125,7 @@ def secret_at(place: SecretPlace) -> Secret:
 # -- webhook
 
 
-def _post(channel: Webhook, alert: Alert) -> Outcome:
+def _post(channel: Webhook, alert: Alert, letter: Letter | None) -> Outcome:
     import httpx
 
     from clorefleet.config.notify_file import parse_webhook_url
@@ -121,7 +139,7 @@ def _post(channel: Webhook, alert: Alert) -> Outcome:
     try:
         with (
             httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client,
-            client.stream("POST", url, json=as_document(alert)) as answer,
+            client.stream("POST", url, json=as_document(alert, letter)) as answer,
         ):
             status = answer.status_code
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -136,9 +154,9 @@ def _post(channel: Webhook, alert: Alert) -> Outcome:
 # -- e-mail
 
 
-def _mail(channel: Email, alert: Alert) -> Outcome:
+def _mail(channel: Email, alert: Alert, letter: Letter | None) -> Outcome:
     password = secret_at(channel.password) if channel.user else Secret("")
-    message = as_mail(channel, alert)
+    message = as_mail(channel, alert, letter)
     is_handed_over = False
     try:
         with _connected(channel) as server:
@@ -175,24 +193,30 @@ def _connected(channel: Email) -> smtplib.SMTP:
     return server
 
 
-def as_mail(channel: Email, alert: Alert) -> EmailMessage:
+def as_mail(channel: Email, alert: Alert, letter: Letter | None = None) -> EmailMessage:
     """The alert as a message. Its id follows from the alert's key, so that a copy can be recognised."""
     message = EmailMessage()
     message["From"] = channel.sender
     message["To"] = ", ".join(channel.recipients)
-    message["Subject"] = f"[clorefleet] {alert.kind}: {alert.deployment_id or 'the fleet'}"
+    subject = f"{alert.kind}: {alert.deployment_id or 'the fleet'}" if letter is None else letter.subject
+    message["Subject"] = f"[clorefleet] {subject}"
     message["Date"] = format_datetime(alert.at)
     digest = sha256(f"{alert.key}|{alert.at.isoformat()}".encode()).hexdigest()[:32]
     message["Message-ID"] = f"<{digest}@clorefleet>"
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(f"{alert.text}\n\n{alert.at.isoformat()}\nclorefleet\n")
+    text = alert.text if letter is None else letter.text
+    message.set_content(f"{text}\n\n{alert.at.isoformat()}\nclorefleet\n")
+    if letter is not None and letter.attachment:
+        message.add_attachment(
+            letter.attachment, subtype=letter.attachment_subtype, filename=letter.attachment_name
+        )
     return message
 
 
 # -- command
 
 
-def _run(channel: Command, alert: Alert) -> Outcome:
+def _run(channel: Command, alert: Alert, letter: Letter | None) -> Outcome:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
         process = subprocess.Popen(
@@ -207,7 +231,9 @@ def _run(channel: Command, alert: Alert) -> Outcome:
     except OSError as error:
         return NotSent(f"it cannot be started ({error.strerror})", may_retry=False)
     try:
-        process.communicate(json.dumps(as_document(alert)).encode() + b"\n", timeout=COMMAND_TIMEOUT_S)
+        process.communicate(
+            json.dumps(as_document(alert, letter)).encode() + b"\n", timeout=COMMAND_TIMEOUT_S
+        )
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -97,3 +97,29 @@ def test_a_slip_is_told_with_the_way_out(spent, words, hint):
     run = spent("cost", *words)
     assert run.code == 2 and hint in run.err + run.out
     assert "Traceback" not in run.err
+
+
+def test_the_last_whole_week_is_shown_by_hand(spent):
+    run = spent("report", "--period", "month", "--json")
+    Draft202012Validator(SCHEMA).validate(run.json)
+    assert run.json["since"].endswith("-01T00:00:00+00:00")
+    assert "Nothing was spent" in spent("report", "--period", "day").out
+
+
+def test_a_report_is_sent_by_a_channel_of_the_fleet_file(spent):
+    got = spent.home / "got"
+    script = spent.home / "tell"
+    script.write_text(f"#!/bin/sh\ncat > {got}\n")
+    script.chmod(0o700)
+    file = spent.home / "fleet.toml"
+    file.write_text(f'[[notify.command]]\nname = "tell"\nargv = ["{script}"]\n')
+    run = spent("report", "--to", "tell", "--period", "day")
+    assert run.code == 0 and "Sent by tell." in run.err
+    assert json.loads(got.read_text())["report"]["schema"] == "clorefleet.cost/1"
+    for words, hint in (
+        (("--to", "nobody"), "has tell"),
+        (("--email",), "no such channel"),
+        (("--period", "year"), "day, week, month"),
+    ):
+        slip = spent("report", *words)
+        assert slip.code == 2 and hint in slip.err

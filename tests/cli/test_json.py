@@ -78,6 +78,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "stop": ("stop", "old", "--yes"),
     "stop --all": ("stop", "--all", "--yes", "--profile", "empty"),
     "cost": ("cost",),
+    "report": ("report", "--period", "month"),
     "hosts list": ("hosts", "list"),
     "hosts history": ("hosts", "history", "7"),
     "hosts block": ("hosts", "block", "7"),

@@ -18,7 +18,8 @@ from clorefleet.domain.deployment import ConsolidatePolicy
 from clorefleet.domain.errors import ConfigError
 from clorefleet.domain.money import parse_budget
 from clorefleet.domain.recipe import Precision
-from clorefleet.domain.schedule import Bounds
+from clorefleet.domain.report_policy import ReportFormat, ReportPeriod, ReportPolicy
+from clorefleet.domain.schedule import Bounds, parse_cron
 
 EXAMPLE = Path(__file__).parents[2] / "fleet.toml"
 MINIMAL = """
@@ -88,6 +89,18 @@ def test_a_model_without_a_recipe_gets_the_nearest_name():
 WINDOW = MINIMAL + '[deployments.chat.schedule]\ntimezone = "UTC"\n[[deployments.chat.schedule.windows]]\n'
 NOTIFY = MINIMAL + "[[notify.email]]\n"
 
+REPORT = """
+[[notify.email]]
+name = "mail"
+host = "localhost"
+from = "a@b"
+to = ["a@b"]
+[[notify.webhook]]
+name = "hook"
+url = "https://example.org"
+
+[report]
+"""
 SLIPS = {
     "an unknown key": (MINIMAL + 'colour = "3"', 5, 1, "known here: budget, consolidate, countries"),
     "a key misspelt": (MINIMAL + "replica = 2", 5, 1, "did you mean “replicas”"),
@@ -141,8 +154,29 @@ SLIPS = {
         MINIMAL + '[[notify.webhook]]\nurl = "http://example.org/x"', 6, 7, "https",
     ),
     "a command found by PATH": (MINIMAL + '[[notify.command]]\nargv = ["tell"]', 6, 8, "full path"),
+    "a report without a schedule": (REPORT + 'to = ["mail"]', 11, 2, "schedule is missing"),
+    "a report to nobody": (REPORT + 'schedule = "0 7 * * *"', 11, 2, "to is missing"),
+    "a report to a channel that is none": (
+        REPORT + 'schedule = "0 7 * * *"\nto = ["mial"]', 13, 7, "did you mean “mail”",
+    ),
+    "a report every minute": (REPORT + 'schedule = "* * * * *"\nto = ["mail"]', 12, 12, "at most 24"),
+    "a report of a period that is none": (
+        REPORT + 'schedule = "0 7 * * *"\nto = ["mail"]\nperiod = "weak"', 14, 10, "did you mean “week”",
+    ),
+    "a page by webhook": (
+        REPORT + 'schedule = "0 7 * * *"\nto = ["hook"]\nformat = "html"', 14, 10, "none of these channels is mail",
+    ),
     "an event that is none": (MINIMAL + '[notify]\non = ["failures"]', 6, 7, "Did you mean “failure”"),
 }  # fmt: skip
+
+
+def test_a_report_is_read_with_the_fleets_time_zone():
+    text = '[fleet]\ntimezone = "Asia/Tokyo"' + REPORT + 'schedule = "0 7 * * mon"\nto = ["mail", "hook"]'
+    found = read(text + '\nperiod = "month"\nformat = "csv"').report
+    assert found == ReportPolicy(
+        parse_cron("0 7 * * mon"), "Asia/Tokyo", ("mail", "hook"), ReportPeriod.MONTH, ReportFormat.CSV
+    )
+    assert read(MINIMAL).report is None
 
 
 @pytest.mark.parametrize(("text", "line", "column", "words"), SLIPS.values(), ids=SLIPS)
