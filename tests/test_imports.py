@@ -38,6 +38,7 @@ PURE_FLEET = {
     "spot",
     "start_up",
     "wanted",
+    "wish",
 }
 ALLOWED: dict[str, set[str]] = {
     "domain": {"domain"},
