@@ -25,6 +25,7 @@
     │   ├── NodeUnreachable
     │   ├── HostKeyChanged
     │   ├── WrongNonce
+    │   ├── KeyGone                 ours to that server
     │   ├── CommandFailed
     │   ├── OutputTooLarge
     │   └── WeightsFailed
@@ -240,6 +241,10 @@ class HostKeyChanged(NodeError):
 
 class WrongNonce(NodeError):
     """The machine that answers is not the one the order's environment was given to."""
+
+
+class KeyGone(NodeError):
+    """Our own key to the server is not on this machine."""
 
 
 class CommandFailed(NodeError):

@@ -124,6 +124,8 @@ class NodeView:
     """Why the look failed, cleaned; "" when it did not."""
     is_hostile: bool = False
     """The trouble is one that ends the trust: changed host key, wrong nonce, refused address."""
+    lacks_key: bool = False
+    """The key that was made for it is not on this machine: nobody can tell whether the server is ours."""
     host_key: str = ""
     facts: NodeFacts | None = None
     discrepancies: tuple[Discrepancy, ...] = ()

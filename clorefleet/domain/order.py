@@ -71,9 +71,10 @@ class OrderList:
 
     def on_server(self, order_id: OrderId, server_id: ServerId) -> Order | None:
         """The order of that number on that server: what an old number means now is another order."""
-        return _live_or_first(
-            [each for each in self._by_number.get(order_id, ()) if each.server_id == server_id]
-        )
+        found = self._by_number.get(order_id, ())
+        if len(found) == 1:  # as nearly always
+            return found[0] if found[0].server_id == server_id else None
+        return _live_or_first([each for each in found if each.server_id == server_id])
 
     @cached_property
     def _by_number(self) -> dict[OrderId, list[Order]]:

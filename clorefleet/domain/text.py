@@ -17,6 +17,8 @@ def clean_line(text: object, *, max_chars: int = LINE_MAX_CHARS) -> str:
     """One harmless line: controls become `�` (tabs and newlines a blank), the rest is cut with `…`."""
     raw = str(text)
     is_cut = len(raw) > max_chars
+    if not is_cut and raw.isascii() and raw.isprintable():
+        return raw.strip()  # as nearly every line is
     out = []
     for char in raw[:max_chars]:
         if char in "\t\n\r":

@@ -197,6 +197,8 @@ def of_segments(segments: Iterable[LedgerSegment]) -> Iterator[Violation]:
         if segment.ended_at is not None and segment.ended_at < segment.started_at:
             yield Violation("S7", f"order {segment.order_id}", "a ledger segment ends before it begins")
     for (order_id, _), chain in by_order.items():
+        if len(chain) == 1:
+            continue
         chain.sort(key=lambda each: each.started_at)
         for earlier, later in pairwise(chain):
             if earlier.ended_at != later.started_at:

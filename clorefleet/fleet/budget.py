@@ -32,7 +32,7 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
-from clorefleet.domain.money import Currency, format_usd
+from clorefleet.domain.money import Budget, Currency, format_usd
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 
@@ -78,13 +78,21 @@ _ALONE = FleetSpending()
 class _Ceiling:
     """One scope's two ceilings, and what counts against them."""
 
-    scope: str
-    per_day_usd: Decimal | None
+    whose: str
+    budget: Budget | None
     total_usd: Decimal | None
     open_leases: tuple[Lease, ...]
     spent_today_usd: Decimal
     spent_total_usd: Decimal
     usd_per_unit: UsdPerUnit
+
+    @property
+    def per_day_usd(self) -> Decimal | None:
+        return None if self.budget is None else self.budget.per_day.amount
+
+    @property
+    def scope(self) -> str:
+        return f"{self.whose} budget of {self.budget}"
 
 
 def midnight_utc(now: datetime) -> datetime:
@@ -132,10 +140,9 @@ def refusal(
 def _own_ceiling(
     deployment: Deployment, leases: tuple[Lease, ...], spent_today_usd: Decimal, fleet: FleetSpending
 ) -> _Ceiling:
-    budget = deployment.requirement.budget
     return _Ceiling(
-        scope=f"the budget of {budget}",
-        per_day_usd=None if budget is None else budget.per_day.amount,
+        whose="the",
+        budget=deployment.requirement.budget,
         total_usd=fleet.guard.deployment_totals_usd.get(deployment.deployment_id),
         open_leases=leases,
         spent_today_usd=spent_today_usd,
@@ -145,10 +152,9 @@ def _own_ceiling(
 
 
 def _fleet_ceiling(fleet: FleetSpending) -> _Ceiling:
-    budget = fleet.guard.per_day
     return _Ceiling(
-        scope=f"the fleet's budget of {budget}",
-        per_day_usd=None if budget is None else budget.per_day.amount,
+        whose="the fleet's",
+        budget=fleet.guard.per_day,
         total_usd=fleet.guard.total_usd,
         open_leases=fleet.open_leases,
         spent_today_usd=fleet.spent_today_usd,

@@ -243,9 +243,9 @@ class Executor:
             case NoteAbsence(lease_id, absent_polls):
                 self._note(replace(self._lease(lease_id), absent_polls=absent_polls))
             case NoteProgress(lease_id, text, fraction):
-                self._note(
-                    replace(self._lease(lease_id), progress=clean_line(text), progress_fraction=fraction)
-                )
+                lease, line = self._lease(lease_id), clean_line(text)
+                if (line, fraction) != (lease.progress, lease.progress_fraction):
+                    self._note(replace(lease, progress=line, progress_fraction=fraction))
             case NoteHealth(lease_id, unhealthy_since, text):
                 lease = replace(self._lease(lease_id), unhealthy_since=unhealthy_since)
                 name = "replica_silent" if unhealthy_since else "replica_answers"

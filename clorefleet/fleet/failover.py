@@ -10,7 +10,7 @@ not ready first is given back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 
@@ -184,16 +184,23 @@ def exclusions(deployment: Deployment, leases: Iterable[Lease], now: datetime) -
     return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
-def would_fail_again(plan: Plan, deployment: Deployment, leases: Iterable[Lease], now: datetime) -> bool:
-    """An exclusion covers it, or the same weights and image failed on the same server."""
-    leases, setup = tuple(leases), plan.setup
-    if any(each.matches(plan.offer, setup) for each in exclusions(deployment, leases, now)):
-        return True
-    return any(
-        lease.server_id == plan.offer.server_id
-        and (lease.plan.setup.image, lease.plan.setup.checkpoint) == (setup.image, setup.checkpoint)
+def would_fail_again(
+    deployment: Deployment, leases: Iterable[Lease], now: datetime
+) -> Callable[[Plan], bool]:
+    """Of a plan: an exclusion covers it, or the same weights and image failed on the same server."""
+    leases = tuple(leases)
+    excluded = exclusions(deployment, leases, now)
+    failed = {
+        (lease.server_id, lease.plan.setup.image, lease.plan.setup.checkpoint)
         for lease in failures(deployment, leases, now)
-    )
+    }
+
+    def fails(plan: Plan) -> bool:
+        return (plan.offer.server_id, plan.setup.image, plan.setup.checkpoint) in failed or any(
+            each.matches(plan.offer, plan.setup) for each in excluded
+        )
+
+    return fails
 
 
 def tried(

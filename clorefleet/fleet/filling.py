@@ -160,12 +160,8 @@ def first_allowed(
     first_refusal = ""
     listed = list(plans)
     everyone = (*snapshot.closed_leases, *snapshot.leases)
-    usable = [
-        plan
-        for plan in listed
-        if plan.offer.server_id not in avoided
-        and not failover.would_fail_again(plan, deployment, everyone, snapshot.now)
-    ]
+    fails_again = failover.would_fail_again(deployment, everyone, snapshot.now)
+    usable = [plan for plan in listed if plan.offer.server_id not in avoided and not fails_again(plan)]
     skipped = len(listed) - len(usable)
     for listed_plan in prefer_other_owners(
         usable, {lease.plan.offer.owner_id for lease in held if lease.is_open}

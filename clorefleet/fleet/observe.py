@@ -38,6 +38,7 @@ from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.follow import Record
 from clorefleet.fleet.forecast import HISTORY_KEPT, bucket_of, buckets
 from clorefleet.fleet.limits import FleetLimits
+from clorefleet.fleet.schedule import StartUp
 from clorefleet.fleet.slots import empty_slots, held
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.fleet.spending import load_ledger_totals, load_spending
@@ -379,7 +380,8 @@ def _wanted(
     now: datetime,
 ) -> Wanted:
     mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
-    start_up = start_up_of(deployment, start_ups, mine)
+    leads = deployment.schedule is not None or deployment.scale is not None
+    start_up = start_up_of(deployment, start_ups, mine) if leads else StartUp()
     return wanted(
         deployment,
         now,

@@ -255,7 +255,8 @@ def _prove(snapshot: Snapshot, lease: Lease, order: Order | None) -> Iterator[Ac
     view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
     if order is not None and lease.absent_polls:
         yield NoteAbsence(lease.lease_id, 0)
-    if view.is_hostile and order is not None:
+    if (view.is_hostile or view.lacks_key) and order is not None:
+        # Without a key no request has left: the process died before it made one.
         yield Disown(lease.lease_id, order, view.trouble)
     elif view.host_key:
         yield Advance(lease.lease_id, Phase.PROBING, "SSH answers", host_key=view.host_key)

@@ -54,6 +54,9 @@ def _counted(leases: Iterable[Lease]) -> tuple[Lease, ...]:
 def surplus(leases: Iterable[Lease], wanted: int) -> tuple[Lease, ...]:
     """Of one deployment's leases, those beyond the wanted number. Two servers that are rented for one slot,
     of which the first to be ready is kept, count as one."""
+    leases = tuple(leases)
+    if len(leases) <= wanted:
+        return ()
     kept = held(leases)
     slots = tuple(dict.fromkeys(lease.slot for lease in kept))[:wanted]
     return tuple(lease for lease in kept if lease.slot not in slots)

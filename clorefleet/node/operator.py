@@ -17,7 +17,14 @@ from urllib.parse import quote
 
 from clorefleet.config.settings import DEFAULT_RELAY_MBIT_S
 from clorefleet.domain.download import BYTES_PER_MBIT, estimate
-from clorefleet.domain.errors import HostKeyChanged, NodeError, NodeUnreachable, WeightsFailed, WrongNonce
+from clorefleet.domain.errors import (
+    HostKeyChanged,
+    KeyGone,
+    NodeError,
+    NodeUnreachable,
+    WeightsFailed,
+    WrongNonce,
+)
 from clorefleet.domain.failure import Correction
 from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.lease import Lease, Phase
@@ -116,6 +123,9 @@ class NodeOperator:
         except (HostKeyChanged, WrongNonce, ForbiddenAddress) as error:
             self._pool.drop(lease.lease_id)
             return NodeView(trouble=clean_line(error.what), is_hostile=True)
+        except KeyGone as error:
+            trouble = clean_line(error.what)
+            return NodeView(trouble=trouble, lacks_key=True, is_healthy=_false_when_serving(lease))
         except NodeUnreachable as error:
             self._pool.drop(lease.lease_id)
             return NodeView(trouble=clean_line(error.what), is_healthy=_false_when_serving(lease))
@@ -233,7 +243,7 @@ class NodeOperator:
     def _open_session(self, lease: Lease, address: SshAddress) -> NodeSession:
         keys = load_keys(self._state_dir, lease.lease_id)
         if keys is None:
-            raise NodeError("The lease's key is gone from this machine.", remedy="Its server is given back.")
+            raise KeyGone("The lease's key is gone from this machine.", remedy="Its server is given back.")
         session = NodeSession.connect(
             address,
             keys.private_key_file,

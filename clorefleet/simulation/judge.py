@@ -123,7 +123,7 @@ class Judge:
         shown = [
             order for order in world.market.live() if now_s >= max(order.listed_from_s, order.hidden_until_s)
         ]
-        orders = OrderList(tuple(map(world.market.as_order, shown)), world.time.at(now_s))
+        orders = OrderList(tuple(map(world.market.held_as, shown)), world.time.at(now_s))
         return Snapshot(
             now=world.time.at(now_s),
             deployments=deployments,

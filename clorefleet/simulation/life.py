@@ -49,6 +49,9 @@ STEADY_FOR_S = 6 * 3600.0
 END_WITHIN_S = 2 * 3600.0
 _LONGEST_GAP_S = 3 * 3600.0
 _LONGEST_BUSY_GAP_S = 600.0
+_LONGEST_TROUBLE_GAP_S = 300.0
+_GROWTH, _TROUBLE_GROWTH = 3.5, 1.5
+"""By how much the gap grows with each tick that changes nothing, or cannot."""
 _TIDY_AFTER_S = 1800.0
 _BACKUP_EVERY_S = DAY_S
 _UNEVENTFUL = (NoteProgress, Explain, ReportForeign)
@@ -434,7 +437,10 @@ class World:
             self._bunched[process.name] -= 1
             return 0.01 if self._bunched[process.name] else 3600.0
         if result is None or result.trouble:
-            return scenario.busy_s
+            # What holds for a while is met some times, and not at each tick of that while.
+            process.troubled += 1
+            return min(scenario.busy_s * _TROUBLE_GROWTH ** (process.troubled - 1), _LONGEST_TROUBLE_GAP_S)
+        process.troubled = 0
         if any(not isinstance(action, (*_UNEVENTFUL, NoteAbsence)) for action in result.actions):
             process.uneventful = 0
             return scenario.busy_s
@@ -444,7 +450,7 @@ class World:
         )
         if any(isinstance(action, NoteAbsence) for action in result.actions):
             most = _LONGEST_DOUBT_GAP_S
-        gap_s = min(base * 2.2**process.uneventful, most)
+        gap_s = min(base * _GROWTH**process.uneventful, most)
         now_s = self.time.now_s
         while self._changes and self._changes[0] <= now_s:
             heapq.heappop(self._changes)

@@ -119,8 +119,12 @@ class Market:
     calls: int = 0
     _last_id: int = 9000
     _live: list[TrueOrder] = field(default_factory=list)
+    _next_end_s: float = float("inf")
+    """When the first of the live ones has had its time."""
     _ended: dict[tuple[OrderId, float], Order] = field(default_factory=dict)
     """Ended orders as they are listed: they do not change any more."""
+    _held: dict[tuple[OrderId, float, Rate], Order] = field(default_factory=dict)
+    _offers: dict[tuple[int, Decimal | None, bool], Offer] = field(default_factory=dict)
 
     # -- the truth
 
@@ -128,17 +132,23 @@ class Market:
         return self.scenario.hosts + self.extra_hosts
 
     def live(self) -> list[TrueOrder]:
-        now_s = self.time.now_s
-        for order in self._live:
-            if order.is_live and now_s >= order.created_s + order.host.max_rental_s:
-                self.end(order, order.created_s + order.host.max_rental_s, "its time was up")
-                self.switches.note("A17", "time up")
-        if not all(order.is_live for order in self._live):
-            self._live = [order for order in self._live if order.is_live]
-        return list(self._live)
+        if self.time.now_s >= self._next_end_s:
+            for order in self._live:
+                ends_s = order.created_s + order.host.max_rental_s
+                if order.is_live and self.time.now_s >= ends_s:
+                    self.end(order, ends_s, "its time was up")
+                    self.switches.note("A17", "time up")
+        return self._live
+
+    def _sort_out(self) -> None:
+        """A list that somebody goes through is never changed: there is a new one."""
+        self._live = [order for order in self._live if order.is_live]
+        ends_s = (order.created_s + order.host.max_rental_s for order in self._live)
+        self._next_end_s = min(ends_s, default=float("inf"))
 
     def end(self, order: TrueOrder, at_s: float, why: str) -> None:
         order.ended_s = at_s
+        self._sort_out()
         self.trace(f"order {order.order_id} ends: {why}")
 
     def bill(self, order: TrueOrder) -> Decimal:
@@ -201,7 +211,8 @@ class Market:
         if self.switches.strikes("A13"):
             order.is_swapped = True
         self.orders.append(order)
-        self._live.append(order)
+        self._live = [*self._live, order]
+        self._sort_out()
         self.trace(f"order {order_id} on {host.server_id} for {asked_by} {nonce} at {price}")
         return order
 
@@ -247,6 +258,13 @@ class Market:
     def _offer(self, host: Host, *, is_free: bool) -> Offer:
         price = self.price_of(host, is_spot=False)
         spot = self.price_of(host, is_spot=True)
+        key = (host.server_id, price, is_free)
+        if key not in self._offers:
+            self._offers[key] = self._made_offer(host, price, spot, is_free=is_free)
+        return self._offers[key]
+
+    @staticmethod
+    def _made_offer(host: Host, price: Decimal | None, spot: Decimal | None, *, is_free: bool) -> Offer:
         return Offer(
             server_id=ServerId(host.server_id),
             owner_id=OwnerId(host.server_id % 7),
@@ -305,6 +323,13 @@ class Market:
         return OrderList(
             tuple(shown), self.time.at(now_s + read_at_offset_s), include_completed, unreadable=unreadable
         )
+
+    def held_as(self, order: TrueOrder) -> Order:
+        """As it was first listed at this price: for who asks what there is, and not what it has cost."""
+        key = (order.order_id, order.created_s, order.price)
+        if key not in self._held:
+            self._held[key] = self.as_order(order)
+        return self._held[key]
 
     def as_order(self, order: TrueOrder) -> Order:
         now_s = self.time.now_s

@@ -8,12 +8,12 @@ them is keeping what was written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from clorefleet.domain.alert import UNFINISHED, Delivery, DeliveryState, Lookout
 from clorefleet.domain.books import PhaseEntry
@@ -36,40 +36,66 @@ from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import FencingToken, Store, check_fencing
 from clorefleet.store.queries import EVENTS_MAX, LastTick, Leadership, Transaction
 
+K = TypeVar("K")
+V = TypeVar("V")
+A = TypeVar("A")
+
+
+class Table(dict[K, V]):
+    """Rows by key, in the order of their insertion; and answers that hold until a row changes."""
+
+    __slots__ = ("_answers",)
+
+    def __init__(self, rows: Mapping[K, V] | None = None) -> None:
+        super().__init__({} if rows is None else rows)
+        self._answers: dict[Hashable, Any] = {}
+
+    def change(self, key: K, value: V) -> None:
+        self._answers.clear()
+        self[key] = value
+
+    def drop(self, key: K) -> None:
+        self._answers.clear()
+        self.pop(key, None)
+
+    def answer(self, question: Hashable, find: Callable[[], A]) -> A:
+        if question not in self._answers:
+            self._answers[question] = find()
+        found: A = self._answers[question]
+        return found
+
 
 @dataclass
 class Tables:
-    """Rows by key, in the order of their insertion."""
-
-    deployments: dict[DeploymentId, Deployment] = field(default_factory=dict)
-    leases: dict[LeaseId, Lease] = field(default_factory=dict)
-    phases: dict[PhaseEntry, None] = field(default_factory=dict)
-    intents: dict[str, Intent] = field(default_factory=dict)
-    fencing: dict[str, int] = field(default_factory=dict)
+    deployments: Table[DeploymentId, Deployment] = field(default_factory=Table)
+    leases: Table[LeaseId, Lease] = field(default_factory=Table)
+    phases: Table[PhaseEntry, None] = field(default_factory=Table)
+    intents: Table[str, Intent] = field(default_factory=Table)
+    fencing: Table[str, int] = field(default_factory=Table)
     """The token that each intent was last written with."""
-    segments: dict[OrderId, Segments] = field(default_factory=dict)
-    facts: dict[LeaseId, tuple[NodeFacts, tuple[Discrepancy, ...], ServerId, datetime]] = field(
-        default_factory=dict
+    segments: Table[OrderId, Segments] = field(default_factory=Table)
+    facts: Table[LeaseId, tuple[NodeFacts, tuple[Discrepancy, ...], ServerId, datetime]] = field(
+        default_factory=Table
     )
-    jobs: dict[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=dict)
-    faults: dict[int, HostFault] = field(default_factory=dict)
-    verdicts: dict[int, HostVerdict] = field(default_factory=dict)
-    foreign: dict[OrderId, tuple[datetime, ServerId, Decimal | None]] = field(default_factory=dict)
-    consents: dict[OrderId, datetime] = field(default_factory=dict)
-    rates: dict[Currency, ExchangeRate] = field(default_factory=dict)
-    wallets: dict[Currency, WalletReading] = field(default_factory=dict)
-    usage_hours: dict[tuple[LeaseId, datetime], UsageHour] = field(default_factory=dict)
-    load: dict[tuple[DeploymentId, datetime], LoadSample] = field(default_factory=dict)
-    events: dict[int, Event] = field(default_factory=dict)
-    deliveries: dict[tuple[str, str], Delivery] = field(default_factory=dict)
-    wanted: dict[DeploymentId, Wanted] = field(default_factory=dict)
-    plannings: dict[DeploymentId, Planning] = field(default_factory=dict)
-    start_ups: dict[LeaseId, tuple[DeploymentId, datetime, timedelta]] = field(default_factory=dict)
-    single: dict[str, Any] = field(default_factory=dict)
+    jobs: Table[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=Table)
+    faults: Table[int, HostFault] = field(default_factory=Table)
+    verdicts: Table[int, HostVerdict] = field(default_factory=Table)
+    foreign: Table[OrderId, tuple[datetime, ServerId, Decimal | None]] = field(default_factory=Table)
+    consents: Table[OrderId, datetime] = field(default_factory=Table)
+    rates: Table[Currency, ExchangeRate] = field(default_factory=Table)
+    wallets: Table[Currency, WalletReading] = field(default_factory=Table)
+    usage_hours: Table[tuple[LeaseId, datetime], UsageHour] = field(default_factory=Table)
+    load: Table[tuple[DeploymentId, datetime], LoadSample] = field(default_factory=Table)
+    events: Table[int, Event] = field(default_factory=Table)
+    deliveries: Table[tuple[str, str], Delivery] = field(default_factory=Table)
+    wanted: Table[DeploymentId, Wanted] = field(default_factory=Table)
+    plannings: Table[DeploymentId, Planning] = field(default_factory=Table)
+    start_ups: Table[LeaseId, tuple[DeploymentId, datetime, timedelta]] = field(default_factory=Table)
+    single: Table[str, Any] = field(default_factory=Table)
     """The tables of one row: `tick`, `leadership` and `guard`."""
 
     def copy(self) -> Tables:
-        return Tables(**{name: dict(getattr(self, name)) for name in self.__dataclass_fields__})
+        return Tables(**{name: Table(getattr(self, name)) for name in self.__dataclass_fields__})
 
 
 class MemoryTransaction(Transaction):
@@ -77,29 +103,31 @@ class MemoryTransaction(Transaction):
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._undo: list[tuple[Table[Any, Any], Any, Any]] = []
 
     def roll_back(self) -> None:
         for table, key, before in reversed(self._undo):
             if before is _ABSENT:
-                table.pop(key, None)
+                table.drop(key)
             else:
-                table[key] = before
+                table.change(key, before)
 
     def flush(self) -> None:
         """Nothing waits to be written."""
 
-    def _drop(self, table: dict[Any, Any], key: Any) -> None:
-        self._undo.append((table, key, table.pop(key)))
+    def _drop(self, table: Table[K, Any], key: K) -> None:
+        self._undo.append((table, key, table[key]))
+        table.drop(key)
 
-    def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+    def _set(self, table: Table[K, V], key: K, value: V) -> None:
         self._undo.append((table, key, table.get(key, _ABSENT)))
-        table[key] = value
+        table.change(key, value)
 
     # -- deployments
 
     def deployments(self) -> tuple[Deployment, ...]:
-        return tuple(sorted(self._tables.deployments.values(), key=lambda each: each.created_at))
+        table = self._tables.deployments
+        return table.answer("all", lambda: tuple(sorted(table.values(), key=lambda each: each.created_at)))
 
     def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
         return self._tables.deployments.get(deployment_id)
@@ -149,8 +177,7 @@ class MemoryTransaction(Transaction):
     def drop_deliveries(self, *, before: datetime) -> None:
         for key, each in list(self._tables.deliveries.items()):
             if each.alert.at < before and each.state not in UNFINISHED:
-                self._undo.append((self._tables.deliveries, key, each))
-                del self._tables.deliveries[key]
+                self._drop(self._tables.deliveries, key)
 
     def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
         mine = [(at, took) for name, at, took in self._tables.start_ups.values() if name == deployment_id]
@@ -162,14 +189,21 @@ class MemoryTransaction(Transaction):
     # -- leases
 
     def open_leases(self) -> tuple[Lease, ...]:
-        return _by_age(lease for lease in self._tables.leases.values() if lease.is_open)
+        table = self._tables.leases
+        return table.answer("open", lambda: tuple(lease for lease in self._by_age() if lease.is_open))
+
+    def _by_age(self) -> tuple[Lease, ...]:
+        table = self._tables.leases
+        return table.answer("all", lambda: tuple(sorted(table.values(), key=lambda each: each.created_at)))
 
     def leases(
         self, deployment_id: DeploymentId | None = None, *, since: datetime | None = None
     ) -> tuple[Lease, ...]:
-        return _by_age(
+        if deployment_id is None and since is None:
+            return self._by_age()
+        return tuple(
             lease
-            for lease in self._tables.leases.values()
+            for lease in self._by_age()
             if (deployment_id is None or lease.deployment_id == deployment_id)
             and (
                 since is None
@@ -200,7 +234,8 @@ class MemoryTransaction(Transaction):
     # -- intents
 
     def doubtful_intents(self) -> tuple[Intent, ...]:
-        return tuple(intent for intent in self._tables.intents.values() if intent.is_in_doubt)
+        table = self._tables.intents
+        return table.answer("doubtful", lambda: tuple(each for each in table.values() if each.is_in_doubt))
 
     def intents_of(self, lease_id: LeaseId) -> tuple[Intent, ...]:
         mine = [intent for intent in self._tables.intents.values() if intent.lease_id == lease_id]
@@ -420,10 +455,6 @@ class MemoryTransaction(Transaction):
 
 
 _ABSENT = object()
-
-
-def _by_age(leases: Iterator[Lease]) -> tuple[Lease, ...]:
-    return tuple(sorted(leases, key=lambda each: each.created_at))
 
 
 class MemoryStore(Store):

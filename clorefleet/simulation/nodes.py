@@ -45,6 +45,7 @@ _LIES = {
     "F11": Discrepancy("cuda", "13.0", "11.4", is_fatal=True),
 }
 _SLOWNESS = 50
+_SOCKET = Path("/simulated")
 
 
 @dataclass
@@ -133,7 +134,7 @@ class NodeDesk:
         if node.never_boots or node.is_dead or now_s < true.created_s + true.host.boot_s:
             return NodeView(trouble="connection refused")
         if lease.lease_id not in self._nodes.keys:
-            return NodeView(trouble="our key is gone")
+            return NodeView(trouble="our key is gone", lacks_key=True)
         if true.nonce != f"{self._caller.fleet_name}/{lease.lease_id}":
             return NodeView(trouble="the server does not know our key", is_hostile=True)
         if switches.strikes("F3"):
@@ -233,4 +234,4 @@ class NodeDesk:
         true = self._nodes.find(lease.order_id)
         if true is None or self._nodes.of(true).is_dead:
             return None
-        return Backend(lease.lease_id, lease.plan.setup.model, Path("/simulated"))
+        return Backend(lease.lease_id, lease.plan.setup.model, _SOCKET)

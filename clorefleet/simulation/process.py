@@ -80,6 +80,7 @@ class Process:
         self.turn = 0
         """Turns that were planned under another number are void."""
         self.uneventful = 0
+        self.troubled = 0
         self.deaths_to_come = 0
         self.births = 0
         self.has_jumped_s = float("-inf")

@@ -291,7 +291,7 @@ def test_what_was_measured_of_a_driver_excludes_and_not_what_its_offer_claimed()
     gone = failed(Cause.DRIVER_TOO_OLD, plan=sglang_plan(7, cuda_version=(13, 2)), cuda_found=(12, 4))
 
     def is_out(cuda: tuple[int, int]) -> bool:
-        return failover.would_fail_again(sglang_plan(8, cuda_version=cuda), deployment(), (gone,), NOW)
+        return failover.would_fail_again(deployment(), (gone,), NOW)(sglang_plan(8, cuda_version=cuda))
 
     assert is_out((12, 4)) and is_out((12, 2)) and not is_out((12, 8)) and not is_out((13, 0))
 
@@ -345,7 +345,7 @@ def test_every_cause_keeps_something_from_being_tried_again(cause: Cause):
     if cause in NOBODY_FAILED:
         assert failover.failures(deployment(), (gone,), NOW) == ()
     else:
-        assert failover.would_fail_again(gone.plan, deployment(), (gone,), NOW)
+        assert failover.would_fail_again(deployment(), (gone,), NOW)(gone.plan)
 
 
 def test_a_repeated_deploy_forgets_what_was_learned():

@@ -246,6 +246,15 @@ def test_an_order_whose_server_does_not_know_our_key_is_disowned_not_cancelled()
     assert len(decided(GiveBack, leases=(known,), **situation)) == 1
 
 
+def test_an_order_for_which_no_key_was_ever_made_is_disowned_not_cancelled():
+    """C1, C4, S9: killed between the intent and the key, so that nothing was sent; another fleet rented that
+    server, and its order was given back when the time of waiting was up."""
+    keyless = NodeView(trouble="the key is gone", lacks_key=True)
+    situation = {"orders": orders(order()), "nodes": {L1: keyless}}
+    assert len(decided(Disown, leases=(UNPROVEN,), **situation)) == 1
+    assert decided(Disown, leases=(replace(UNPROVEN, is_proven=True),), **situation) == []
+
+
 def test_what_is_not_proven_to_be_ours_is_not_cancelled_before_its_time_is_up():
     """S9: not for its price, not for a stop; the limit of the phase ends the waiting."""
     dear = orders(order(price=Rate.per_day("9")))
