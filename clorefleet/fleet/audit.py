@@ -84,6 +84,7 @@ def audit(snapshot: Snapshot, before: Audit | None = None, limits: FleetLimits =
 
 def _suspicions(snapshot: Snapshot, limits: FleetLimits) -> Iterator[_Suspicion]:
     yield from _one_lease_a_slot(snapshot)
+    yield from (_Suspicion(each, 1) for each in of_servers(snapshot.leases))
     yield from _ledger_counts(snapshot)
     yield from _inert(snapshot)
     if snapshot.orders is not None:
@@ -137,6 +138,17 @@ def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
     for (deployment_id, number), count in held.items():
         if count > LEASES_MAX_PER_SLOT:
             yield _suspect("S15", f"{deployment_id} slot {number}", f"{count} leases are open for one slot")
+
+
+def of_servers(leases: Iterable[Lease]) -> Iterator[Violation]:
+    """S2: a server has one order, so that two leases that want one, of whichever deployments, would both take
+    it for theirs. One that is ending may share it: a late order is ended beside its successor."""
+    held = Counter(
+        lease.server_id for lease in leases if lease.state in (LeaseState.INTENT, LeaseState.ORDERED)
+    )
+    for server_id, count in held.items():
+        if count > 1:
+            yield Violation("S2", f"server {server_id}", f"{count} leases hold one server")
 
 
 def _prices_kept(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[_Suspicion]:

@@ -144,7 +144,7 @@ class Executor:
         self._limits = limits
         self._reached = reached
         self._is_ending = is_ending
-        self._ledger: dict[OrderId, tuple[Segments, Segments]] = {}
+        self._ledger: dict[LeaseId, tuple[Segments, Segments]] = {}
         self._leases: dict[LeaseId, Lease] = {
             lease.lease_id: lease for lease in (*snapshot.closed_leases, *snapshot.leases)
         }
@@ -221,7 +221,7 @@ class Executor:
                 )
             case End(lease_id, order_id, settled, _):
                 # This tick's news of the count must not open again what ends here.
-                self._ledger.pop(order_id, None)
+                self._ledger.pop(lease_id, None)
                 if settled is not None or self._lease(lease_id).cancel_asked_at is not None:
                     self._nodes.forget(lease_id)
                 # Else it left the list unasked, and may come back: only its key proves then that it is ours.
@@ -229,7 +229,7 @@ class Executor:
             case Reopen(lease_id, order, reason):
                 self._keep(self._journal.reopen(self._lease(lease_id), order, reason, now=now))
             case Disown(lease_id, order, reason):
-                self._ledger.pop(order.order_id, None)
+                self._ledger.pop(lease_id, None)
                 self._nodes.forget(lease_id)
                 self._keep(self._journal.disown(self._lease(lease_id), order, clean_line(reason), now=now))
             case Settle(order_id, settled):
@@ -496,9 +496,9 @@ class Executor:
         orders = self._snapshot.orders
         if orders is None:
             return
-        counts: dict[OrderId, list[LedgerSegment]] = {}
+        counts: dict[tuple[OrderId, LeaseId], list[LedgerSegment]] = {}
         for segment in self._snapshot.segments:
-            counts.setdefault(segment.order_id, []).append(segment)
+            counts.setdefault((segment.order_id, segment.lease_id), []).append(segment)
         for lease in self._snapshot.leases:
             order = None if lease.order_id is None else orders.on_server(lease.order_id, lease.server_id)
             if order is None:
@@ -507,10 +507,10 @@ class Executor:
             address = order.ssh or lease.address
             if (address, price) != (lease.address, lease.price):
                 self._note(replace(lease, address=address, price=price))
-            before = in_order(counts.get(order.order_id, ()))
+            before = in_order(counts.get((order.order_id, lease.lease_id), ()))
             after = self._counted(before, order, is_paid=lease.outbid_since is None)
             if after != before:
-                self._ledger[order.order_id] = (before, after)
+                self._ledger[lease.lease_id] = (before, after)
 
     def _counted(self, segments: Segments, order: Order, *, is_paid: bool) -> Segments:
         """The order's segments after this reading: another price or coin rate begins another segment. A spot

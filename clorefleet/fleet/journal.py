@@ -253,7 +253,9 @@ class Journal:
             tx.put_lease(ended)
             # The market stops charging when it takes the cancel, not when we see the list.
             stopped_at = lease.cancel_asked_at or now
-            _close_count(tx, action.order_id, ended_at=stopped_at, settled=action.settled, now=now)
+            _close_count(
+                tx, action.order_id, lease.lease_id, ended_at=stopped_at, settled=action.settled, now=now
+            )
             for intent in tx.intents_of(lease.lease_id):
                 if intent.is_in_doubt:
                     self._put(tx, replace(intent, state=IntentState.DONE, finished_at=now))
@@ -289,7 +291,7 @@ class Journal:
                 ended_at=now,
             )
             tx.put_lease(ended)
-            _close_count(tx, order.order_id, ended_at=now, settled=Decimal(0), now=now)
+            _close_count(tx, order.order_id, lease.lease_id, ended_at=now, settled=Decimal(0), now=now)
             tx.note_foreign(order, usd_per_day=None, now=now)
             where = f"Order {order.order_id} on server {order.server_id}"
             self._event(
@@ -299,7 +301,9 @@ class Journal:
 
     def settle(self, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:
-            _close_count(tx, order_id, ended_at=now, settled=settled, now=now)
+            unsettled = [each for each in tx.order_segments(order_id) if each.settled_at is None]
+            for each in unsettled[-1:]:
+                _close_count(tx, order_id, each.lease_id, ended_at=now, settled=settled, now=now)
 
     # -- jobs
 
@@ -515,12 +519,12 @@ class Journal:
         events: Iterable[Event],
         *,
         now: datetime,
-        ledger: Mapping[OrderId, tuple[Segments, Segments]] | None = None,
+        ledger: Mapping[LeaseId, tuple[Segments, Segments]] | None = None,
         foreign: Iterable[Order] = (),
     ) -> None:
         """Beliefs that follow a reading and cost nothing: one transaction for all of a tick's.
 
-        `ledger` has the segments of orders whose count changed: as they were, and as they are now. `foreign`
+        `ledger` has the segments of leases whose count changed: as they were, and as they are now. `foreign`
         are live orders that are not ours.
         """
         leases, events, ledger, foreign = tuple(leases), tuple(events), ledger or {}, tuple(foreign)
@@ -529,11 +533,12 @@ class Journal:
         with self._store.write(self._token) as tx:
             tx.note_leases(leases)
             spends = []
-            for order_id, (before, after) in ledger.items():
+            for before, after in ledger.values():
+                order_id = after[-1].order_id
                 if len(before) == len(after) == 1 and _only_spend_differs(before[0], after[0]):
                     spends.append((order_id, after[0]))
                 else:
-                    tx.put_order_segments(order_id, after)
+                    _put_count(tx, order_id, after)
             tx.note_spends(spends)
             for order in foreign:
                 _note_foreign(tx, order, now)
@@ -622,19 +627,35 @@ _BESIDE_SPEND = tuple(each.name for each in fields(LedgerSegment) if each.name !
 
 def _open_count(tx: Transaction, lease: Lease, order: Order, started_at: datetime) -> None:
     """The order bills: begin to count, or count on where it was counted before."""
-    existing = tx.order_segments(order.order_id)
-    if existing and existing[-1].lease_id == lease.lease_id:
-        tx.put_order_segments(order.order_id, reopened(existing))
-    else:
-        # A market may give an old number to a new order (A21): what the old one cost stays as it is.
-        tx.put_order_segments(order.order_id, (*existing, _segment_of(lease, order, started_at)))
+    mine = _of_lease(tx.order_segments(order.order_id), lease.lease_id)
+    _put_count(tx, order.order_id, reopened(mine) if mine else (_segment_of(lease, order, started_at),))
 
 
 def _close_count(
-    tx: Transaction, order_id: OrderId, *, ended_at: datetime, settled: Decimal | None, now: datetime
+    tx: Transaction,
+    order_id: OrderId,
+    lease_id: LeaseId,
+    *,
+    ended_at: datetime,
+    settled: Decimal | None,
+    now: datetime,
 ) -> None:
-    segments = tx.order_segments(order_id)
-    tx.put_order_segments(order_id, closed(segments, ended_at=ended_at, settled=settled, now=now))
+    mine = _of_lease(tx.order_segments(order_id), lease_id)
+    _put_count(tx, order_id, closed(mine, ended_at=ended_at, settled=settled, now=now))
+
+
+def _of_lease(segments: Segments, lease_id: LeaseId) -> Segments:
+    return tuple(each for each in segments if each.lease_id == lease_id)
+
+
+def _put_count(tx: Transaction, order_id: OrderId, counted: Segments) -> None:
+    """One lease's segments anew. A market may give an old number to a new order (A21): what another lease's
+    order of that number cost stays as it is."""
+    anew = iter(counted)
+    lease_ids = {each.lease_id for each in counted}
+    existing = tx.order_segments(order_id)
+    kept = [next(anew) if each.lease_id in lease_ids else each for each in existing]
+    tx.put_order_segments(order_id, (*kept, *anew))
 
 
 def _segment_of(lease: Lease, order: Order, started_at: datetime) -> LedgerSegment:

@@ -33,6 +33,7 @@ from clorefleet.fleet.audit import (
     audit,
     inert_text,
     of_bill,
+    of_servers,
 )
 from clorefleet.fleet.loop import TickResult, may_need_key
 from clorefleet.fleet.snapshot import Snapshot
@@ -171,8 +172,11 @@ class Judge:
                 absences[key] = ENOUGH if record.is_expired else 0
 
     def asked(self, process: Process, request: RentRequest) -> None:
+        """S2, before the market can refuse what nobody should have asked for."""
         nonce = dict(request.env).get("CLOREFLEET_NONCE", "")
         self._asked_s[nonce] = self._world.now_s()
+        with process.home.house.open().read() as tx:
+            self._refuse(of_servers(tx.open_leases()))
 
     def actions(self, process: Process, actions: Iterable[Action]) -> None:
         """S2, S6: nothing was concluded from less than the protocol asks for."""

@@ -266,6 +266,19 @@ def _rent_all_slots(fleet: Fleet, snapshot: Snapshot, actions: tuple[Action, ...
             yield Rent(rent.deployment_id, slot, plan, "another empty slot")
 
 
+def _each_for_itself(fleet: Fleet, snapshot: Snapshot, actions: tuple[Action, ...]) -> Iterator[Action]:
+    """The best plan of each deployment, whatever another one sets out to rent in this tick."""
+    wanted: int | None = None
+    for action in actions:
+        if isinstance(action, Rent):
+            plans = snapshot.plans[action.deployment_id].plans
+            same = [plan for plan in plans if plan.offer.server_id == wanted]
+            wanted = action.plan.offer.server_id if wanted is None else wanted
+            yield replace(action, plan=same[0]) if same else action
+        else:
+            yield action
+
+
 # -- in the journal
 
 
@@ -388,6 +401,8 @@ BUGS = (
     Bug("more than the approved price is offered", ("S4",), market=_OfferMore),
     Bug("the budget is not checked beside the intent", ("S3", "S2"),
         fleet=_journalling(_NoBudgetInTransaction, _deciding(_rent_all_slots))),
+    Bug("two deployments rent one server", ("S2",),
+        fleet=_journalling(_NoBudgetInTransaction, _deciding(_each_for_itself))),
     Bug("the intent is skipped", ("S5",), fleet=_journalling(_NoIntent)),
     Bug("the intent is written afterwards", ("S5",), fleet=_journalling(_NoLeaseBeforeRent)),
     Bug("the intent of a cancel is skipped", ("S5",), fleet=_journalling(_NoCancelIntent)),

@@ -19,6 +19,8 @@ from clorefleet.simulation.faults import KINDS, FaultKind, Incident, Way
 DAY_S = 86_400
 SQLITE_EVERY = 10
 """One seed in so many lives on the real SQLite store."""
+RIVAL_SHARE = 0.3
+"""Of all lives, in which two deployments of one fleet go for the same servers at the same time."""
 _BEGINNINGS = (
     datetime(2026, 11, 24, 9, 0, tzinfo=UTC),
     datetime(2026, 12, 30, 18, 0, tzinfo=UTC),
@@ -95,7 +97,7 @@ def draw(seed: int, *, is_on_sqlite: bool | None = None, also: tuple[str, ...] =
         began_at=chance.choice(_BEGINNINGS) + timedelta(seconds=chance.randrange(DAY_S // 4)),
         ends_s=ends_s,
         hosts=tuple(_host(chance, 100 + number) for number in range(chance.randint(8, 16))),
-        wishes=_wishes(chance, ends_s),
+        wishes=_with_rival(seed, _wishes(chance, ends_s)),
         incidents=_incidents(chance, ends_s, also),
         limits=_limits(chance),
         busy_s=chance.uniform(4, 15),
@@ -142,6 +144,21 @@ def _wishes(chance: random.Random, ends_s: float) -> tuple[Wish, ...]:
             wanted["budget_usd_per_day"] = chance.choice((3, 6, 9, 14, 25))
             wishes.append(Wish(at_s, kind, name, **wanted))  # type: ignore[arg-type]
     return tuple(sorted(wishes, key=lambda wish: wish.at_s))
+
+
+def _with_rival(seed: int, wishes: tuple[Wish, ...]) -> tuple[Wish, ...]:
+    """In some lives a second deployment is wished for at once with the first, and again whenever that one is
+    deployed anew: their plans point at the same servers."""
+    chance = random.Random(f"rival {seed}")  # noqa: S311 - the rest of the life stays as it is without it
+    if chance.random() >= RIVAL_SHARE:
+        return wishes
+    first = wishes[0]
+    rivals = [
+        replace(wish, at_s=wish.at_s + 0.001, deployment="rival", replicas=min(2, wish.replicas))
+        for wish in wishes
+        if wish.deployment == first.deployment and wish.kind in (WishKind.DEPLOY, WishKind.BUDGET)
+    ]
+    return tuple(sorted((*wishes, *rivals), key=lambda wish: wish.at_s))
 
 
 def _incidents(chance: random.Random, ends_s: float, also: tuple[str, ...]) -> tuple[Incident, ...]:
