@@ -116,12 +116,23 @@ class Siblings:
             for each in seen
             if each.lease_id != lease.lease_id and self._manifest_of(each.lease_id) == manifest
         ]
-        if not ways:
-            return None
-        bytes_per_s, _, sibling = max(ways, key=lambda way: way[:2])
-        if not is_sibling_faster(hub_bytes_per_s, bytes_per_s):
-            return None
-        return Donor(sibling, Secret(secrets.token_hex(16)), hub_bytes_per_s)
+        for bytes_per_s, _, sibling in sorted(ways, key=lambda way: way[:2], reverse=True):
+            if not is_sibling_faster(hub_bytes_per_s, bytes_per_s):
+                return None
+            if self._is_there(sibling):
+                return Donor(sibling, Secret(secrets.token_hex(16)), hub_bytes_per_s)
+        return None
+
+    def _is_there(self, lease: Lease) -> bool:
+        """Its server still answers. One that was seen a moment ago may be the very one that was lost since,
+        and its key may be kept for a while."""
+        try:
+            self._session_of(lease)
+        except NodeError:
+            with self._lock:
+                self._seen.pop(lease.lease_id, None)
+            return False
+        return True
 
     def begin(self, lease: Lease, job_id: JobId, donor: Donor, manifest: Manifest) -> None:
         """Join the two servers, in the background. `job_id` is the downloader's job."""

@@ -127,6 +127,24 @@ def test_when_the_replica_goes_away_the_hub_gives_the_rest(
     operator.close()
 
 
+def test_a_replica_that_was_lost_a_moment_ago_is_not_asked_and_another_is(
+    hub: RecordingHub, rack: RunningRack, tmp_path: Path
+):
+    """Its key is kept for a while after its order is gone: only its server can tell that it is no more."""
+    operator = operator_of(hub, tmp_path)
+    there, _ = synced(rack, operator)
+    lost, order = rent(rack, operator, 3, offer=replace(FAST, up_mbit_s=Decimal(950)))
+    sync(operator, lost, order)
+    operator.look(replace(lost, phase=Phase.LAUNCHING), order)
+    lease, _ = measured(rack, operator)
+    rack.stop(3)
+    operator._pool.drop(lost.lease_id)
+    manifest = operator._manifests.of(lease)
+    donor = operator._siblings.choose(lease, manifest, hub_bytes_per_s=1e6)
+    assert donor is not None and donor.lease.lease_id == there.lease_id
+    operator.close()
+
+
 @pytest.mark.parametrize("why", ["the hub is fast", "relaying is off", "no replica has them"])
 def test_otherwise_the_hub_is_asked_and_nothing_is_started_on_a_replica(
     why: str, hub: RecordingHub, rack: RunningRack, tmp_path: Path
