@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 from clorefleet.sandbox.catalogue import Catalogue
@@ -29,12 +30,14 @@ def plain_answer(seed: int, servers: int) -> dict[str, Any]:
 
 
 def bent(answer: dict[str, Any], rng: random.Random, bends: int) -> dict[str, Any]:
-    """Some fields of some servers replaced by what they should not be, removed, or put elsewhere."""
+    """Some fields of some servers replaced by what they should not be, removed, or put elsewhere.
+
+    Each odd value is a copy: one that stands in two places would be bent in both, or put into itself."""
     for _ in range(bends):
         servers = answer["servers"]
         index = rng.randrange(len(servers))
         if rng.random() < 0.03:
-            servers[index] = rng.choice(ODD_VALUES)
+            servers[index] = deepcopy(rng.choice(ODD_VALUES))
             continue
         where: Any = servers[index]
         while isinstance(where, dict) and where:
@@ -49,6 +52,6 @@ def bent(answer: dict[str, Any], rng: random.Random, bends: int) -> dict[str, An
             elif roll < 0.25:
                 where[key] = where.pop(key)  # to the end
             else:
-                where[key] = rng.choice(ODD_VALUES)
+                where[key] = deepcopy(rng.choice(ODD_VALUES))
             break
     return answer
