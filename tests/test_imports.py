@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulation": {"simulation", "domain", "fleet", "store", "market", "planner"},
     "fleet": {"fleet", "domain", "store", "clock", "planner"},
     "dashboard": {"dashboard", "report", "fleet", "store", "config", "domain", "clock"},
-    "daemon": {"daemon", "fleet", "notify", "store", "config", "domain", "clock", "wiring"},
+    "daemon": {"daemon", "planner", "fleet", "notify", "store", "config", "domain", "clock", "wiring"},
 }
 SIMULATED_EDGES = {"market", "nodes", "choice", "clock", "dice", "faults"}
 IO_MODULES = {"httpx", "sqlmodel", "sqlalchemy", "paramiko", "time", "random", "logging", "socket", "os"}

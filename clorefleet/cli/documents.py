@@ -21,6 +21,7 @@ from clorefleet.domain.money import Currency
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.recipe import Recipe
+from clorefleet.planner.prices import Verdict as PriceVerdict
 from clorefleet.report.charges import Stage
 from clorefleet.report.cost import Dimension
 from clorefleet.report.status import DeploymentStatus, FleetStatus
@@ -93,6 +94,42 @@ class Offers(TypedDict):
     matching: int
     seen: int
     read_at: datetime
+
+
+class PriceRow(TypedDict):
+    """USD per GPU and day as offered, without the renter's fee."""
+
+    gpu: str
+    at: datetime
+    lasts_s: int
+    """0 is one reading; an hour or a day is many."""
+    readings: int
+    offers: int
+    least_usd_per_day: Decimal
+    p10_usd_per_day: Decimal
+    p25_usd_per_day: Decimal
+    median_usd_per_day: Decimal
+    p75_usd_per_day: Decimal
+    p90_usd_per_day: Decimal
+
+
+class PriceNow(PriceRow):
+    share_cheaper_before: float | None
+    verdict: PriceVerdict
+    readings_before: int
+    span_s: int
+    p10_least_before: Decimal | None
+    p10_median_before: Decimal | None
+    p10_most_before: Decimal | None
+
+
+class Prices(TypedDict):
+    at: datetime
+    days: int
+    kind: Literal["spot", "on-demand"]
+    prices: list[PriceNow]
+    history: list[PriceRow]
+    """Where one GPU was asked for."""
 
 
 class Deployed(TypedDict):
@@ -580,6 +617,7 @@ DOCUMENTS: dict[str, tuple[object, ...]] = {
     "models calibration": (Calibration,),
     "recipes check": (RecipeCheck,),
     "offers": (Offers,),
+    "prices": (Prices,),
     "deploy": (DeploymentStatus, Deployed),
     "deploy --detach": (Detached,),
     "init": (Written,),

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "models": "List the models that have a recipe, show one, or draft a new one.",
     "recipes": "Check recipe files.",
     "offers": "List servers on the market.",
+    "prices": "Show what GPUs cost now, what they cost before, and whether now is a good time.",
     "plan": "Show which setup would run a model, where, and at what price.",
     "deploy": "Put a model on the cheapest server that fits, and keep it there.",
     "init": "Write a fleet file to begin with. Nothing is rented by it.",

@@ -41,7 +41,9 @@ def simulate(
     ),
     seed: int = typer.Option(1, "--seed", help="The same seed gives the same figures."),
     prices: str = typer.Option(
-        "seeded", "--prices", help="seeded | steady | a CSV with a column usd_per_day, one row an hour."
+        "seeded",
+        "--prices",
+        help="seeded | steady | seen (see `prices`) | a CSV with a column usd_per_day, one row an hour.",
     ),
     budget: str = typer.Option("", "--budget", "-b", help="A ceiling for one replica's plan: 16/day."),
     prefer: str = typer.Option(
@@ -177,7 +179,7 @@ def _service(
 
 
 def _check_prices(prices: str) -> None:
-    if prices not in ("seeded", "steady"):
+    if prices not in ("seeded", "steady", "seen"):
         _price_file(prices)
 
 
@@ -196,7 +198,36 @@ def _prices(prices: str, plan: Plan, weeks: int, seed: int) -> PriceHistory:
         return steady(running)
     if prices == "seeded":
         return seeded(running, hours=(weeks + HISTORY_WEEKS) * 168, seed=seed)
-    return _price_file(prices)
+    return _seen(plan) if prices == "seen" else _price_file(prices)
+
+
+def _seen(plan: Plan) -> PriceHistory:
+    """
+    Raises:
+        BadInput: the history has nothing of the plan's GPU.
+    """
+    from clorefleet.config.profile import store_url
+    from clorefleet.domain.errors import BadInput
+    from clorefleet.planner.gpus import load_gpus
+    from clorefleet.planner.prices import by_hour
+    from clorefleet.simulation.traffic.market import seen
+    from clorefleet.store.database import open_store
+
+    first = plan.offer.gpus[0]
+    model = load_gpus().find(first.name, first.claimed_vram_gib)
+    with open_store(store_url(options.profile())).read() as tx:
+        rows = [
+            row
+            for row in tx.prices()
+            if model is not None and row.gpu == model.name and row.is_spot is plan.price.is_spot
+        ]
+    hours = by_hour(rows)
+    if not hours:
+        raise BadInput(
+            f"The price history has nothing of {first.name[:40]}.",
+            remedy="`clorefleet prices` begins one; the daemon goes on with it. Or use --prices seeded.",
+        )
+    return seen(hours, gpus=plan.offer.gpu_count, fee_percent=plan.price.fee_percent)
 
 
 def _compare(

@@ -31,6 +31,7 @@ from clorefleet.daemon import process, unending
 from clorefleet.daemon.fleet_file import FileFollower
 from clorefleet.daemon.log import log_to
 from clorefleet.daemon.metrics import MetricsServer, TickCounts
+from clorefleet.daemon.prices import PriceKeeper
 from clorefleet.daemon.timers import ClockWatch, SideJob, alone, guarded, pause_until_next
 from clorefleet.domain.errors import DaemonError, LostLeadership, StoreError
 from clorefleet.domain.lease import Lease
@@ -40,6 +41,7 @@ from clorefleet.fleet.limits import DEFAULT_LIMITS, SANDBOX_LIMITS
 from clorefleet.fleet.loop import Fleet
 from clorefleet.notify.notifier import Notifier
 from clorefleet.notify.reports import Reporter
+from clorefleet.planner.gpus import load_gpus
 from clorefleet.store import leadership
 from clorefleet.store.database import FencingToken, open_store
 from clorefleet.store.leadership import Standby
@@ -284,6 +286,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
     )
     metrics.start()
     nodes = make_nodes(connection)
+    keeper = PriceKeeper(store, lambda: service.token, connection.clock, load_gpus())
     fleet = Fleet(
         store=store,
         market=make_market(connection),
@@ -297,6 +300,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         is_ending=ending.is_set,
         take_load=gateway.load.take,
         set_wanted=gateway.set_wanted,
+        note_view=keeper.note,
         note_unending=lambda leases: _note_unending(profile, leases),
         limits=(SANDBOX_LIMITS if profile.is_sandbox else DEFAULT_LIMITS).scaled(connection.time_factor),
     )
@@ -321,6 +325,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         SideJob("fleet_file", timedelta(seconds=3), follower.look),
         SideJob("alerts", timedelta(seconds=3), notifier.run),
         SideJob("reports", timedelta(seconds=20), reporter.run),
+        SideJob("prices", timedelta(seconds=10), keeper.run),
     )
     gateway.when_wanted(service.wake)
     signal.signal(signal.SIGTERM, lambda *_: service.end())

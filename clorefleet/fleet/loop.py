@@ -25,7 +25,7 @@ from clorefleet.fleet.execute import Executor, Reached, RouteTable, StartupComma
 from clorefleet.fleet.forecast import HISTORY_KEPT
 from clorefleet.fleet.journal import Journal
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, Observer, TakeLoad
+from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, NoteView, Observer, TakeLoad, nobody_listens
 from clorefleet.fleet.reconcile import reconcile
 from clorefleet.fleet.slots import empty_slots, is_held
 from clorefleet.fleet.snapshot import Snapshot
@@ -86,6 +86,7 @@ class Fleet:
     usage: Usage | None = None
     take_load: TakeLoad = LoadTaken
     set_wanted: SetWanted = nothing_is_told
+    note_view: NoteView = nobody_listens
     limits: FleetLimits = DEFAULT_LIMITS
     new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(6))
     routed: RouteTable = field(default_factory=RouteTable)
@@ -109,6 +110,7 @@ class Fleet:
             in_flight=self.in_flight,
             lookers_max=self.lookers_max,
             take_load=self.take_load,
+            note_view=self.note_view,
         )
 
     def executor(self, snapshot: Snapshot, journal: Journal) -> Executor:

@@ -68,6 +68,12 @@ SPOT_CANDIDATES = 2
 """Best plans of a deployment whose spot market is read before one is bid for."""
 InFlight = Callable[[LeaseId], int]
 TakeLoad = Callable[[], LoadTaken]
+NoteView = Callable[[MarketView], None]
+"""Told of each reading of the offers; it must return at once."""
+
+
+def nobody_listens(view: MarketView) -> None:
+    """Where no prices are kept."""
 
 
 class Observer:
@@ -83,6 +89,7 @@ class Observer:
         in_flight: InFlight,
         lookers_max: int = LOOKERS_MAX,
         take_load: TakeLoad = LoadTaken,
+        note_view: NoteView = nobody_listens,
     ) -> None:
         self._store = store
         self._market = market
@@ -93,6 +100,7 @@ class Observer:
         self._in_flight = in_flight
         self._lookers_max = lookers_max
         self._take_load = take_load
+        self._note_view = note_view
 
     def observe(self) -> tuple[Snapshot, str]:
         """The snapshot, and what could not be read ("" when all could)."""
@@ -213,6 +221,7 @@ class Observer:
             why = clean_line(error.what)
             log.warning("offers_not_read why=%s", why)
             return None, f"The market's offers cannot be read: {why}"
+        self._note_view(view)
         try:
             # What the wallets cannot pay is planned last: the market would refuse it.
             return replace(view, wallets=self._market.fetch_wallets()), ""

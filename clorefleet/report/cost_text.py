@@ -99,7 +99,8 @@ def signed(amount: Decimal) -> str:
 
 def hours(lasted: timedelta) -> str:
     """Server time: two servers for an hour are two hours."""
-    return f"{lasted / timedelta(hours=1):,.1f}"
+    count = lasted / timedelta(hours=1)
+    return f"{count:,.1f}" if count >= 10 else f"{count:.2f}"
 
 
 def share(part: Decimal, whole: Decimal) -> str:
@@ -204,8 +205,8 @@ def wallet_notes(report: CostReport) -> Iterator[str]:
         if not each.balance and not each.burn_per_day:
             continue
         worth = ""
-        if each.currency != "USD" and each.balance_usd is not None:
-            worth = f" ({money(each.balance_usd)} at {each.usd_per_unit:f})"
+        if each.currency != "USD" and each.balance_usd is not None and each.usd_per_unit is not None:
+            worth = f" ({money(each.balance_usd)} at {rate(each.usd_per_unit)})"
         lasts = "nothing bills in it" if each.runway_days is None else f"lasts {each.runway_days:.1f} days"
         lines.append(
             f"{each.currency} wallet: {plain(each.balance)}{worth}, {lasts}; "
@@ -223,6 +224,11 @@ def wallet_notes(report: CostReport) -> Iterator[str]:
 def plain(amount: Decimal) -> str:
     """All digits that say something, without exponent."""
     return f"{amount.normalize():f}"
+
+
+def rate(usd_per_unit: Decimal) -> str:
+    """Six digits: what is shown is near enough, what is counted has all."""
+    return f"{usd_per_unit:.6g}"
 
 
 def cut(text: str, chars: int) -> str:

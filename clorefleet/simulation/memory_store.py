@@ -31,6 +31,7 @@ from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.planning import Planning
+from clorefleet.domain.price import PriceSnapshot
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import FencingToken, Store, check_fencing
@@ -86,6 +87,7 @@ class Tables:
     wallets: Table[Currency, WalletReading] = field(default_factory=Table)
     usage_hours: Table[tuple[LeaseId, datetime], UsageHour] = field(default_factory=Table)
     load: Table[tuple[DeploymentId, datetime], LoadSample] = field(default_factory=Table)
+    prices: Table[tuple[str, bool, datetime], PriceSnapshot] = field(default_factory=Table)
     events: Table[int, Event] = field(default_factory=Table)
     deliveries: Table[tuple[str, str], Delivery] = field(default_factory=Table)
     wanted: Table[DeploymentId, Wanted] = field(default_factory=Table)
@@ -407,6 +409,20 @@ class MemoryTransaction(Transaction):
             if (since is None or each.hour >= since) and (wanted is None or each.lease_id in wanted)
         ]
         return tuple(sorted(found, key=lambda each: (each.hour, each.lease_id)))
+
+    def prices(self, *, until: datetime | None = None) -> tuple[PriceSnapshot, ...]:
+        found = (each for each in self._tables.prices.values() if until is None or each.at < until)
+        return tuple(sorted(found, key=lambda each: (each.at, each.gpu, each.is_spot)))
+
+    def add_prices(self, snapshots: Iterable[PriceSnapshot]) -> None:
+        for each in snapshots:
+            self._set(self._tables.prices, (each.gpu, each.is_spot, each.at), each)
+
+    def replace_prices(self, until: datetime, snapshots: Iterable[PriceSnapshot]) -> None:
+        for key, each in list(self._tables.prices.items()):
+            if each.at < until:
+                self._drop(self._tables.prices, key)
+        self.add_prices(snapshots)
 
     def add_load(self, deployment_id: DeploymentId, part: LoadSample) -> None:
         key = (deployment_id, part.started_at)

@@ -57,6 +57,7 @@ from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan
 from clorefleet.domain.planning import Planning
+from clorefleet.domain.price import PriceSnapshot
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import codec
@@ -80,6 +81,7 @@ from clorefleet.store.tables import (
     NodeFactRow,
     PhaseEntryRow,
     PlanningRow,
+    PriceSnapshotRow,
     StartUpRow,
     TickRow,
     UsageRow,
@@ -707,6 +709,64 @@ class Transaction:
         rows = self.session.exec(query.order_by(col(UsageRow.hour), col(UsageRow.lease_id)))
         return tuple(_usage(row) for row in rows)
 
+    # -- prices
+
+    def prices(self, *, until: datetime | None = None) -> tuple[PriceSnapshot, ...]:
+        """In order of time; `until` leaves out those from then on."""
+        query = sa_select(_PRICE)
+        if until is not None:
+            query = query.where(_PRICE.c.at < until)
+        rows = self._execute(query.order_by(_PRICE.c.at, _PRICE.c.gpu, _PRICE.c.is_spot))
+        return tuple(
+            PriceSnapshot(
+                gpu=row.gpu,
+                is_spot=row.is_spot,
+                at=row.at,
+                offers=row.offers,
+                least=row.least,
+                p10=row.p10,
+                p25=row.p25,
+                median=row.median,
+                p75=row.p75,
+                p90=row.p90,
+                lasts=timedelta(seconds=row.lasts_s),
+                readings=row.readings,
+            )
+            for row in rows
+        )
+
+    def add_prices(self, snapshots: Iterable[PriceSnapshot]) -> None:
+        """One that is there already is replaced."""
+        rows = [
+            {
+                "gpu": each.gpu,
+                "is_spot": each.is_spot,
+                "at": each.at,
+                "lasts_s": int(each.lasts.total_seconds()),
+                "readings": each.readings,
+                "offers": each.offers,
+                "least": each.least,
+                "p10": each.p10,
+                "p25": each.p25,
+                "median": each.median,
+                "p75": each.p75,
+                "p90": each.p90,
+            }
+            for each in snapshots
+        ]
+        if rows:
+            keys = [
+                {"the_gpu": row["gpu"], "the_kind": row["is_spot"], "the_time": row["at"]} for row in rows
+            ]
+            connection = self.session.connection()
+            connection.execute(_DROP_PRICE, keys)
+            connection.execute(insert(_PRICE), rows)
+
+    def replace_prices(self, until: datetime, snapshots: Iterable[PriceSnapshot]) -> None:
+        """`snapshots` are from now on all that is kept from before `until`."""
+        self.session.execute(delete(_PRICE).where(_PRICE.c.at < until))
+        self.add_prices(snapshots)
+
     # -- load
 
     def add_load(self, deployment_id: DeploymentId, part: LoadSample) -> None:
@@ -806,6 +866,12 @@ _SEGMENTS_SINCE = _SEGMENTS.where(
         )
     )
 ).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
+_PRICE = _table(PriceSnapshotRow)
+_DROP_PRICE = delete(_PRICE).where(
+    _PRICE.c.gpu == bindparam("the_gpu"),
+    _PRICE.c.is_spot == bindparam("the_kind"),
+    _PRICE.c.at == bindparam("the_time", type_=UtcDateTime()),
+)
 _PHASE_ENTRY = _table(PhaseEntryRow)
 _THIS_PHASE = (
     bindparam("the_lease", type_=String()),

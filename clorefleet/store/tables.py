@@ -262,6 +262,25 @@ class CoinRateRow(SQLModel, table=True):
     source: str
 
 
+class PriceSnapshotRow(SQLModel, table=True):
+    """What free servers of one kind of GPU asked for at one time, or over an hour or a day."""
+
+    __tablename__ = "price_snapshot"
+    __table_args__ = (Index("ix_price_at", "at"),)
+    gpu: str = Field(primary_key=True)
+    is_spot: bool = Field(primary_key=True)
+    at: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    lasts_s: int
+    readings: int
+    offers: int
+    least: Decimal = Field(sa_type=DecimalText)
+    p10: Decimal = Field(sa_type=DecimalText)
+    p25: Decimal = Field(sa_type=DecimalText)
+    median: Decimal = Field(sa_type=DecimalText)
+    p75: Decimal = Field(sa_type=DecimalText)
+    p90: Decimal = Field(sa_type=DecimalText)
+
+
 class WalletReadingRow(SQLModel, table=True):
     """The last reading of a wallet, and the first one of its day (UTC), each with the ledger's own total
     then."""

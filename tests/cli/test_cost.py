@@ -48,7 +48,7 @@ def test_the_table_is_by_deployment_and_states_whose_days_these_are(spent):
     assert run.code == 0
     assert "$2.00 in all." in run.out and "Days are those of UTC." in run.out
     assert next(line.split()[:4] for line in run.out.splitlines() if line.startswith("tiny")) == [
-        "tiny", "2.0", "$2.00", "$2.00"
+        "tiny", "2.00", "$2.00", "$2.00"
     ]  # fmt: skip
 
 

@@ -67,6 +67,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "models calibration": ("models", "calibration"),
     "recipes check": ("recipes", "check"),
     "offers": ("offers", "-n", "3"),
+    "prices": ("prices",),
     "init": ("init", "--file", "new.toml"),
     "diff": ("diff", "--file", "fleet.toml"),
     "schedule show": ("schedule", "show", "chat"),

@@ -25,6 +25,7 @@ from clorefleet.domain.ledger import LedgerSegment, closed
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Rate
 from clorefleet.domain.planning import planning_of
+from clorefleet.domain.price import PriceSnapshot
 from clorefleet.domain.schedule import Bounds, DateException, Schedule, Window, daily_at, parse_cron
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
@@ -83,6 +84,25 @@ def test_the_books_have_whole_orders_with_all_that_belongs_to_them(store: Store)
     assert lately.segments == (line,) and lately.leases == {held.lease_id: held}
     assert [each.lease_id for each in lately.phases] == ["l1"] and lately.usage == (hour,)
     assert lately.deployments == (deployment(),)
+
+
+def test_prices_come_back_as_they_went_in_and_old_ones_are_replaced(store: Store):
+    def price(at, **changes):
+        values = {name: Decimal("1.5") for name in ("least", "p10", "p25", "median", "p75", "p90")}
+        return PriceSnapshot("RTX 4090", False, at, 3, **(values | changes))
+
+    old, new = price(NOW - timedelta(days=9)), price(NOW, p90=Decimal("2.0001"))
+    spot = replace(new, is_spot=True)
+    with store.write() as tx:
+        tx.add_prices([old, new, spot])
+        tx.add_prices([replace(new, offers=4)])  # read twice at the same time
+    with store.read() as tx:
+        assert tx.prices() == (old, replace(new, offers=4), spot)
+        assert tx.prices(until=NOW) == (old,)
+    hour = replace(old, lasts=timedelta(hours=1), readings=2)
+    with store.write() as tx:
+        tx.replace_prices(NOW, [hour])
+        assert tx.prices() == (hour, replace(new, offers=4), spot)
 
 
 def test_a_deployments_schedule_and_policies_come_back_as_they_went_in(store: Store):

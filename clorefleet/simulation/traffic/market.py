@@ -52,6 +52,16 @@ def seeded(usd_per_day: Decimal, *, hours: int, seed: int) -> PriceHistory:
     return PriceHistory(tuple(prices), f"a seeded walk around the plan's price (seed {seed}, assumed)")
 
 
+def seen(usd_per_gpu_day_by_hour: tuple[Decimal, ...], *, gpus: int, fee_percent: Decimal) -> PriceHistory:
+    """The hours of the price history, for a server of `gpus`: played round and round."""
+    whole = gpus * (1 + fee_percent / 100)
+    hours = len(usd_per_gpu_day_by_hour)
+    return PriceHistory(
+        tuple((price * whole).quantize(_CENT) for price in usd_per_gpu_day_by_hour),
+        f"{hours} hours of the price history, the tenth percentile for each GPU; gaps keep the last price",
+    )
+
+
 def read_prices(path: str) -> PriceHistory:
     """The hours that were seen: a CSV with a column `usd_per_day`, one row an hour, played round and round.
 
