@@ -10,17 +10,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+from clorefleet.domain.errors import BadInput
 from clorefleet.fleet.audit import Violation
 from clorefleet.simulation.faults import BOUNDARIES, ELSEWHERE, KINDS
 from clorefleet.simulation.life import live
 from clorefleet.simulation.planted import BUGS
+from clorefleet.simulation.runs import RunFile, Tally, source_hash, tallies
 from clorefleet.simulation.scenario import draw
 from clorefleet.simulation.shrink import as_regression, shrink
 
 CHUNK = 20
+PROGRESS_EVERY = 500
 SHRUNK_MAX = 3
 """Failing seeds that are made small; the others are only named."""
 SEEDS_PER_BUG = 40
@@ -28,36 +31,6 @@ FULL_COVERAGE_FROM = 200
 """Seeds from which every fault must have fired; fewer cannot be asked for all of them."""
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What one life leaves behind: small, since it travels between processes."""
-
-    seed: int
-    trace_hash: str
-    violation: Violation | None
-    ticks: int
-    eventful_ticks: int
-    faults: int
-    fired: Counter[str]
-    simulated_s: float
-    is_on_sqlite: bool
-
-
-def tally(seed: int) -> Tally:
-    outcome = live(draw(seed))
-    return Tally(
-        seed,
-        outcome.trace_hash,
-        outcome.violation,
-        outcome.ticks,
-        outcome.eventful_ticks,
-        outcome.faults,
-        outcome.fired,
-        outcome.simulated_s,
-        outcome.is_on_sqlite,
-    )
 
 
 def catch(number: int) -> tuple[str, int, Violation | None, tuple[str, ...]]:
@@ -78,7 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.planted:
         failed |= _planted(options.jobs)
     if options.seeds:
-        failed |= _many(range(options.first, options.first + options.seeds), options.jobs)
+        seeds = range(options.first, options.first + options.seeds)
+        try:
+            failed |= _many(seeds, options.jobs, options.into)
+        except BadInput as error:
+            print(f"{error.what} {error.remedy}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("Stopped. With --into, the same command goes on where it was.", file=sys.stderr)
+            return 130
     return 1 if failed else 0
 
 
@@ -86,6 +67,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m clorefleet.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=0, help="how many lives")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        metavar="FILE",
+        help="keep each finished chunk of lives in FILE, and go on from what it holds",
+    )
     parser.add_argument("--seed", type=int, help="live one seed, show its trace, and shrink it if it fails")
     parser.add_argument("--planted", action="store_true", help="live with each planted bug")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
@@ -115,30 +102,56 @@ def _one(seed: int) -> int:
     return 1
 
 
-def _many(seeds: range, jobs: int) -> bool:
+def _many(seeds: range, jobs: int, into: Path | None) -> bool:
+    kept = None if into is None else RunFile(into, source_hash())
+    lives = [] if kept is None else [each for each in kept.lives if each.seed in seeds]
+    known = {each.seed for each in lives}
+    left = [seed for seed in seeds if seed not in known]
     began_s = time.perf_counter()
-    tallies: list[Tally] = []
-    for found in _over(jobs, tally, list(seeds), CHUNK):
-        tallies.append(found)
-        if len(tallies) % 1000 == 0:
-            print(f"  {len(tallies)} lives, {sum(t.violation is not None for t in tallies)} broken",
-                  file=sys.stderr, flush=True)  # fmt: skip
+    for chunk in _over(jobs, tallies, [left[at : at + CHUNK] for at in range(0, len(left), CHUNK)], 1):
+        if kept is not None:
+            kept.add(chunk)
+        before = len(lives) // PROGRESS_EVERY
+        lives += chunk
+        if len(lives) // PROGRESS_EVERY > before:
+            _show_progress(lives, len(seeds), len(lives) - len(known), time.perf_counter() - began_s)
     took_s = time.perf_counter() - began_s
-    broken = [each for each in tallies if each.violation is not None]
-    fired = sum((each.fired for each in tallies), Counter[str]())
-    days = sum(each.simulated_s for each in tallies) / 86_400
-    _say(
-        f"{len(tallies)} simulated lives in {took_s:.1f} s on {jobs} process(es): "
-        f"{len(tallies) / took_s:.1f} seeds/s, {days / took_s:.1f} simulated days/s; "
-        f"{sum(each.is_on_sqlite for each in tallies)} on SQLite."
+    if known:
+        _say(f"{len(known)} lives were lived before; {len(left)} in {took_s:.1f} s now.")
+    return _show_lives(sorted(lives, key=lambda each: each.seed), len(left), took_s, jobs)
+
+
+def _show_progress(lives: list[Tally], wanted: int, now: int, took_s: float) -> None:
+    broken = [each.seed for each in lives if each.violation is not None]
+    left_s = took_s / now * (wanted - len(lives))
+    named = f" (seeds {', '.join(map(str, sorted(broken)[:8]))})" if broken else ""
+    print(
+        f"  {len(lives)} of {wanted} lives, {len(broken)} broken{named}; {left_s / 60:.0f} min to go",
+        file=sys.stderr,
+        flush=True,
     )
+
+
+def _show_lives(lives: list[Tally], now: int, took_s: float, jobs: int) -> bool:
+    broken = [each for each in lives if each.violation is not None]
+    fired = sum((each.fired for each in lives), Counter[str]())
+    days = sum(each.simulated_s for each in lives) / 86_400
     _say(
-        f"Median life: {statistics.median(each.simulated_s for each in tallies) / 86_400:.1f} days, "
-        f"{statistics.median(each.ticks for each in tallies):.0f} ticks, "
-        f"{statistics.median(each.eventful_ticks for each in tallies):.0f} of them eventful, "
-        f"{statistics.median(each.faults for each in tallies):.0f} faults."
+        f"{len(lives)} simulated lives of {days:.0f} days, "
+        f"{sum(each.is_on_sqlite for each in lives)} on SQLite."
     )
-    missing = _show_coverage(fired) if len(tallies) >= FULL_COVERAGE_FROM else []
+    if now == len(lives):
+        _say(
+            f"Lived in {took_s:.1f} s on {jobs} process(es): {now / took_s:.1f} seeds/s, "
+            f"{days / took_s:.1f} simulated days/s."
+        )
+    _say(
+        f"Median life: {statistics.median(each.simulated_s for each in lives) / 86_400:.1f} days, "
+        f"{statistics.median(each.ticks for each in lives):.0f} ticks, "
+        f"{statistics.median(each.eventful_ticks for each in lives):.0f} of them eventful, "
+        f"{statistics.median(each.faults for each in lives):.0f} faults."
+    )
+    missing = _show_coverage(fired) if len(lives) >= FULL_COVERAGE_FROM else []
     for fault in missing:
         _say(f"NEVER FIRED {fault}")
     for each in broken:
