@@ -181,11 +181,7 @@ def _show_coverage(fired: Counter[str]) -> list[str]:
         _say(f"{fault:<6} {'-':>9}  {where}")
     _say("")
     never = [fault for fault in KINDS if not fired[fault]]
-    return never + [f"C1 {each}" for each in BOUNDARIES if not fired[f"C1 {each}"] and each not in UNUSED]
-
-
-UNUSED = frozenset(each for each in BOUNDARIES if each.startswith("spot_price "))
-"""Boundaries of an effect that no decision makes yet."""
+    return never + [f"C1 {each}" for each in BOUNDARIES if not fired[f"C1 {each}"]]
 
 
 def _planted(jobs: int) -> bool:

@@ -23,11 +23,12 @@ from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import ClorefleetError, LostLeadership
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.money import Budget, Currency, Rate
-from clorefleet.domain.order import RentRequest
+from clorefleet.domain.order import OrderList, RentRequest
 from clorefleet.domain.plan import Requirement
 from clorefleet.fleet.action import Explain, NoteAbsence, NoteProgress, ReportForeign
 from clorefleet.fleet.audit import Violation
 from clorefleet.fleet.loop import TickResult
+from clorefleet.simulation.by_hand import Hand, stop_all
 from clorefleet.simulation.choice import IMAGE
 from clorefleet.simulation.clock import ProcessClock, TrueTime
 from clorefleet.simulation.dice import Dice
@@ -45,6 +46,8 @@ TICKS_MAX = 6000
 """A life that needs more is a loop (L5)."""
 CONVERGE_WITHIN_S = 30 * 3600.0
 """Longer than the wait for the next midnight, when a day's budget begins afresh (L1, L4)."""
+STOPPED_BY_HAND = 0.3
+"""Of all lives: they end by `stop --all` without a store."""
 STEADY_FOR_S = 6 * 3600.0
 END_WITHIN_S = 2 * 3600.0
 _LONGEST_GAP_S = 3 * 3600.0
@@ -157,7 +160,7 @@ class World:
             self.trace,
             self._judge_rent,
             self._judge_cancel,
-            lambda caller, listed: self.judge.heard_list(_as_process(caller), listed),
+            self._judge_list,
             lambda caller, request: self.judge.asked(_as_process(caller), request),
         )
         self.homes = [self._make_home("main", on_sqlite=scenario.is_on_sqlite)]
@@ -338,6 +341,8 @@ class World:
             self.judge.no_old_doubts(home)
 
     def _stop(self) -> None:
+        if self.dice.unit("stop all") < STOPPED_BY_HAND:
+            self._stop_by_hand()
         for home in self.homes:
             for deployment in self._deployments(home):
                 self._put(home, replace(deployment, desired=Desired.STOPPED))
@@ -346,6 +351,16 @@ class World:
             if not any(self.judge.has_open(home) for home in self.homes):
                 return
         self.judge.all_ended()
+
+    def _stop_by_hand(self) -> None:
+        """The user ends all spending while nothing of the fleet can run (L6); it finds out afterwards."""
+        self.trace("all is stopped by hand")
+        for home in self.homes:
+            for process in home.processes:
+                process.end()
+                self._plan_turn(process, self.time.now_s + 3600)
+        for violation in stop_all(self.market, self.make_clock(0), self.trace):
+            raise Broken(violation)
 
     # -- processes
 
@@ -697,7 +712,12 @@ class World:
         self.judge.rent(_as_process(caller), request, order)
 
     def _judge_cancel(self, caller: Caller, order: TrueOrder) -> None:
-        self.judge.cancel(_as_process(caller), order)
+        if not isinstance(caller, Hand):
+            self.judge.cancel(_as_process(caller), order)
+
+    def _judge_list(self, caller: Caller, listed: OrderList) -> None:
+        if not isinstance(caller, Hand):
+            self.judge.heard_list(_as_process(caller), listed)
 
 
 def _as_process(caller: Caller) -> Process:

@@ -48,6 +48,9 @@ _LAST_PLACE = Decimal("1E-8")
 _FEE_PERCENT = {False: Decimal(5), True: Decimal("1.25")}
 _CREATION_FEE_USD = Decimal("0.1")
 _FEE_DUE_S = 600
+LOWERING_S = 600.0
+_TIDES = (Decimal(1), Decimal(1), Decimal("0.8"), Decimal("0.6"))
+_TIDE_S = 4 * 3600
 TIMEOUT_S = 30.0
 DRIP_S = 170.0
 
@@ -79,6 +82,9 @@ class TrueOrder:
     ended_s: float | None = None
     port: int = 2200
     cancelled_by: str = ""
+    bids: list[tuple[int, Decimal]] = field(default_factory=list)
+    """What was bid before, each up to so many charged seconds."""
+    lowered_s: float = float("-inf")
 
     @property
     def is_live(self) -> bool:
@@ -124,7 +130,7 @@ class Market:
     _ended: dict[tuple[OrderId, float], Order] = field(default_factory=dict)
     """Ended orders as they are listed: they do not change any more."""
     _held: dict[tuple[OrderId, float, Rate], Order] = field(default_factory=dict)
-    _offers: dict[tuple[int, Decimal | None, bool], Offer] = field(default_factory=dict)
+    _offers: dict[tuple[int, Decimal | None, Decimal | None, bool], Offer] = field(default_factory=dict)
 
     # -- the truth
 
@@ -154,19 +160,38 @@ class Market:
     def bill(self, order: TrueOrder) -> Decimal:
         """Charged so far, in the order's currency, creation fee and renter's fee included."""
         age_s = (self.time.now_s if order.ended_s is None else order.ended_s) - order.created_s
-        charged_s = int(age_s) if self.scenario.bills_by_second else int(age_s) // 60 * 60
-        rent = order.price.amount * charged_s / 86_400 * (1 + _FEE_PERCENT[order.is_spot] / 100)
+        charged_s = self._charged_s(age_s)
+        until_s, priced = 0, Decimal(0)
+        for end_s, amount in (*order.bids, (charged_s, order.price.amount)):
+            priced += amount * (end_s - until_s)
+            until_s = end_s
+        rent = priced / 86_400 * (1 + _FEE_PERCENT[order.is_spot] / 100)
         if age_s >= _FEE_DUE_S:
             rent += order.creation_fee
         return rent.quantize(_LAST_PLACE)
+
+    def _charged_s(self, age_s: float) -> int:
+        return int(age_s) if self.scenario.bills_by_second else int(age_s) // 60 * 60
+
+    def bid(self, order: TrueOrder, desired: Rate) -> None:
+        """What was charged so far stays as it is."""
+        if not order.price <= desired:
+            order.lowered_s = self.time.now_s
+        order.bids.append((self._charged_s(self.time.now_s - order.created_s), order.price.amount))
+        order.price = desired
+        self.trace(f"order {order.order_id} bids {desired}")
 
     def usd_per_day(self, order: TrueOrder) -> Decimal:
         """With fee, at the rate of the plan's time as drawn; jumps of the rate are not the fleet's doing."""
         return order.price.amount * (1 + _FEE_PERCENT[order.is_spot] / 100) * RATES[order.price.currency]
 
     def price_of(self, host: Host, *, is_spot: bool) -> Decimal | None:
+        if is_spot and host.spot_per_day is not None:
+            # The least bid has its tides: who bid at high water may lower the bid later.
+            tide = self.dice.pick(_TIDES, "tide", host.server_id, self.time.now_s // _TIDE_S)
+            return (host.spot_per_day * tide).quantize(_LAST_PLACE)
         if is_spot:
-            return host.spot_per_day
+            return None
         return self.prices.get(host.server_id, host.per_day)
 
     def is_free(self, host: Host) -> bool:
@@ -258,7 +283,7 @@ class Market:
     def _offer(self, host: Host, *, is_free: bool) -> Offer:
         price = self.price_of(host, is_spot=False)
         spot = self.price_of(host, is_spot=True)
-        key = (host.server_id, price, is_free)
+        key = (host.server_id, price, spot, is_free)
         if key not in self._offers:
             self._offers[key] = self._made_offer(host, price, spot, is_free=is_free)
         return self._offers[key]
@@ -512,12 +537,19 @@ class Desk:
         )
 
     def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> None:
-        """No decision bids otherwise yet: the simulated market has the call, and no life makes it."""
         self._read()
-        order = next((each for each in self._market.live() if each.order_id == order_id), None)
+        market, switches = self._market, self._market.switches
+        order = next((each for each in market.live() if each.order_id == order_id), None)
         if order is None:
             raise OfferGone("no such order")
-        order.price = desired
+        if not order.price <= desired and market.time.now_s - order.lowered_s < LOWERING_S:
+            raise Refused("lowered a moment ago", reason="can_lower_spot_price_once_per_600_seconds")
+        market.bid(order, desired)
+        if switches.strikes("A2"):
+            market.pass_time(TIMEOUT_S)
+            raise MarketUnreachable("no answer in time")
+        if switches.strikes("A4"):
+            raise BadAnswer("HTTP 502")
 
     def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
         market, switches = self._market, self._market.switches
