@@ -392,7 +392,8 @@ class Judge:
                 continue  # the ledger keeps one bill per number
             counted = [each for each in segments if each.lease_id == lease.lease_id]
             is_counted = any(each.cost(now).amount for each in counted)
-            if order.was_hidden and lease.order_id is None and not is_counted:
+            is_unknowable = order.was_hidden or any(process.has_jumped_s >= 0 for process in home.processes)
+            if is_unknowable and lease.order_id is None and not is_counted:
                 continue  # ended before any list showed it, or disowned: reported as foreign, in no ledger
             self._refuse(of_bill(order.order_id, counted, world.market.bill(order), now))
 
