@@ -177,9 +177,8 @@ class Service:
         """Tick now; after the one in hand, where one is."""
         with self._lock:
             self._is_wanted = True
-            if self._is_ticking:
-                return
-        self._plan_tick(0)
+            if not self._is_ticking:
+                self._plan_tick(0)
 
     def _plan_tick(self, pause_s: float) -> None:
         if self._ended.is_set():
@@ -222,9 +221,9 @@ class Service:
         self.counts.last_took_s = time.monotonic() - self._tick_began_s
         self.counts.leads = self._token is not None
         with self._lock:
+            # Planned under the lock: a `wake` between would plan its tick first, and lose it to this one.
             self._is_ticking = False
-            pause_s = 0.0 if self._is_wanted else pause_s
-        self._plan_tick(pause_s)
+            self._plan_tick(0.0 if self._is_wanted else pause_s)
 
     def _step_back(self, error: LostLeadership) -> None:
         """Another daemon acts: this one writes nothing, sends no request anywhere, and stands by."""

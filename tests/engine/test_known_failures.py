@@ -131,6 +131,7 @@ def test_every_cause_that_a_log_tells_has_a_row_here():
         Cause.TOOK_TOO_LONG,
         Cause.NOT_AS_OFFERED,
         Cause.SUPERSEDED,
+        Cause.OUTBID,
         Cause.UNKNOWN,
     }
     assert {row[2] for row in ROWS} == set(Cause) - not_of_logs
