@@ -36,3 +36,10 @@ def empty_database(server: str) -> Iterator[str]:
     yield server.replace("/postgres?", f"/{name}?")
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def server_url(postgres: str) -> Iterator[str]:
+    """The address of a database without tables."""
+    with empty_database(postgres) as url:
+        yield url

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,6 @@ def with_a_wish(url: str) -> Deployment:
         tx.put_deployment(wish)
     store.dispose()
     return wish
-
-
-@pytest.fixture
-def server_url(postgres: str) -> Iterator[str]:
-    with empty_database(postgres) as url:
-        yield url
 
 
 @pytest.fixture

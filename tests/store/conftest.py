@@ -7,7 +7,6 @@ import pytest
 
 from clorefleet.simulation.memory_store import MemoryStore
 from clorefleet.store.database import Store, open_store
-from tests.postgres import empty_database
 
 
 @pytest.fixture
@@ -29,12 +28,6 @@ def store(request: pytest.FixtureRequest) -> Store:
         return MemoryStore()
     opened: Store = request.getfixturevalue("file_store" if request.param == "sqlite" else "server_store")
     return opened
-
-
-@pytest.fixture
-def server_url(postgres: str) -> Iterator[str]:
-    with empty_database(postgres) as url:
-        yield url
 
 
 @pytest.fixture
