@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 QUIET_LINE_EVERY_S = 10
+SILENT_S_MAX = 100
+"""A daemon beats every 15 s, and whoever stands by takes over after 95 s without; after that, one that runs
+here and guards nothing is ended."""
 
 
 class NotServing(ClorefleetError):
@@ -41,6 +44,8 @@ class Watcher:
         self._deployment_id = DeploymentId(deployment_id)
         self._started_s = time.monotonic()
         self._last_quiet_s = time.monotonic()
+        self._beat: tuple[int, int] | None = None
+        self._beat_seen_s = time.monotonic()
         with store.read() as tx:
             newest = tx.events(limit=1)
             self._seen_event = newest[-1][0] if newest else 0
@@ -68,6 +73,10 @@ class Watcher:
             leases = tx.open_leases()
             segments = tx.segments(self._deployment_id)
             events = tx.events(self._deployment_id, after_id=self._seen_event)
+            leader = tx.leadership()
+        beat = None if leader is None else (leader.token, leader.beat)
+        if beat != self._beat:
+            self._beat, self._beat_seen_s = beat, time.monotonic()
         if deployment is None:
             raise NotServing(f"There is no deployment “{self._deployment_id}”.")
         for event_id, event in events:
@@ -97,9 +106,20 @@ class Watcher:
         from clorefleet.daemon import process
 
         profile = self._connection.profile
-        if process.running_pid(profile.state_dir) is None:
+        pid = process.running_pid(profile.state_dir)
+        silent_s = time.monotonic() - self._beat_seen_s
+        if pid is None:
             self._print("The daemon has died; starting it again. Nothing is lost: it looks and goes on.")
-            process.ensure_running(profile.name, profile.state_dir)
+        elif silent_s > SILENT_S_MAX:
+            self._print(
+                f"The daemon (pid {pid}) has shown no sign of life for {silent_s:.0f} s; ending it and "
+                "starting another. Nothing is lost: it looks and goes on."
+            )
+            process.kill(profile.state_dir)
+        else:
+            return
+        process.ensure_running(profile.name, profile.state_dir)
+        self._beat_seen_s = time.monotonic()
 
 
 def watch_until_serving(store: Store, connection: Connection, deployment_id: str) -> None:

@@ -139,12 +139,32 @@ def stop(state_dir: Path) -> bool:
     if pid is None:
         return False
     _signal(pid, signal.SIGTERM)
+    _await_end(pid, state_dir)
+    return True
+
+
+def kill(state_dir: Path) -> None:
+    """End a daemon that shows no sign of life, as a power cut would: nothing is lost by it.
+
+    Raises:
+        DaemonError: not even that ended it.
+    """
+    pid = running_pid(state_dir)
+    if pid is not None:
+        _signal(pid, signal.SIGKILL)
+        _await_end(pid, state_dir)
+
+
+def _await_end(pid: int, state_dir: Path) -> None:
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if running_pid(state_dir) is None:
-            return True
+    while running_pid(state_dir) == pid:
+        if time.monotonic() > deadline:
+            raise _unended(pid)
         time.sleep(_POLL_S)
-    raise DaemonError(
+
+
+def _unended(pid: int) -> DaemonError:
+    return DaemonError(
         f"The daemon (pid {pid}) did not end within {STOP_TIMEOUT_S} s.",
         remedy=f"Look at `clorefleet daemon status`; `kill -9 {pid}` is safe: nothing is lost by it.",
     )

@@ -2,20 +2,24 @@
 
 The tick is the only thing that decides. The timer calls it every few seconds while something is under
 way and rarely otherwise; a signal (SIGUSR1) calls it at once. SIGTERM lets the effect in hand finish.
-Being killed loses nothing: the next daemon's first tick looks and goes on.
+Being killed loses nothing: the next daemon's first tick looks and goes on. A tick that hangs is ended that
+way, by the daemon itself: it begins anew in its own place.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -65,7 +69,8 @@ LATE_AFTER_QUIET_TICKS = 5
 """Quiet pauses without a tick after which `/healthz` says that the daemon is not well."""
 _TICK, _BEAT, _SIDE = "tick", "beat", "side"
 TICK_S_MAX = 600
-"""A tick that is under way for longer counts as hung: this daemon stops beating, and another may lead."""
+"""A tick that is under way, or overdue, for longer counts as hung: this daemon stops beating, another may
+lead, and it begins anew itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,11 @@ class Service:
         ended: threading.Event,
         counts: TickCounts,
         clock_factor: float = 1.0,
+        tick_s_max: float = TICK_S_MAX,
     ) -> None:
         self._fleet = fleet
+        self._tick_s_max = tick_s_max
+        self._signals: SimpleQueue[int] = SimpleQueue()
         self._repeated: list[tuple[str, Callable[[], None], float]] = []
         self._beat_alone = alone(self._beat)
         self._clock_factor = clock_factor
@@ -108,10 +116,9 @@ class Service:
         self._token = token
         self._pace = pace
         self._standby = standby
-        self._tick_began_s = 0.0
+        self._tick_due_s = self._tick_began_s = time.monotonic()
         self._ended = ended
-        # A signal may call `wake` in the middle of the main thread's own call of it.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._is_ticking = False
         self._is_wanted = False
         """Somebody asked for a tick while one was under way."""
@@ -142,11 +149,50 @@ class Service:
         self._scheduler.start()
         self._plan_tick(0)
         self._plan_others()
-        while not self._ended.wait(timeout=1.0):
+        while not self._ended.is_set():
+            self._await_signal(timeout_s=1.0)
             jump = self._clock_watch.jump()
             if jump:
                 self._after_jump(jump)
+            if self._is_hung():
+                log.critical("tick_hung s_max=%s: beginning anew", self._tick_s_max)
+                begin_process_anew()
+        self._stop_scheduler()
+
+    def _stop_scheduler(self) -> None:
+        # Shutting down waits for the jobs in hand while it holds the scheduler's lock. Who plans a tick now
+        # has done so when this lock is free, and whoever comes later sees the end: nobody waits for that one.
+        with self._lock:
+            self._ended.set()
+        # What is due in this moment would not be found any more by the scheduler's thread, which would die
+        # of it.
+        self._scheduler.remove_all_jobs()
         self._scheduler.shutdown(wait=True)
+
+    def obey_signals(self) -> None:
+        """SIGUSR1 asks for a tick, SIGTERM and SIGINT for the end.
+
+        The handlers put the signal down and return. One that took a lock, even inside the scheduler's
+        `Event.set`, could wait for ever for the main thread, which it interrupts while holding it;
+        `SimpleQueue.put` is made to be called from there.
+        """
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: self._signals.put(number))
+
+    def _await_signal(self, *, timeout_s: float) -> None:
+        try:
+            number = self._signals.get(timeout=timeout_s)
+        except Empty:
+            return
+        if number == signal.SIGUSR1:
+            self.wake()
+        else:
+            self._ended.set()
+
+    def _is_hung(self) -> bool:
+        with self._lock:
+            since_s = self._tick_began_s if self._is_ticking else self._tick_due_s
+        return time.monotonic() - since_s > self._tick_s_max
 
     def _plan_others(self) -> None:
         self._repeat(_BEAT, self._beat_alone, leadership.BEAT_EVERY_S, executor=_BEAT)
@@ -172,6 +218,7 @@ class Service:
 
     def end(self) -> None:
         self._ended.set()
+        self._signals.put(signal.SIGTERM)
 
     def wake(self) -> None:
         """Tick now; after the one in hand, where one is."""
@@ -183,6 +230,7 @@ class Service:
     def _plan_tick(self, pause_s: float) -> None:
         if self._ended.is_set():
             return
+        self._tick_due_s = time.monotonic() + pause_s
         at = datetime.now(UTC) + timedelta(seconds=pause_s)
         self._scheduler.add_job(
             self._tick, DateTrigger(at), id=_TICK, replace_existing=True, misfire_grace_time=None
@@ -191,7 +239,7 @@ class Service:
     def _tick(self) -> None:
         with self._lock:
             self._is_ticking, self._is_wanted = True, False
-        self._tick_began_s = time.monotonic()
+            self._tick_began_s = time.monotonic()
         pause_s = self._pace.busy_s
         self.counts.started += 1
         try:
@@ -235,7 +283,7 @@ class Service:
     def _beat(self) -> None:
         """Show that this process lives. A tick that hangs is no life: then another may take over."""
         token = self._token
-        if token is None or (self._is_ticking and time.monotonic() - self._tick_began_s > TICK_S_MAX):
+        if token is None or self._is_hung():
             return
         try:
             leadership.renew(self._fleet.store, token, now=self._fleet.clock.now())
@@ -250,6 +298,8 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
     Raises:
         DaemonError: another daemon of this profile runs.
     """
+    # Who sees the lock may signal at once; the first tick comes anyway.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     make_private_dir(profile.state_dir)
     os.umask(0o077)
     lock = process.take_lock(profile.state_dir)
@@ -327,9 +377,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         SideJob("prices", timedelta(seconds=10), keeper.run),
     )
     gateway.when_wanted(service.wake)
-    signal.signal(signal.SIGTERM, lambda *_: service.end())
-    signal.signal(signal.SIGINT, lambda *_: service.end())
-    signal.signal(signal.SIGUSR1, lambda *_: service.wake())
+    service.obey_signals()
     write_private_file(
         profile.state_dir / "daemon.json",
         json.dumps(
@@ -359,6 +407,17 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         log.info("daemon_ended")
         os.close(lock)
     return 0
+
+
+def begin_process_anew() -> None:
+    """Where the tick's thread hangs: its place goes to the log, and this process becomes a new daemon.
+
+    As after `kill -9`, the next first tick looks and goes on. The lock and all sockets are closed by the
+    exec; a supervisor sees the same pid.
+    """
+    faulthandler.dump_traceback(all_threads=True)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line
 
 
 def _note_unending(profile: Profile, leases: tuple[Lease, ...]) -> None:
