@@ -7,6 +7,7 @@ cli, daemon, dashboard -> fleet (effects), report -> market, node, engine, store
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import clorefleet
+from clorefleet.store.database import open_store
 
 PACKAGE = Path(clorefleet.__file__).parent
 PURE_FLEET = {
@@ -37,6 +39,7 @@ PURE_FLEET = {
     "snapshot",
     "spot",
     "start_up",
+    "wallet",
     "wanted",
     "wish",
 }
@@ -144,3 +147,19 @@ def test_reading_commands_do_not_load_the_store_or_ssh(command: str, heavy: str)
     code = f"import sys\nimport clorefleet.cli.{command}, clorefleet.wiring\nprint({heavy!r} in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("heavy", ["pydantic", "sqlmodel", "rich", "numpy", "httpx", "tomllib"])
+def test_status_imports_nothing_heavy(heavy: str, tmp_path: Path):
+    """It has 300 ms in all; pydantic alone, with what it makes of each option, took 100."""
+    store = tmp_path / "state" / "default" / "clorefleet.db"
+    store.parent.mkdir(parents=True)
+    open_store(f"sqlite:///{store}")
+    code = (
+        "import sys; sys.argv=['clorefleet', 'status', '--profile', 'default']\n"
+        "from clorefleet.cli.main import main\n"
+        f"assert main() == 0; print({heavy!r} in sys.modules)"
+    )
+    env = os.environ | {"CLOREFLEET_HOME": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert run.stdout.strip().splitlines()[-1] == "False"

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from clorefleet import __version__
 from clorefleet.cli.context import options
-from clorefleet.cli.parameter import describe
+from clorefleet.cli.parameter import convert_what_must_be, describe
 
 if TYPE_CHECKING:
     from clorefleet.domain.errors import ClorefleetError
@@ -125,9 +125,11 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         if hasattr(command, "commands"):
             command.params.extend(common_params())
+            convert_what_must_be(command)
         for each in getattr(command, "commands", {"": command}).values():
             describe(each.params, cmd_name)
             each.params.extend(common_params())
+            convert_what_must_be(each)
             each.short_help = (each.help or "").partition("\n\n")[0]
         return command
 
@@ -184,6 +186,7 @@ def root() -> Any:
     """The whole command line as the parser sees it."""
     command = typer.main.get_command(app)
     command.params.extend(common_params())
+    convert_what_must_be(command)
     return command
 
 

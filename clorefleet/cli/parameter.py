@@ -121,6 +121,38 @@ def describe(params: Iterable[Any], command: str) -> None:
             param._custom_shell_complete = _completion(words)
 
 
+def convert_what_must_be(command: Any) -> None:
+    """Let a value that is absent, or of its type already, pass a command's parser without conversion.
+
+    The conversion imports pydantic, a third of the time that `status` takes, also to find that text is text
+    and that no --help is no help.
+    """
+    params_of = command.get_params
+
+    def get_params(context: Any) -> list[Any]:
+        found: list[Any] = params_of(context)
+        for each in found:
+            if "process_value" not in vars(each):
+                each.process_value = _processing(each)
+        return found
+
+    command.get_params = get_params
+
+
+def _processing(param: Any) -> Callable[[Any, Any], Any]:
+    convert, kind = param.process_value, param.type_descriptor.annotation
+    if param.multiple or param.nargs != 1 or kind not in (str, int, float, bool):
+        return convert  # type: ignore[no-any-return]
+
+    def process(context: Any, value: Any) -> Any:
+        is_there = type(value) is kind
+        if not is_there and (value is not None or param.required):
+            return convert(context, value)
+        return value if param.callback is None else param.callback(context, param, value)
+
+    return process
+
+
 def _completion(words: Words) -> Callable[[Any, Any, str], list[str]]:
     def complete(_context: Any, _param: Any, incomplete: str) -> list[str]:
         head, comma, tail = incomplete.rpartition(",")

@@ -140,7 +140,7 @@ def guard_notes(profile: Profile) -> list[str]:
 
 
 def _guard_notes(profile: Profile, tx: Look) -> list[str]:
-    from clorefleet.fleet.budget import wallet_warning
+    from clorefleet.fleet.wallet import wallet_warning
 
     guard = tx.guard()
     notes = [warning for warning in map(wallet_warning, tx.wallet_readings()) if warning]

@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +82,8 @@ def _log_format(file: Path, value: str) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     """Settings by name, each of its type."""
+    import tomllib
+
     try:
         text = file.read_text("utf-8")
         values = tomllib.loads(text)
@@ -91,6 +91,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error}", remedy="Correct the file and try again.") from error
     for name, value in values.items():
         if name not in _KNOWN:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, _KNOWN, n=1)
             hint = f"Did you mean “{near[0]}”? " if near else ""
             raise ConfigError(

@@ -23,9 +23,10 @@ from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Money
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.planning import Planning
-from clorefleet.fleet.budget import midnight_utc, wallet_warning
+from clorefleet.fleet.budget import midnight_utc
 from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.spending import load_spending
+from clorefleet.fleet.wallet import wallet_warning
 from clorefleet.report.charges import charges
 from clorefleet.report.cost import CostRow, Dimension, rows_by
 from clorefleet.report.cost_report import CostQuestion, CostReport, books_since, cost_report

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from clorefleet.domain.duration import in_words
-from clorefleet.domain.node import NodeFacts
-from clorefleet.domain.offer import Offer
-from clorefleet.domain.setup import Setup
+
+if TYPE_CHECKING:
+    from clorefleet.domain.node import NodeFacts
+    from clorefleet.domain.offer import Offer
+    from clorefleet.domain.setup import Setup
 
 EFFICIENCY = 0.7
 """Share of the offered line that a download reaches [assumed]."""

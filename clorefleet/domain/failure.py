@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from clorefleet.domain.kinds import EngineName
 from clorefleet.domain.offer import Offer
-from clorefleet.domain.recipe import EngineName
 from clorefleet.domain.setup import Setup
 
 

@@ -8,9 +8,9 @@ from enum import StrEnum
 
 from clorefleet.domain.failure import Exclusion
 from clorefleet.domain.host import CudaFound
+from clorefleet.domain.kinds import EngineName, Mark, Precision
 from clorefleet.domain.money import Budget, Money, Rate
 from clorefleet.domain.offer import Offer
-from clorefleet.domain.recipe import EngineName, Mark, Precision
 from clorefleet.domain.setup import Setup
 
 

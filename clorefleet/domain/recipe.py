@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-
-class Mark(StrEnum):
-    """How a figure was had."""
-
-    PUBLISHED = "published"
-    COMPUTED = "computed"
-    ASSUMED = "assumed"
-    MEASURED = "measured"
+from clorefleet.domain.kinds import EngineName as EngineName
+from clorefleet.domain.kinds import Mark as Mark
+from clorefleet.domain.kinds import Precision as Precision
+from clorefleet.domain.kinds import WeightsLayout as WeightsLayout
 
 
 class Confidence(StrEnum):
@@ -25,33 +21,6 @@ class Confidence(StrEnum):
     HIGH = "high"
     MEDIUM = "medium"
     LOW = "low"
-
-
-class Precision(StrEnum):
-    """The classes that users ask for. A checkpoint's exact format is its `format`."""
-
-    BF16 = "bf16"
-    FP8 = "fp8"
-    Q8 = "q8"
-    Q6 = "q6"
-    Q5 = "q5"
-    Q4 = "q4"
-    Q3 = "q3"
-    Q2 = "q2"
-    Q1 = "q1"
-    FP4 = "fp4"
-
-
-class EngineName(StrEnum):
-    SGLANG = "sglang"
-    VLLM = "vllm"
-    LLAMACPP = "llama.cpp"
-    KTRANSFORMERS = "ktransformers"
-
-
-class WeightsLayout(StrEnum):
-    SAFETENSORS = "safetensors"
-    GGUF = "gguf"
 
 
 @dataclass(frozen=True, slots=True)

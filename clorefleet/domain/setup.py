@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clorefleet.domain.recipe import EngineName, Precision, WeightsLayout
+from clorefleet.domain.kinds import EngineName, Precision, WeightsLayout
 
 
 @dataclass(frozen=True, slots=True)

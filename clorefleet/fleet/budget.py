@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
-from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.guard import FleetGuard
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
@@ -358,18 +358,3 @@ def why_stop_renting(
 def _hours(duration: timedelta) -> str:
     hours = duration.total_seconds() / 3600
     return f"{hours:g} hour" + ("" if hours == 1 else "s")
-
-
-# -- wallets
-
-
-def wallet_warning(reading: WalletReading, limits: FleetLimits = DEFAULT_LIMITS) -> str:
-    """What to tell the user before the market would cut the orders for lack of money; "" while it lasts."""
-    runway = reading.runway_days
-    if runway is None or runway * _DAY_S >= Decimal(int(limits.low_wallet.total_seconds())):
-        return ""
-    hours = runway * 24
-    return (
-        f"The {reading.currency} wallet holds {reading.balance} and lasts {hours:.1f} hours at the present "
-        "burn; at zero the market ends the orders and their data is lost. Add funds, or stop something."
-    )

@@ -9,12 +9,12 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.guard import FleetGuard
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Currency, Money, Rate, parse_budget
+from clorefleet.domain.money import Currency, Rate, parse_budget
 from clorefleet.fleet import budget
 from tests.fleet.builders import NOW, deployment, lease, minutes, plan
 
@@ -243,10 +243,3 @@ def test_a_clock_that_was_set_back_neither_trips_the_breaker_for_a_day_nor_switc
     assert "9 hosts" in budget.why_stop_renting((), after, FleetGuard(resumed_at=ahead), NOW)
     # Two machines' clocks differ: a "go on" of the other one counts.
     assert budget.why_stop_renting((), after, FleetGuard(resumed_at=NOW + minutes(1)), NOW) == ""
-
-
-def test_a_low_wallet_is_warned_about_before_the_market_ends_the_orders():
-    reading = WalletReading(Money.usd(3), NOW, Decimal(0), Decimal(8), Decimal(3), NOW, Decimal(0))
-    assert "9.0 hours" in budget.wallet_warning(reading)
-    assert budget.wallet_warning(replace(reading, balance=Money.usd(30))) == ""
-    assert budget.wallet_warning(replace(reading, burn_per_day=Decimal(0))) == ""
