@@ -107,7 +107,9 @@ def _common(
 
 def common_params() -> list[Any]:
     """The parser's form of what `_common` carries; a command takes them behind its name, or before it."""
-    return list(typer.main.get_command(_carrier).params)
+    params: list[Any] = list(typer.main.get_command(_carrier).params)
+    describe(params, "")
+    return params
 
 
 class LazyGroup(TyperGroup):

@@ -19,11 +19,21 @@ class _Models(TyperGroup):
     """`models` alone lists, `models NAME` shows: the words that people type first."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h")):
+        if ctx.resilient_parsing and not args:
+            pass  # the shell completes the word that follows: any of these, or a model
+        elif not args or (args[0].startswith("-") and args[0] not in ("--help", "-h")):
             args = ["list", *args]
         elif not args[0].startswith("-") and args[0] not in self.commands:
             args = ["show", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        from typer._click.shell_completion import CompletionItem
+
+        from clorefleet.cli.parameter import model_names
+
+        names = [CompletionItem(name) for name in model_names() if name.startswith(incomplete.lower())]
+        return [*super().shell_complete(ctx, incomplete), *names]
 
 
 app = typer.Typer(

@@ -19,7 +19,27 @@ def _deployments() -> list[str]:
     return list(deployment_names(store_url(options.profile())))
 
 
-def _models() -> list[str]:
+def _servers() -> list[str]:
+    from clorefleet.config.profile import store_url
+    from clorefleet.store.glance import server_names
+
+    return list(server_names(store_url(options.profile())))
+
+
+def _foreign_orders() -> list[str]:
+    from clorefleet.config.profile import store_url
+    from clorefleet.store.glance import foreign_order_names
+
+    return list(foreign_order_names(store_url(options.profile())))
+
+
+def _profiles() -> list[str]:
+    from clorefleet.config.places import state_root
+
+    return sorted(each.name for each in state_root().iterdir() if each.is_dir())
+
+
+def model_names() -> list[str]:
     from clorefleet.config.recipes import recipe_files
 
     return [file.stem for file in recipe_files()]
@@ -56,7 +76,20 @@ def _sorts() -> list[str]:
     return list(SORTS)
 
 
+def _dimensions() -> list[str]:
+    from clorefleet.report.cost import Dimension
+
+    return [each.value for each in Dimension]
+
+
+def _time_zones() -> list[str]:
+    from zoneinfo import available_timezones
+
+    return sorted(available_timezones())
+
+
 Words = Callable[[], Iterable[str]]
+_TIMES = ("today", "yesterday", "week", "month", "7d")
 _OPTIONS: dict[str, tuple[str, Words | None]] = {
     "--budget": ("AMOUNT", None),
     "--max-price": ("AMOUNT", None),
@@ -74,7 +107,7 @@ _OPTIONS: dict[str, tuple[str, Words | None]] = {
     "--min-ram": ("GIB", None),
     "--min-cuda": ("VERSION", None),
     "--sort": ("WORD", _sorts),
-    "--model": ("MODEL", _models),
+    "--model": ("MODEL", model_names),
     "--name": ("NAME", None),
     "--take": ("NAME", _deployments),
     "--file": ("FILE", None),
@@ -88,13 +121,22 @@ _OPTIONS: dict[str, tuple[str, Words | None]] = {
     "--scale": ("FACTOR", None),
     "--time-factor": ("FACTOR", None),
     "--reason": ("TEXT", None),
+    "--by": ("WHAT", _dimensions),
+    "--since": ("WHEN", lambda: _TIMES),
+    "--until": ("WHEN", lambda: _TIMES),
+    "--tz": ("ZONE", _time_zones),
+    "--period": ("WORD", lambda: ("day", "week", "month")),
+    "--format": ("WORD", lambda: ("text", "html", "csv")),
+    "--profile": ("NAME", _profiles),
     "--log-format": ("WORD", lambda: ("text", "json")),
 }
 _ARGUMENTS: dict[str, tuple[str, Words | None]] = {
     "deployment": ("DEPLOYMENT", _deployments),
-    "model": ("MODEL", _models),
-    "fleet_or_model": ("FLEET_OR_MODEL", _models),
-    "server": ("SERVER", None),
+    "model": ("MODEL", model_names),
+    "fleet_or_model": ("FLEET_OR_MODEL", model_names),
+    "server": ("SERVER", _servers),
+    "order_id": ("ORDER", _foreign_orders),
+    "gpu": ("GPU", _gpus),
     "file": ("FILE", None),
     "files": ("FILE", None),
     "command": ("COMMAND", None),

@@ -161,9 +161,27 @@ def look(store_url: str, ask: Callable[[Look], T]) -> T:
 
 def deployment_names(store_url: str) -> tuple[str, ...]:
     """For the shell's completion; none where the store cannot be read at once."""
+    return _column(store_url, "SELECT deployment_id FROM deployment")
+
+
+def server_names(store_url: str) -> tuple[str, ...]:
+    """Numbers of the servers of which anything is remembered; as `deployment_names`."""
+    return _column(
+        store_url,
+        "SELECT server_id FROM lease UNION SELECT server_id FROM host_fault UNION"
+        " SELECT server_id FROM host_verdict",
+    )
+
+
+def foreign_order_names(store_url: str) -> tuple[str, ...]:
+    """Numbers of orders that nothing here explains, as last seen; as `deployment_names`."""
+    return _column(store_url, "SELECT order_id FROM foreign_order")
+
+
+def _column(store_url: str, query: str) -> tuple[str, ...]:
     try:
         with closing(_open(store_url)) as connection:
-            return tuple(str(row[0]) for row in connection.execute("SELECT deployment_id FROM deployment"))
+            return tuple(str(row[0]) for row in connection.execute(query))
     except (sqlite3.Error, NotForAGlance):
         return ()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from decimal import Decimal
 
 import pytest
 
 from clorefleet.cli.main import COMMANDS
+from clorefleet.domain.host import HostFault
+from clorefleet.domain.identity import ServerId
 from clorefleet.store.database import open_store
-from tests.fleet.builders import deployment
+from tests.fleet.builders import NOW, deployment
 
 NOWHERE = "http://192.0.2.1:9/v1"
 """An address that is routed nowhere (RFC 5737): whoever asks it, waits."""
@@ -33,6 +36,7 @@ def fleet(cli):
     with open_store(f"sqlite:///{file}").write() as tx:
         tx.put_deployment(deployment("chat"))
         tx.put_deployment(deployment("code"))
+        tx.add_host_fault(HostFault(ServerId(25756), NOW, "unreachable", Decimal(0)))
     return cli
 
 
@@ -42,6 +46,16 @@ def fleet(cli):
 def test_deployments_are_named_where_one_is_meant(fleet, line):
     assert complete(fleet, line) == ["chat", "code"]
     assert complete(fleet, f"{line}co") == ["code"]
+
+
+@pytest.mark.parametrize("word", ["history", "block", "unblock"])
+def test_servers_of_which_something_is_remembered_are_named(fleet, word):
+    assert complete(fleet, f"clorefleet hosts {word} ") == ["25756"]
+
+
+def test_profiles_are_named(fleet):
+    assert complete(fleet, "clorefleet status --profile ") == ["default"]
+    assert complete(fleet, "clorefleet --profile ") == ["default"]
 
 
 def test_another_profile_has_others(fleet):
@@ -55,6 +69,13 @@ def test_another_profile_has_others(fleet):
         ("clorefleet sta", "status"),
         ("clorefleet plan smo", "smollm2-135m"),
         ("clorefleet models show smo", "smollm2-135m"),
+        ("clorefleet models smo", "smollm2-135m"),
+        ("clorefleet models ", "smollm2-135m"),
+        ("clorefleet models ", "show"),
+        ("clorefleet prices 409", "4090"),
+        ("clorefleet cost --by day,mo", "day,model"),
+        ("clorefleet cost --tz Europe/Berl", "Europe/Berlin"),
+        ("clorefleet report --period w", "week"),
         ("clorefleet offers --gpu h20", "h200"),
         ("clorefleet plan glm-5.1 --prefer sp", "speed"),
         ("clorefleet plan glm-5.1 --engine sglang,vl", "sglang,vllm"),
@@ -86,3 +107,23 @@ def test_completion_opens_no_connection(monkeypatch):
                 words = param._custom_shell_complete
                 if words is not None and words.__module__ == parameter.__name__:
                     assert isinstance(words(None, param, ""), list)
+
+
+WITHOUT_NAMES = {"file", "files", "command", "repo"}
+"""Arguments that the shell completes itself, or that nothing on this machine knows."""
+
+
+def test_whatever_names_something_of_ours_is_completed():
+    from clorefleet.cli import main
+
+    root = main.root()
+    bare = {
+        f"{name} {each.name} {param.name}"
+        for name in COMMANDS
+        for each in getattr(
+            root.get_command(None, name), "commands", {"": root.get_command(None, name)}
+        ).values()
+        for param in each.params
+        if param.param_type_name == "argument" and param._custom_shell_complete is None
+    }
+    assert {each for each in bare if each.split()[-1] not in WITHOUT_NAMES} == set()
