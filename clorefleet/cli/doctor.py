@@ -134,14 +134,14 @@ def _wallet() -> Finding:
 
 def _time() -> Finding:
     """Ours beside the market's, as its answers are dated. Budgets end at midnight UTC by our clock."""
-    from clorefleet.clock import SystemClock
+    from clorefleet.config.profile import clock_of
     from clorefleet.config.reach import reach
 
     # Not one of the market's own calls, which are limited to one a second.
     answer = reach(_connection().market_url)
     if answer.server_time is None:
         return Finding("time", True, "the market's answers are not dated; nothing to compare with")
-    skew_s = (SystemClock().now() - answer.server_time).total_seconds()
+    skew_s = (clock_of(options.profile()).now() - answer.server_time).total_seconds()
     text = f"this machine is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the market"
     return Finding(
         "time",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 from clorefleet.domain.errors import MarketUnreachable
+from clorefleet.domain.http_date import http_date
 from clorefleet.domain.text import clean_line
 
 TIMEOUT_S = 10.0
@@ -16,7 +16,7 @@ TIMEOUT_S = 10.0
 class Reached:
     status: int
     server_time: datetime | None
-    """From the answer's Date header, which has whole seconds; None where there is none that can be read."""
+    """By the answer's Date header."""
 
 
 def reach(url: str) -> Reached:
@@ -31,16 +31,9 @@ def reach(url: str) -> Reached:
             httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client,
             client.stream("GET", url) as got,
         ):
-            return Reached(got.status_code, _date(got.headers.get("date")))
+            return Reached(got.status_code, http_date(got.headers.get("date")))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise MarketUnreachable(
             f"{url} does not answer: {clean_line(error) or type(error).__name__}.",
             remedy="Check this machine's network, proxy and DNS.",
         ) from error
-
-
-def _date(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parsedate_to_datetime(text)
-    except ValueError:
-        return None

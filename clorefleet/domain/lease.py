@@ -110,6 +110,9 @@ class Lease:
     phase: Phase
     created_at: datetime
     phase_since: datetime
+    asked_at_market: datetime | None = None
+    """When it was asked for, by the market's own clock: as read with the order list before the intent. None
+    where the market did not say, and of leases of older versions."""
     order_id: OrderId | None = None
     ordered_at: datetime | None = None
     """The market's creation time of the order, else when we first saw it."""

@@ -59,6 +59,8 @@ class OrderList:
     includes_completed: bool = False
     unreadable: int = 0
     """Records that could not be read: while there are any, a missing order proves nothing."""
+    told_at: datetime | None = None
+    """When the market answered, by its own clock; None where it did not say."""
 
     def live(self) -> tuple[Order, ...]:
         """Each once: a market may list one twice (A10)."""

@@ -274,6 +274,7 @@ class Executor:
             phase_since=now,
             image=image,
             replaces=action.replaces,
+            asked_at_market=self._market_time(now),
         )
         began_s = self._clock.monotonic_s()
 
@@ -341,6 +342,16 @@ class Executor:
             return self._market.cancel(action.order_id)
 
         self._through(Effect.CANCEL, write=write, act=act, record=record)
+
+    def _market_time(self, now: datetime) -> datetime | None:
+        """Of this moment, from what the market said when this tick read the orders."""
+        orders = self._snapshot.orders
+        if orders is None or orders.told_at is None:
+            return None
+        # Where our clock jumped meanwhile, the time since then is not known; a tick is short.
+        since = now - orders.read_at
+        is_known = timedelta(0) <= since <= self._limits.order_ct_skew
+        return orders.told_at + since if is_known else orders.told_at
 
     def _has_slept(self, since: datetime, since_s: float) -> bool:
         """A process that slept between intent and effect has perhaps been given up by another daemon: it is

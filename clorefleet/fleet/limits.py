@@ -66,7 +66,8 @@ class FleetLimits:
     unhealthy: timedelta = timedelta(minutes=3)
     """How long a serving replica may fail to answer before its server is given back."""
     order_ct_skew: timedelta = timedelta(minutes=10)
-    """How far the market's clock may lie from ours when an order is recognised by its time."""
+    """How far an order's time may lie from when it was asked for by the market's own clock, and by ours where
+    the market did not tell its time, when an order is recognised by it."""
     host_fault_memory: timedelta = timedelta(days=7)
     """How long a server that failed us is left out of plans."""
     price_tolerance: Decimal = Decimal(0)

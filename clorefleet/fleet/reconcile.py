@@ -196,12 +196,14 @@ def _has_come_and_gone(order: Order, lease: Lease, snapshot: Snapshot, limits: F
 
     Older orders on the same server look the same, so that here the time has to be right.
     """
-    return (
-        order.is_expired
-        and order.created_at is not None
-        and abs(order.created_at - lease.created_at) <= limits.order_ct_skew
-        and is_order_of(order, lease, snapshot)
-    )
+    return order.is_expired and _is_of_its_time(order, lease, limits) and is_order_of(order, lease, snapshot)
+
+
+def _is_of_its_time(order: Order, lease: Lease, limits: FleetLimits) -> bool:
+    """The order was made when `lease` asked for one: by the market's clock both times, where it told its time
+    then, since ours may jump by a day."""
+    asked_at = lease.asked_at_market or lease.created_at
+    return order.created_at is not None and abs(order.created_at - asked_at) <= limits.order_ct_skew
 
 
 def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
@@ -591,11 +593,7 @@ def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> L
         if (lease.order_id, lease.server_id) == (order.order_id, order.server_id):
             return lease
     for lease in snapshot.closed_leases:
-        is_late_rent = (
-            lease.refusal == NO_ORDER
-            and order.created_at is not None
-            and abs(order.created_at - lease.created_at) <= limits.order_ct_skew
-        )
+        is_late_rent = lease.refusal == NO_ORDER and _is_of_its_time(order, lease, limits)
         if is_late_rent and lease.order_id is None and is_order_of(order, lease, snapshot):
             return lease
     return None

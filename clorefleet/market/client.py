@@ -15,6 +15,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeVar
 
@@ -168,15 +169,13 @@ class MarketClient:
         Records without a readable id are left out and counted in `unreadable`: an order missing from such a
         list is not to be taken for ended.
         """
-        doc = self._read(
-            _Call(
-                "GET",
-                "my_orders",
-                Priority.ORDERS,
-                query={"return_completed": "true" if include_completed else "false"},
-            ),
-            lists="orders",
+        call = _Call(
+            "GET",
+            "my_orders",
+            Priority.ORDERS,
+            query={"return_completed": "true" if include_completed else "false"},
         )
+        doc, told_at = self._retrying()(self._read_dated, call, "orders")
         decoded = wire.read_orders(doc)
         if decoded.skipped:
             _kept(decoded, "orders")
@@ -185,6 +184,7 @@ class MarketClient:
             read_at=self._clock.now(),
             includes_completed=include_completed,
             unreadable=decoded.skipped,
+            told_at=told_at,
         )
 
     def fetch_wallets(self) -> tuple[Wallet, ...]:
@@ -367,9 +367,14 @@ class MarketClient:
         return whole_s * (0.5 + self._random_unit() / 2)
 
     def _read_once(self, call: _Call, lists: str) -> wire.Fields:
+        return self._read_dated(call, lists)[0]
+
+    def _read_dated(self, call: _Call, lists: str) -> tuple[wire.Fields, datetime | None]:
+        """With the market's own time, where its answer is dated."""
         answer = self._ask(call)
-        verdict = answer if isinstance(answer, InDoubt) else judge(answer, call.stake)
-        return self._settled(verdict, lists)
+        if isinstance(answer, InDoubt):
+            return self._settled(answer, lists), None
+        return self._settled(judge(answer, call.stake), lists), answer.dated_at
 
     def _read_marketplace(self, call: _Call) -> OfferTable | wire.Fields:
         """The answer in bulk where it is plain, else read tolerantly."""

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ import httpx
 from clorefleet import __version__
 from clorefleet.clock import Clock
 from clorefleet.domain.errors import ConfigError
+from clorefleet.domain.http_date import http_date
 from clorefleet.domain.secret import Secret
 from clorefleet.domain.text import clean_line
 
@@ -55,6 +57,8 @@ class Answer:
     status: int
     body: bytes
     retry_after_s: float | None = None
+    dated_at: datetime | None = None
+    """By the service's own clock; None where it did not say."""
 
 
 class ExchangeFailed(Exception):
@@ -197,7 +201,12 @@ class HttpTransport:
                     raise AnswerTooLarge(f"the market's answer is larger than {size_max:,} bytes")
                 if self._clock.monotonic_s() > deadline_s:
                     raise NoAnswer(f"the market's answer took longer than {self._timeouts.total_s:g} s")
-            return Answer(response.status_code, bytes(received), _retry_after_s(response))
+            return Answer(
+                response.status_code,
+                bytes(received),
+                _retry_after_s(response),
+                http_date(response.headers.get("date")),
+            )
 
 
 @contextmanager

@@ -10,10 +10,14 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clorefleet.sandbox.clock import SandboxClock
 
 _HUGE_BYTES = 50 * 2**20
 _CHUNK_BYTES = 64 * 1024
@@ -23,6 +27,22 @@ JSON_TYPE = "application/json"
 HTML = (
     b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>cloudflare</body></html>"
 )
+
+
+class Dated:
+    """Dates each answer by the sandbox's clock: a web server would take this machine's."""
+
+    def __init__(self, app: ASGIApp, clock: SandboxClock) -> None:
+        self._app, self._clock = app, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["date"] = formatdate(self._clock.now_s(), usegmt=True)
+            await send(message)
+
+        await self._app(scope, receive, dated)
 
 
 class CutResponse(Response):

@@ -22,6 +22,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from clorefleet.sandbox.answers import Dated
 from clorefleet.sandbox.app import MarketApp
 from clorefleet.sandbox.catalogue import Catalogue
 from clorefleet.sandbox.clock import MARK_INTERVAL_S, SandboxClock
@@ -122,7 +123,7 @@ class SandboxServer:
         app = self._app(identity, hub_faults)
         app.set_origin(f"http://{LOOPBACK}:{market_port}")
         await self._serve(hub, hub_socket)
-        await self._serve(app.starlette, market_socket)
+        await self._serve(Dated(app.starlette, self.clock), market_socket, dates_itself=True)
         self.market.settle()
         self.market.take_effects()
         self.keeper.resume()
@@ -224,13 +225,14 @@ class SandboxServer:
             log.warning("%s", rack.isolation_warning)
         return rack, hub, hub_faults
 
-    async def _serve(self, app: ASGIApp, listening: socket.socket) -> None:
+    async def _serve(self, app: ASGIApp, listening: socket.socket, *, dates_itself: bool = False) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             lifespan="off",
             server_header=False,
+            date_header=not dates_itself,
             timeout_graceful_shutdown=_GRACE_REAL_S,
         )
         server = _QuietServer(config)

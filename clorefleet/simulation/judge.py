@@ -7,17 +7,17 @@ what no fleet could know: an order that the list hid, and one that a lost store 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from clorefleet.domain.deployment import Desired
-from clorefleet.domain.identity import OrderId, ServerId
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.order import OrderList, RentRequest
+from clorefleet.domain.order import Order, OrderList, RentRequest
 from clorefleet.domain.text import LINE_MAX_CHARS
 from clorefleet.fleet.action import Action, DropRent, End
 from clorefleet.fleet.audit import (
@@ -64,6 +64,9 @@ class Judge:
         self._heard: list[Violation] = []
         self._absences: dict[str, Counter[tuple[OrderId, ServerId]]] = {}
         self._asked_s: dict[str, float] = {}
+        self._shown: dict[str, set[tuple[OrderId, ServerId]]] = {}
+        """By fleet, orders of its own that a list told it of in time: alive, or ended while their rent was in
+        doubt. What they cost is to be in its ledger."""
 
     def _refuse(self, violations: Iterable[Violation]) -> None:
         from clorefleet.simulation.life import Broken
@@ -144,24 +147,22 @@ class Judge:
 
     def may_be_foreign(self, home: Home, order: TrueOrder, lease: Lease | None) -> bool:
         """Not made by this fleet, or nobody could tell: the market made it twice, the store that knew of it
-        is lost, or it showed up after its rent was given up and either the clock had jumped meanwhile or its
-        server never let our key in."""
+        is lost, or it showed up after its rent was given up and its server never let our key in."""
         if order.asked_by != home.fleet_name or order.is_duplicate or lease is None:
             return True
         if lease.order_id is not None and lease.order_id != order.order_id:
             return True  # of two orders that the market made of one request, the lease holds the other
-        has_jumped = any(process.has_jumped_s >= 0 for process in home.processes)
-        was_reopened = lease.ordered_at is not None  # and disowned, since it has no order any more
-        is_late = order.was_hidden and lease.order_id is None and not lease.is_open
-        return is_late and (has_jumped or was_reopened)
+        was_disowned = lease.ordered_at is not None and lease.order_id is None
+        return order.was_hidden and was_disowned and not lease.is_open
 
     # -- what the fleet was told, and what it made of it
 
     def heard_list(self, process: Process, listed: OrderList) -> None:
         """Count, for each order, the readings in a row that missed it and could have shown it."""
+        shown = {(order.order_id, order.server_id): order for order in listed.orders}
+        self._note_shown(process, shown)
         if process.is_renting:
             return  # read by the rent protocol, for its own question
-        shown = {(order.order_id, order.server_id): order for order in listed.orders}
         absences = self._absences.setdefault(process.fleet_name, Counter())
         for order in self._world.market.orders:
             key = (order.order_id, ServerId(order.host.server_id))
@@ -170,6 +171,25 @@ class Judge:
                 absences[key] += 1
             elif record is not None:
                 absences[key] = ENOUGH if record.is_expired else 0
+
+    def _note_shown(self, process: Process, listed: Mapping[tuple[OrderId, ServerId], Order]) -> None:
+        noted = self._shown.setdefault(process.fleet_name, set())
+        if listed.keys() <= noted:
+            return
+        for order in self._world.market.orders:
+            key = (order.order_id, ServerId(order.host.server_id))
+            record = listed.get(key)
+            if record is None or key in noted or order.asked_by != process.fleet_name:
+                continue
+            if not record.is_expired or self._is_in_doubt(process, order):
+                noted.add(key)
+
+    @staticmethod
+    def _is_in_doubt(process: Process, order: TrueOrder) -> bool:
+        lease_id = LeaseId(order.nonce.removeprefix(f"{process.fleet_name}/"))
+        with process.home.house.open().read() as tx:
+            lease = tx.lease(lease_id)
+        return lease is not None and lease.state is LeaseState.INTENT
 
     def asked(self, process: Process, request: RentRequest) -> None:
         """S2, before the market can refuse what nobody should have asked for."""
@@ -392,9 +412,11 @@ class Judge:
                 continue  # the ledger keeps one bill per number
             counted = [each for each in segments if each.lease_id == lease.lease_id]
             is_counted = any(each.cost(now).amount for each in counted)
-            is_unknowable = order.was_hidden or any(process.has_jumped_s >= 0 for process in home.processes)
-            if is_unknowable and lease.order_id is None and not is_counted:
-                continue  # ended before any list showed it, or disowned: reported as foreign, in no ledger
+            key = (order.order_id, ServerId(order.host.server_id))
+            was_shown = key in self._shown.get(home.fleet_name, ())
+            is_excused = not was_shown or self.may_be_foreign(home, order, lease)
+            if is_excused and lease.order_id is None and not is_counted:
+                continue  # no list told of it in time; or it was disowned: reported as foreign
             self._refuse(of_bill(order.order_id, counted, world.market.bill(order), now))
 
 

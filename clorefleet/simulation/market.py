@@ -346,7 +346,11 @@ class Market:
                 self.switches.note("A10")
                 shown.append(record)
         return OrderList(
-            tuple(shown), self.time.at(now_s + read_at_offset_s), include_completed, unreadable=unreadable
+            tuple(shown),
+            self.time.at(now_s + read_at_offset_s),
+            include_completed,
+            unreadable=unreadable,
+            told_at=self.time.at(now_s),
         )
 
     def held_as(self, order: TrueOrder) -> Order:

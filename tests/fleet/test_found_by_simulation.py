@@ -13,7 +13,8 @@ from clorefleet.domain.errors import MarketUnreachable
 from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.node import NodeView
-from clorefleet.domain.order import Order, OrderList
+from clorefleet.domain.order import Order, OrderList, RentRequest
+from clorefleet.domain.outcome import RentOutcome
 from tests.fleet.world import World
 
 HOSTILE = "\x1b]52;c;eA==\x07\rfine\nlevel=INFO order_rented order=1"
@@ -33,6 +34,7 @@ def set_clock_aside(world: World, offset: timedelta) -> None:
         return replace(
             listed,
             orders=tuple(replace(each, created_at=each.created_at - offset) for each in listed.orders),
+            told_at=world.clock.now() - offset,
         )
 
     world.market.fetch_orders = fetch_orders
@@ -49,6 +51,34 @@ def test_a_clock_that_is_a_day_off_neither_rents_again_nor_gives_back_at_once(
     [lease] = world.leases()
     assert lease.phase is Phase.SERVING
     assert len(world.market.orders) == 1
+
+
+@pytest.mark.parametrize("offset", [timedelta(days=1), timedelta(days=-1)])
+def test_an_order_that_ended_unseen_is_in_the_ledger_although_our_clock_is_a_day_off(
+    world: World, offset: timedelta
+):
+    """D1, F14, S7: outbid seconds after the rent. Its time alone told whose it was, by our clock."""
+    set_clock_aside(world, offset)
+    world.hazards.rent_lost_after = 1
+    true_rent = world.market.rent
+
+    def rent(request: RentRequest) -> RentOutcome:
+        outcome = true_rent(request)
+        world.clock.sleep(70)
+        for order in world.market.live:
+            world.market.orders[order.order_id] = replace(world.market._billed(order), is_expired=True)
+        world.market.rent = true_rent
+        return outcome
+
+    world.market.rent = rent
+    world.wish()
+    world.tick(10)
+    ended, _ = world.market.orders.values()
+    assert ended.spend.amount > 0
+    with world.store.read() as tx:
+        [counted] = [each for each in tx.segments() if each.order_id == ended.order_id]
+    assert counted.settled_at is not None
+    assert counted.market_spend == ended.spend.amount
 
 
 @pytest.mark.parametrize("boundary", list(Boundary))

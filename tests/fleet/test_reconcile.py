@@ -213,6 +213,21 @@ def test_an_order_that_ended_before_any_list_showed_it_is_adopted_for_its_bill()
     assert decided(Adopt, leases=(DOUBTFUL,), intents=(in_doubt(),), orders=orders(older)) == []
 
 
+@pytest.mark.parametrize("jump", [minutes(24 * 60), minutes(-24 * 60)])
+def test_an_order_is_known_by_the_markets_own_time_where_our_clock_has_jumped(jump):
+    """D1, S7, S9: by our clock the rent was a day from its order, and an order of a day ago was beside it."""
+    asked_at = DOUBTFUL.created_at + jump
+    rent = replace(DOUBTFUL, asked_at_market=asked_at)
+    gone, older = order(is_expired=True, created_at=asked_at), order(is_expired=True)
+    situation = {"leases": (rent,), "intents": (in_doubt(),)}
+    assert len(decided(Adopt, orders=orders(gone), **situation)) == 1
+    assert decided(Adopt, orders=orders(older), **situation) == []
+    dropped = replace(rent, state=LeaseState.REFUSED, phase=Phase.ENDED, refusal=NO_ORDER)
+    late = order(created_at=asked_at)
+    assert len(decided(Reopen, closed_leases=(dropped,), orders=orders(late))) == 1
+    assert decided(Reopen, closed_leases=(dropped,), orders=orders(order())) == []
+
+
 def test_an_order_on_a_server_that_the_market_refused_us_is_not_ours():
     """C4, S9: another fleet of the account rented it a moment later, with the same image."""
     refused = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW, refusal="OutOfFunds")

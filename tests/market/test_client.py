@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -158,6 +159,21 @@ def test_completed_orders_are_asked_for_in_lower_case_text() -> None:
     assert client.fetch_orders().includes_completed is False
     assert client.fetch_orders(include_completed=True).includes_completed is True
     assert [request.url.params["return_completed"] for request in script.requests] == ["false", "true"]
+
+
+@pytest.mark.parametrize(
+    ("dated", "told_at"),
+    [
+        ({"date": "Sat, 28 Nov 2026 20:00:07 GMT"}, datetime(2026, 11, 28, 20, 0, 7, tzinfo=UTC)),
+        ({"date": "Sat, 28 Nov 2026 20:00:07 -0000"}, datetime(2026, 11, 28, 20, 0, 7, tzinfo=UTC)),
+        ({"date": "yesterday"}, None),
+        ({}, None),
+    ],
+)
+def test_the_order_list_has_the_markets_own_time_where_the_answer_is_dated(
+    dated: dict[str, str], told_at: datetime | None
+) -> None:
+    assert client_of(Script(answer(headers=dated, code=0, orders=[]))).fetch_orders().told_at == told_at
 
 
 # -- outcomes of a rent

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,14 @@ def test_status_can_always_be_200(tmp_path: Path) -> None:
     with running(tmp_path, http_status=HttpStatusMode.ALWAYS_200) as (client, _):
         answer = client.http.get("no_such")
         assert (answer.status_code, answer.json()) == (200, {"code": 4})
+
+
+def test_answers_are_dated_by_the_sandboxes_clock(market: Client) -> None:
+    market.sandbox.control("advance", {"seconds": 30 * 86_400})
+    answer = market.http.get("my_orders")
+    [date] = answer.headers.get_list("date")
+    dated_s = parsedate_to_datetime(date).timestamp()
+    assert abs(dated_s - market.sandbox.server.clock.now_s()) < WAIT_S_MAX
 
 
 def test_limits_hold_in_real_time_whatever_the_time_factor(tmp_path: Path) -> None:
