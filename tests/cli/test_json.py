@@ -105,9 +105,7 @@ ELSEWHERE = {
     "deploy", "deploy --detach", "apply", "adopt", "models add", "logs --engine", "logs --engine --follow",
     "daemon start", "sandbox serve", "logs --follow", "dashboard",
 }  # fmt: skip
-"""They need a daemon, a hub or a node: `tests/end_to_end/test_json.py`, or the tests of their parts below.
-
-The forms of `adopt`, of a followed engine and of the dashboard's link are declared and not run."""
+"""They need a daemon, a hub or a node: `tests/end_to_end/test_json.py` and `test_adopt.py` there."""
 
 
 def fill(home: Path) -> None:

@@ -6,8 +6,10 @@ import time
 from decimal import Decimal
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.cli.conftest import CommandLine
+from tests.cli.test_json import schema
 from tests.end_to_end.test_deploy import DEPLOY, ask, home, market
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
@@ -28,8 +30,11 @@ def test_an_order_that_the_store_has_lost_is_adopted_and_serves_and_is_billed_on
 
     swept = home("sweep", "--sandbox")
     assert str(order["id"]) in swept.out + swept.err  # still bills, and says so
-    adopted = home("adopt", str(order["id"]), "--model", "smollm2-135m", "--budget", "16/day", "--sandbox")
+    adopted = home(
+        "adopt", str(order["id"]), "--model", "smollm2-135m", "--budget", "16/day", "--sandbox", "--json"
+    )
     assert adopted.code == 0, adopted.err
+    Draft202012Validator(schema("adopt")).validate(adopted.json)
     assert home("daemon", "start", "--sandbox").code == 0
     deadline_s = time.monotonic() + 300
     while state(home) != "serving":
