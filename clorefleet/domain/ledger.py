@@ -22,7 +22,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import pairwise
 
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.money import Currency, Money, Rate
 
 CHARGE_GRAIN_S = 60
@@ -103,6 +103,17 @@ def _rounded(amount: Decimal) -> Decimal:
 
 Segments = tuple[LedgerSegment, ...]
 """Those of one order, in order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBill:
+    """Of an order that ended: its final figure is not known. Its number may have been another order's before,
+    or be another's by now; server and time say which one it is."""
+
+    order_id: OrderId
+    lease_id: LeaseId
+    server_id: ServerId
+    started_at: datetime
 
 
 def in_order(segments: Iterable[LedgerSegment]) -> Segments:

@@ -154,6 +154,7 @@ class Disown:
 class Settle:
     """The market's final figure for an order that ended earlier."""
 
+    lease_id: LeaseId
     order_id: OrderId
     settled: Decimal
 

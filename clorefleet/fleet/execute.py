@@ -232,8 +232,8 @@ class Executor:
                 self._ledger.pop(lease_id, None)
                 self._nodes.forget(lease_id)
                 self._keep(self._journal.disown(self._lease(lease_id), order, clean_line(reason), now=now))
-            case Settle(order_id, settled):
-                self._journal.settle(order_id, settled, now=now)
+            case Settle(lease_id, order_id, settled):
+                self._journal.settle(lease_id, order_id, settled, now=now)
             case NoteWanted(deployment_id, wanted):
                 self._journal.note_wanted(deployment_id, wanted, now=now)
             case Advance():

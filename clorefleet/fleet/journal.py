@@ -299,11 +299,9 @@ class Journal:
             )
         return ended
 
-    def settle(self, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
+    def settle(self, lease_id: LeaseId, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:
-            unsettled = [each for each in tx.order_segments(order_id) if each.settled_at is None]
-            for each in unsettled[-1:]:
-                _close_count(tx, order_id, each.lease_id, ended_at=now, settled=settled, now=now)
+            _close_count(tx, order_id, lease_id, ended_at=now, settled=settled, now=now)
 
     # -- jobs
 

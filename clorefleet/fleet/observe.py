@@ -116,7 +116,7 @@ class Observer:
             last_tick = tx.last_tick()
             last_tick_at = None if last_tick is None else last_tick.finished_at
             faulty = tx.faulty_servers(since=now - self._limits.host_fault_memory)
-            unsettled = tx.unsettled_orders()
+            unsettled = tx.open_bills()
             foreign = tx.foreign_orders(seen_since=now - self._limits.closed_memory)
             wanted_before = tx.wanted()
             start_ups = {

@@ -27,6 +27,7 @@ from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
+from clorefleet.domain.ledger import OpenBill
 from clorefleet.domain.node import JobReport, JobState, NodeView
 from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.text import clean_line
@@ -600,13 +601,26 @@ def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> L
 
 
 def _settlements(snapshot: Snapshot, orders: OrderList) -> Iterator[Action]:
-    servers = {lease.order_id: lease.server_id for lease in snapshot.closed_leases}
-    for order_id in snapshot.unsettled:
-        # The number may be another order's by now (A21), which is alive elsewhere and settles nothing.
-        server_id = servers.get(order_id)
-        order = orders.by_id(order_id) if server_id is None else orders.on_server(order_id, server_id)
-        if order is not None and order.is_expired:
-            yield Settle(order_id, order.spend.amount)
+    """Each ended order settles the one bill that it is nearest to in time, of those of its number and server:
+    a number may have been given twice (A21), and either order may be missing from the list."""
+    if not snapshot.unsettled:
+        return
+    found: dict[OpenBill, list[Order]] = {}
+    for order in orders.orders:
+        bills = [
+            bill
+            for bill in snapshot.unsettled
+            if order.is_expired and (bill.order_id, bill.server_id) == (order.order_id, order.server_id)
+        ]
+        if bills:
+            found.setdefault(min(bills, key=lambda bill: _apart(order, bill)), []).append(order)
+    for bill, ended in found.items():
+        order = min(ended, key=lambda order: _apart(order, bill))
+        yield Settle(bill.lease_id, bill.order_id, order.spend.amount)
+
+
+def _apart(order: Order, bill: OpenBill) -> timedelta:
+    return timedelta.max if order.created_at is None else abs(order.created_at - bill.started_at)
 
 
 def _words(duration: timedelta) -> str:

@@ -14,7 +14,7 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import Lease
-from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.ledger import LedgerSegment, OpenBill
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView
@@ -56,8 +56,7 @@ class Snapshot:
     """Servers whose rent was refused lately (taken by another, offline)."""
     pauses: Mapping[DeploymentId, str] = field(default_factory=dict)
     """Why a deployment must not rent for a while: an empty wallet, a refused key, too many refusals."""
-    unsettled: tuple[OrderId, ...] = ()
-    """Orders that ended and whose final bill is not known yet."""
+    unsettled: tuple[OpenBill, ...] = ()
     foreign: frozenset[tuple[OrderId, ServerId]] = frozenset()
     """Orders reported as not ours, each with its server: a market may give an old number anew."""
     violations: tuple[str, ...] = ()

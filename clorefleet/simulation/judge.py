@@ -324,7 +324,7 @@ class Judge:
 
     def has_open(self, home: Home) -> bool:
         with home.house.open().read() as tx:
-            if tx.open_leases() or tx.unsettled_orders():
+            if tx.open_leases() or tx.open_bills():
                 return True
         return any(order.asked_by == home.fleet_name for order in self._world.market.live())
 
@@ -362,12 +362,13 @@ class Judge:
             if live:
                 self._refuse([Violation("L3", f"orders {live}", "still bill long after the stop")])
             with home.house.open().read() as tx:
-                leases, unsettled = tx.open_leases(), tx.unsettled_orders()
+                leases, unsettled = tx.open_leases(), tx.open_bills()
             if leases:
                 text = f"still open after the stop, {leases[0].state}, {leases[0].phase}"
                 self._refuse([Violation("L3", f"lease {leases[0].lease_id}", text)])
             if unsettled:
-                self._refuse([Violation("S7", f"orders {unsettled}", "ended and were never settled")])
+                numbers = [each.order_id for each in unsettled]
+                self._refuse([Violation("S7", f"orders {numbers}", "ended and were never settled")])
 
     def last_bills(self) -> None:
         """S7 to the last unit, S10 and S14 in all that was kept, and no key of an ended order."""
@@ -408,8 +409,6 @@ class Judge:
                 continue
             if lease.order_id != order.order_id and (order.is_duplicate or lease.order_id is not None):
                 continue  # of two orders that the market made of one request, the lease holds the other
-            if order.has_old_number:
-                continue  # the ledger keeps one bill per number
             counted = [each for each in segments if each.lease_id == lease.lease_id]
             is_counted = any(each.cost(now).amount for each in counted)
             key = (order.order_id, ServerId(order.host.server_id))

@@ -70,8 +70,6 @@ class TrueOrder:
     """Name of the fleet, or "user"."""
     nonce: str
     is_guarded: bool = True
-    has_old_number: bool = False
-    """Its number was another order's before."""
     is_duplicate: bool = False
     """The market made it a second time, of one request."""
     is_swapped: bool = False
@@ -208,8 +206,6 @@ class Market:
         ended = [each.order_id for each in self.orders if each.order_id not in live | near]
         if ended and self.switches.strikes("A21"):
             order_id = self.dice.pick(ended, "reused id", now_s)
-            for order in self.orders:
-                order.has_old_number |= order.order_id == order_id
         else:
             self._last_id += 1
             order_id = OrderId(self._last_id)
@@ -229,7 +225,6 @@ class Market:
             listed_from_s=now_s,
             port=2000 + order_id % 1000,
         )
-        order.has_old_number = any(each.order_id == order_id for each in self.orders)
         late = self.switches.strikes("A9")
         if late:
             order.listed_from_s = now_s + 5 + 235 * late.arg**3

@@ -25,7 +25,7 @@ from clorefleet.domain.host import CudaFound, HostFault, HostRecord, HostVerdict
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import PHASE_ORDER, Lease
-from clorefleet.domain.ledger import LedgerSegment, Segments
+from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -274,13 +274,20 @@ class MemoryTransaction(Transaction):
             if segments and segments[-1].settled_at is None:
                 self.put_order_segments(order_id, (*segments[:-1], last))
 
-    def unsettled_orders(self) -> tuple[OrderId, ...]:
-        return tuple(
-            order_id
-            for order_id, segments in sorted(self._tables.segments.items())
-            if all(each.ended_at is not None for each in segments)
-            and any(each.settled_at is None for each in segments)
-        )
+    def open_bills(self) -> tuple[OpenBill, ...]:
+        table = self._tables.segments
+        return table.answer("open bills", lambda: tuple(self._find_open_bills()))
+
+    def _find_open_bills(self) -> Iterator[OpenBill]:
+        for order_id, segments in sorted(self._tables.segments.items()):
+            open_by_lease: dict[LeaseId, LedgerSegment] = {}
+            for each in segments:
+                if each.settled_at is None and each.lease_id in self._tables.leases:
+                    open_by_lease.setdefault(each.lease_id, each)
+            for lease_id, first in open_by_lease.items():
+                if all(each.ended_at is not None for each in segments if each.lease_id == lease_id):
+                    server_id = self._tables.leases[lease_id].server_id
+                    yield OpenBill(order_id, lease_id, server_id, first.started_at)
 
     # -- ceilings, wallets, coins
 

@@ -361,8 +361,8 @@ class _GapAtRestart(Journal):
 
 
 class _Settles(Journal):
-    def settle(self, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
-        super().settle(order_id, settled + Decimal("1E-8"), now=now)
+    def settle(self, lease_id: LeaseId, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
+        super().settle(lease_id, order_id, settled + Decimal("1E-8"), now=now)
 
     def end(self, lease: Lease, action: End, *, now: datetime) -> Lease:
         return super().end(lease, replace(action, settled=None), now=now)

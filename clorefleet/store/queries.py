@@ -50,7 +50,7 @@ from clorefleet.domain.host import (
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
-from clorefleet.domain.ledger import LedgerSegment, Segments, in_order
+from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments, in_order
 from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -415,9 +415,12 @@ class Transaction:
         if rows:
             self._connection.execute(_NOTE_SPEND, rows)
 
-    def unsettled_orders(self) -> tuple[OrderId, ...]:
-        """Those that ended and whose final bill is not known."""
-        return tuple(OrderId(row[0]) for row in self._execute(_UNSETTLED))
+    def open_bills(self) -> tuple[OpenBill, ...]:
+        """Of orders that ended, by number and time."""
+        return tuple(
+            OpenBill(OrderId(row.order_id), LeaseId(row.lease_id), ServerId(row.server_id), row.started_at)
+            for row in self._execute(_OPEN_BILLS)
+        )
 
     # -- ceilings, wallets, coins
 
@@ -896,14 +899,26 @@ _PHASES_SINCE = _PHASES.where(
         )
     )
 )
-_UNSETTLED = (
-    sa_select(_SEGMENT.c.order_id)
+_RUNNING = _SEGMENT.alias("running")
+_OPEN_BILLS = (
+    sa_select(
+        _SEGMENT.c.order_id,
+        _SEGMENT.c.lease_id,
+        _LEASE.c.server_id,
+        func.min(_SEGMENT.c.started_at, type_=UtcDateTime()).label("started_at"),
+    )
+    .join(_LEASE, _LEASE.c.lease_id == _SEGMENT.c.lease_id)
     .where(
         _SEGMENT.c.settled_at.is_(None),
-        _SEGMENT.c.order_id.not_in(sa_select(_SEGMENT.c.order_id).where(_SEGMENT.c.ended_at.is_(None))),
+        _SEGMENT.c.ended_at.is_not(None),
+        ~exists().where(
+            _RUNNING.c.order_id == _SEGMENT.c.order_id,
+            _RUNNING.c.lease_id == _SEGMENT.c.lease_id,
+            _RUNNING.c.ended_at.is_(None),
+        ),
     )
-    .distinct()
-    .order_by(_SEGMENT.c.order_id)
+    .group_by(_SEGMENT.c.order_id, _SEGMENT.c.lease_id, _LEASE.c.server_id)
+    .order_by(_SEGMENT.c.order_id, func.min(_SEGMENT.c.started_at))
 )
 _DEPLOYMENTS = sa_select(_DEPLOYMENT).order_by(_DEPLOYMENT.c.created_at)
 _ONE_DEPLOYMENT = sa_select(_DEPLOYMENT).where(_DEPLOYMENT.c.deployment_id == bindparam("the_deployment"))

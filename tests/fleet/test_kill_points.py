@@ -53,7 +53,7 @@ def stop(world: World) -> None:
     assert world.market.live == [] and world.leases() == () and world.routes == ()
     assert world.ledger() == world.bill()
     with world.store.read() as tx:
-        assert tx.doubtful_intents() == () and tx.unsettled_orders() == ()
+        assert tx.doubtful_intents() == () and tx.open_bills() == ()
 
 
 def life(world: World) -> None:

@@ -47,7 +47,7 @@ def assert_all_ended(world: World) -> None:
     assert world.market.live == [] and world.leases() == () and world.routes == ()
     assert world.ledger() == world.bill()
     with world.store.read() as tx:
-        assert tx.doubtful_intents() == () and tx.unsettled_orders() == ()
+        assert tx.doubtful_intents() == () and tx.open_bills() == ()
 
 
 def test_a_wish_becomes_a_serving_replica_and_its_end_a_closed_ledger(world: World):

@@ -11,7 +11,8 @@ from clorefleet.domain.deployment import Desired
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import NO_ORDER, LeaseState, Phase
-from clorefleet.domain.money import Rate
+from clorefleet.domain.ledger import OpenBill
+from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.node import Discrepancy, JobReport, JobState, NodeView
 from clorefleet.fleet.action import (
     Adopt,
@@ -375,6 +376,11 @@ def test_a_dropped_rent_whose_order_comes_late_is_reopened_and_so_ended():
     assert len(decided(Reopen, closed_leases=(dropped,), orders=orders(order()))) == 1
 
 
+def bill(lease_id: str = "l1", server_id: int = 7, **changes: object) -> OpenBill:
+    base = OpenBill(OrderId(900), LeaseId(lease_id), ServerId(server_id), NOW - minutes(5))
+    return replace(base, **changes)
+
+
 REOPENED = lease(LeaseState.ENDING, Phase.DRAINING, is_proven=False, reason="came late")
 
 
@@ -403,12 +409,27 @@ def test_a_late_order_that_our_key_does_not_open_is_reported_and_left_alone():
 
 def test_an_order_is_settled_although_its_number_is_another_orders_by_now():
     """A21, S7."""
-    closed = lease(LeaseState.ENDED, Phase.ENDED)
     mine, other = order(is_expired=True), order(900, 55)
-    listed = orders(other, mine)
-    settled = decided(Settle, closed_leases=(closed,), orders=listed, unsettled=(OrderId(900),))
-    assert settled == [Settle(OrderId(900), mine.spend.amount)]
-    assert decided(Settle, closed_leases=(closed,), orders=orders(other), unsettled=(OrderId(900),)) == []
+    [settled] = decided(Settle, orders=orders(other, mine), unsettled=(bill(),))
+    assert settled == Settle(L1, OrderId(900), mine.spend.amount)
+    assert decided(Settle, orders=orders(other), unsettled=(bill(),)) == []
+    ended = replace(other, is_expired=True)
+    assert decided(Settle, orders=orders(ended), unsettled=(bill(),)) == []
+
+
+@pytest.mark.parametrize("newer_server", [7, 55])
+def test_of_two_bills_with_one_number_each_gets_its_own_orders_figure(newer_server: int):
+    """A21, S7: neither was settled when the number was given anew; the older got the newer's figure."""
+    older, newer = bill("l1", started_at=NOW - minutes(600)), bill("l2", newer_server)
+    first = order(is_expired=True, created_at=older.started_at, spend=Money.usd("0.6"))
+    second = order(900, newer_server, is_expired=True, spend=Money.usd("0.2"))
+    of_older = Settle(older.lease_id, OrderId(900), Decimal("0.6"))
+    of_newer = Settle(newer.lease_id, OrderId(900), Decimal("0.2"))
+    bills = {"unsettled": (older, newer)}
+    for listed in (orders(first, second), orders(second, first)):
+        assert set(decided(Settle, orders=listed, **bills)) == {of_older, of_newer}
+    assert decided(Settle, orders=orders(first), **bills) == [of_older]
+    assert decided(Settle, orders=orders(second), **bills) == [of_newer]
 
 
 def test_a_foreign_order_is_reported_and_nothing_else():
@@ -419,8 +440,12 @@ def test_a_foreign_order_is_reported_and_nothing_else():
 
 def test_final_bills_are_settled_from_the_completed_list():
     done = order(800, 3, is_expired=True)
-    situation = {"unsettled": (OrderId(800),), "orders": orders(done)}
-    assert decided(Settle, **situation) == [Settle(OrderId(800), Decimal("0.01"))]
+    situation = {"unsettled": (bill(server_id=3, order_id=OrderId(800)),), "orders": orders(done)}
+    assert decided(Settle, **situation) == [Settle(L1, OrderId(800), Decimal("0.01"))]
+
+
+def test_a_live_order_settles_nothing():
+    assert decided(Settle, unsettled=(bill(),), orders=orders(order())) == []
 
 
 # -- price

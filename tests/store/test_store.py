@@ -19,9 +19,9 @@ from clorefleet.domain.deployment import IdlePolicy, Origin, ScalePolicy
 from clorefleet.domain.errors import LostLeadership, StoreError
 from clorefleet.domain.event import Event
 from clorefleet.domain.host import CudaFound, HostFault, HostRecord, HostVerdict, Verdict
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
-from clorefleet.domain.ledger import LedgerSegment, closed
+from clorefleet.domain.ledger import LedgerSegment, OpenBill, closed
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Rate
 from clorefleet.domain.planning import planning_of
@@ -253,17 +253,41 @@ def test_a_settled_bill_is_final(store: Store):
         Decimal(1), "test", NOW,
     )  # fmt: skip
     with store.write() as tx:
+        tx.put_lease(lease())
         ended = closed((segment,), ended_at=NOW + minutes(5), settled=None, now=NOW)
         tx.put_order_segments(OrderId(3), ended)
-        assert tx.unsettled_orders() == (3,)
+        assert tx.open_bills() == (OpenBill(OrderId(3), LeaseId("l1"), ServerId(7), NOW),)
         ended = closed(ended, ended_at=NOW + minutes(9), settled=Decimal("0.42"), now=NOW)
         tx.put_order_segments(OrderId(3), ended)
         tx.note_spends([(OrderId(3), replace(ended[0], market_spend=Decimal("9.99")))])
     with store.read() as tx:
         [kept] = tx.segments()
-        assert tx.unsettled_orders() == ()
+        assert tx.open_bills() == ()
     assert kept.ended_at == NOW + minutes(5)
     assert kept.cost_usd(NOW) == Decimal("0.42")
+
+
+def test_two_orders_with_one_number_have_a_bill_each(store: Store):
+    """A21: the older one's is open although the newer one runs, and one that is settled leaves the other."""
+    older = LedgerSegment(
+        LeaseId("l1"), DeploymentId("tiny"), OrderId(3), Rate.per_day(2), False, Decimal(5), Decimal(0),
+        Decimal(1), "test", NOW - minutes(9), NOW - minutes(7),
+    )  # fmt: skip
+    later_price = replace(older, started_at=NOW - minutes(7), ended_at=NOW - minutes(6))
+    newer = replace(older, lease_id=LeaseId("l2"), started_at=NOW - minutes(5), ended_at=None)
+    of_older = OpenBill(OrderId(3), LeaseId("l1"), ServerId(7), NOW - minutes(9))
+    of_newer = OpenBill(OrderId(3), LeaseId("l2"), ServerId(8), NOW - minutes(5))
+    with store.write() as tx:
+        tx.put_lease(lease())
+        tx.put_lease(lease(lease_id=LeaseId("l2"), intent_id=IntentId("l2-rent"), plan=plan(8)))
+        tx.put_order_segments(OrderId(3), (older, later_price, newer))
+        assert tx.open_bills() == (of_older,)
+        ended = replace(newer, ended_at=NOW)
+        tx.put_order_segments(OrderId(3), (older, later_price, ended))
+        assert tx.open_bills() == (of_older, of_newer)
+        settled = closed((older, later_price), ended_at=NOW, settled=Decimal("0.1"), now=NOW)
+        tx.put_order_segments(OrderId(3), (*settled, ended))
+        assert tx.open_bills() == (of_newer,)
 
 
 def test_events_come_in_order_and_after_a_mark(store: Store):
