@@ -292,7 +292,7 @@ class Executor:
                 ssh_password=credentials.ssh_password,
                 command=Secret(self._startup_command(credentials)),
                 needs_ssh_entrypoint=not image.startswith("cloreai/"),
-                is_timely=lambda: not self._has_slept(now, began_s),
+                is_timely=lambda: not self._has_slept(now, began_s) and self._is_still_wished(action),
             )
             return self._market.rent(request)
 
@@ -352,6 +352,12 @@ class Executor:
         since = now - orders.read_at
         is_known = timedelta(0) <= since <= self._limits.order_ct_skew
         return orders.told_at + since if is_known else orders.told_at
+
+    def _is_still_wished(self, action: Rent) -> bool:
+        deployment = next(
+            (each for each in self._snapshot.deployments if each.deployment_id == action.deployment_id), None
+        )
+        return deployment is not None and self._journal.is_still_wished(deployment)
 
     def _has_slept(self, since: datetime, since_s: float) -> bool:
         """A process that slept between intent and effect has perhaps been given up by another daemon: it is

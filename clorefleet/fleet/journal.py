@@ -29,8 +29,8 @@ from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
 
-from clorefleet.domain.deployment import Desired
-from clorefleet.domain.errors import BudgetExceeded, MarketError
+from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.errors import BudgetExceeded, MarketError, StoreError
 from clorefleet.domain.event import Event
 from clorefleet.domain.failure import Correction
 from clorefleet.domain.guard import WalletReading
@@ -112,6 +112,20 @@ class Journal:
                 f"{action.plan.price.billed} for {lease.deployment_id}: {action.reason}",
                 now,
             )
+
+    def is_still_wished(self, deployment: Deployment) -> bool:
+        """False where the user stopped it, or changed what may be rented for it, since the snapshot.
+
+        Asked again when a rent is sent: its turn at the market may have been long in coming.
+        """
+        try:
+            with self._store.read() as tx:
+                now = tx.deployment(deployment.deployment_id)
+        except StoreError:
+            return False
+        return (
+            now is not None and now.desired is Desired.RUNNING and now.requirement == deployment.requirement
+        )
 
     def finish_rent_accepted(self, lease: Lease, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:

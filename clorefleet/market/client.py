@@ -436,7 +436,7 @@ class MarketClient:
             raise NoApiKey(_NO_KEY_REMEDY)
         self._limiter.wait_turn(call.priority)
         if not call.is_timely():
-            raise TooLate("the request's time was over before its turn came")
+            raise TooLate("when its turn came, its time was over or what was wanted had changed")
         return self._transport.exchange(
             call.method,
             call.endpoint,

@@ -64,6 +64,8 @@ class Judge:
         self._heard: list[Violation] = []
         self._absences: dict[str, Counter[tuple[OrderId, ServerId]]] = {}
         self._asked_s: dict[str, float] = {}
+        self._ceiling: dict[str, Decimal | None] = {}
+        """By nonce: the budget in USD per day when the rent was asked for."""
         self._shown: dict[str, set[tuple[OrderId, ServerId]]] = {}
         """By fleet, orders of its own that a list told it of in time: alive, or ended while their rent was in
         doubt. What they cost is to be in its ledger."""
@@ -196,6 +198,10 @@ class Judge:
         nonce = dict(request.env).get("CLOREFLEET_NONCE", "")
         self._asked_s[nonce] = self._world.now_s()
         with process.home.house.open().read() as tx:
+            lease = tx.lease(LeaseId(nonce.removeprefix(f"{process.fleet_name}/")))
+            deployment = None if lease is None else tx.deployment(lease.deployment_id)
+            budget = None if deployment is None else deployment.requirement.budget
+            self._ceiling[nonce] = None if budget is None else budget.per_day.amount
             self._refuse(of_servers(tx.open_leases()))
 
     def actions(self, process: Process, actions: Iterable[Action]) -> None:
@@ -246,8 +252,6 @@ class Judge:
         leases = {f"{process.fleet_name}/{lease.lease_id}": lease for lease in tx.leases()}
         lease = leases.get(order.nonce)
         leader = tx.leadership()
-        deployment = None if lease is None else tx.deployment(lease.deployment_id)
-        budget = None if deployment is None else deployment.requirement.budget
         running = Decimal(0)
         rivals = []
         worst_today = Decimal(0)
@@ -270,7 +274,9 @@ class Judge:
             leader=None if leader is None else leader.token,
             approved=request.approved_price,
             rivals=tuple(rivals),
-            ceiling_usd_per_day=None if budget is None else budget.per_day.amount,
+            # Of the moment in which the rent was asked for: a budget that is lowered while the request is on
+            # its way is kept by ending what it now forbids.
+            ceiling_usd_per_day=self._ceiling.get(order.nonce),
             running_usd_per_day=running,
             worst_today_usd=Decimal(0) if self._is_day_unsure(process) else worst_today,
         )

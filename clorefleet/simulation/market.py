@@ -448,6 +448,8 @@ class Desk:
 
     def rent(self, request: RentRequest, *, with_required_price: bool = True) -> RentOutcome:
         market, switches = self._market, self._market.switches
+        if not request.is_timely():
+            return RentRefused(MarketUnreachable("nothing was sent"))
         market.on_ask(self._caller, request)
         self._wait()
         trouble = self._trouble()

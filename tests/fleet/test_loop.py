@@ -11,9 +11,10 @@ import pytest
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.failure import Correction
 from clorefleet.domain.host import CudaFound
-from clorefleet.domain.identity import ServerId
+from clorefleet.domain.identity import DeploymentId, ServerId
 from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.money import parse_budget
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import RentRequest
 from clorefleet.domain.plan import PlanReport, Requirement
@@ -228,3 +229,27 @@ def test_a_process_that_was_asked_to_end_begins_nothing_that_costs_and_still_can
     world.start()
     world.tick(1)
     assert world.market.rent_calls == 2
+
+
+@pytest.mark.parametrize("change", ["stopped", "a lower budget"])
+def test_what_the_user_changes_while_a_rent_waits_for_its_turn_keeps_it_from_being_sent(
+    world: World, change: str
+):
+    """The market takes one rent in five seconds; what came in between must not be rented and ended again."""
+    world.wish()
+
+    def changed() -> None:
+        with world.store.write() as tx:
+            before = tx.deployment(DeploymentId("tiny"))
+            assert before is not None
+            lower = replace(before.requirement, budget=parse_budget("1/day"))
+            tx.put_deployment(
+                replace(before, desired=Desired.STOPPED)
+                if change == "stopped"
+                else replace(before, requirement=lower)
+            )
+
+    world.market.before_rent = changed
+    world.tick(3)
+    assert world.market.rent_calls == 0
+    assert world.leases() == ()

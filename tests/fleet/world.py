@@ -112,6 +112,8 @@ class MemoryMarket:
     hazards: Hazards
     orders: dict[int, Order] = field(default_factory=dict)
     visible_from: dict[int, datetime] = field(default_factory=dict)
+    before_rent: Callable[[], None] = lambda: None
+    """While a rent waits for its turn."""
     rent_calls: int = 0
     rivals: dict[ServerId, Rate | None] = field(default_factory=dict)
     least_bids: dict[ServerId, Rate] = field(default_factory=dict)
@@ -176,6 +178,9 @@ class MemoryMarket:
                     self.waiting.add(order.order_id)
 
     def rent(self, request: RentRequest) -> RentOutcome:
+        self.before_rent()
+        if not request.is_timely():
+            return RentRefused(MarketUnreachable("nothing was sent"))
         self.rent_calls += 1
         if self.hazards.strikes("rent_lost_before"):
             return RentUnknown("timed out")
