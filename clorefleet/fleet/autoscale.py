@@ -24,7 +24,14 @@ from functools import lru_cache
 
 from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import format_usd
-from clorefleet.fleet.demand import NOTHING, VARIATION_MINUTES, Demand, demand_of, learned, smooth_minutes
+from clorefleet.fleet.demand import (
+    NOTHING,
+    Demand,
+    Minutes,
+    demand_of,
+    learned,
+    smooth_minutes,
+)
 from clorefleet.fleet.forecast import Forecast
 from clorefleet.planner.capacity import ReplicaCapacity, demand_carried
 
@@ -93,14 +100,14 @@ class StartCost:
 class Load:
     """What is known of one deployment when it is decided about."""
 
-    samples: Sequence[LoadSample]
-    """Oldest first, a minute each; as far back as `WINDOW_MAX`, and without those that nobody took."""
+    minutes: Minutes
+    """As far back as `WINDOW_MAX` where they can be, and without those that nobody took."""
     capacity: ReplicaCapacity
     start: StartCost
     ages: tuple[timedelta, ...]
     """Since the order, of each replica that serves or is on its way."""
     tokens_per_request: float
-    """Weighted; of the samples, or of the past where they have no request."""
+    """Weighted; of the minutes, or of the past where they have no request."""
     forecast: Forecast | None = None
 
     @property
@@ -120,9 +127,9 @@ class ScaleDecision:
 def decide(rule: ScaleRule, load: Load, *, now: datetime) -> ScaleDecision:
     """The replicas wanted now, up to the rule's maximum; the least is the deployment's business."""
     width = smooth_minutes(load.start.ready_after_s)
-    demand = demand_of(load.samples[-_looked_at(rule, load) :], load.tokens_per_request, width=width)
+    demand = demand_of(load.minutes, load.tokens_per_request, watched=_watched(rule, load), width=width)
     slack = 1.0 if load.forecast is None else FORECAST_SLACK
-    sizes = _Sizes(rule, learned(load.capacity, load.samples), load.tokens_per_request, slack)
+    sizes = _Sizes(rule, learned(load.capacity, load.minutes), load.tokens_per_request, slack)
     up, why_up = _needed(rule, load, demand, sizes, now)
     have = load.replicas
     needed = sizes.replicas(demand.now, demand.variation)
@@ -134,10 +141,9 @@ def decide(rule: ScaleRule, load: Load, *, now: datetime) -> ScaleDecision:
     return _bounded(rule, wanted, needed, demand.now, f"{words}: {why_keep}")
 
 
-def _looked_at(rule: ScaleRule, load: Load) -> int:
-    """Minutes that the decision depends on."""
-    longest = max(rule.up_after, rule.down_after, min(load.start.break_even, WINDOW_MAX))
-    return max(_minutes(longest) + smooth_minutes(load.start.ready_after_s), VARIATION_MINUTES)
+def _watched(rule: ScaleRule, load: Load) -> int:
+    """Minutes that the decision looks back."""
+    return _minutes(max(rule.up_after, rule.down_after, min(load.start.break_even, WINDOW_MAX)))
 
 
 def _needed(rule: ScaleRule, load: Load, demand: Demand, sizes: _Sizes, now: datetime) -> tuple[int, str]:
@@ -147,11 +153,12 @@ def _needed(rule: ScaleRule, load: Load, demand: Demand, sizes: _Sizes, now: dat
     need = sizes.replicas(lasting, demand.variation)
     carried, have = sizes.carried(demand.variation), min(max(1, load.replicas), rule.replicas_max)
     why = f"{_rate(lasting)} asked for, and {have} carry {_rate(carried[have - 1])} within the SLO"
-    if _is_late(rule, load.samples, load.capacity):
+    last = load.minutes.last
+    if last is not None and _is_late(rule, load.minutes.samples, load.capacity):
         # The sizes were wrong: one more than serve, once.
-        need = max(need, load.samples[-1].serving + 1)
+        need = max(need, last.serving + 1)
         why = f"answers begin after more than {rule.slo_wait_s:g} s, all places being taken"
-    if load.samples and load.samples[-1].turned_away and need < 1:
+    if last is not None and last.turned_away and need < 1:
         need, why = 1, "a request found no replica"
     soon, source = demand.rising_to(ready.total_seconds()), "if it goes on rising"
     variation = demand.variation
@@ -197,17 +204,18 @@ class _Sizes:
     ) -> None:
         self._rule = rule
         self._late_max = min(0.5, slack * (1 - rule.slo_share))
-        self._capacity = capacity
-        self._tokens_per_request = tokens_per_request
+        self._tokens_per_s = _rounded(capacity.tokens_per_s)
+        self._places = capacity.places
+        self._tokens_per_request = _rounded(max(1.0, tokens_per_request))
 
     def carried(self, variation: float) -> tuple[float, ...]:
         """Demand that 1, 2, ... replicas carry."""
         rule = self._rule
         return _carried(
             rule.replicas_max,
-            _rounded(self._capacity.tokens_per_s),
-            self._capacity.places,
-            _rounded(max(1.0, self._tokens_per_request)),
+            self._tokens_per_s,
+            self._places,
+            self._tokens_per_request,
             rule.slo_wait_s,
             self._late_max,
             rule.target,

@@ -6,9 +6,11 @@ saturated fleet serves the same however much is asked of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate
+from operator import mul
 
 from clorefleet.domain.load import MINUTE_S, LoadSample, weighted_tokens
 from clorefleet.planner.capacity import ReplicaCapacity
@@ -28,6 +30,44 @@ LEARN_FROM, LEARN_WINDOW = 60, 5
 minute may show the tokens of several."""
 NOTHING = 1e-6
 """Tokens/s that only rounding leaves."""
+
+
+@dataclass(slots=True)
+class Minutes:
+    """Samples, oldest first and a minute each, and by column what every decision sums up over hours of them.
+
+    Columns, since a simulated month decides some 40,000 times, each time about two hours of minutes.
+    """
+
+    samples: list[LoadSample] = field(default_factory=list)
+    served: list[float] = field(default_factory=list)
+    """Weighted tokens/s."""
+    unmet: list[float] = field(default_factory=list)
+    """Requests/s that were turned away, or that wait and are to be gone within `DRAIN_S`."""
+    per_replica: list[float] = field(default_factory=list)
+    """`served` by each of those that serve."""
+
+    @staticmethod
+    def of(samples: Iterable[LoadSample]) -> Minutes:
+        made = Minutes()
+        for each in samples:
+            made.append(each)
+        return made
+
+    def append(self, sample: LoadSample) -> None:
+        self.samples.append(sample)
+        self.served.append(sample.tokens_per_s)
+        self.unmet.append(sample.waiting / DRAIN_S + sample.turned_away / sample.length_s)
+        self.per_replica.append(self.served[-1] / max(1, sample.serving))
+
+    def forget_before(self, kept: int) -> None:
+        """All but the last `kept`."""
+        for column in (self.samples, self.served, self.unmet, self.per_replica):
+            del column[:-kept]
+
+    @property
+    def last(self) -> LoadSample | None:
+        return self.samples[-1] if self.samples else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +109,33 @@ def smooth_minutes(ready_after_s: float) -> int:
 
 
 def demand_of(
-    samples: Sequence[LoadSample], tokens_per_request: float, *, width: int = SMOOTH_LEAST
+    minutes: Minutes, tokens_per_request: float, *, watched: int, width: int = SMOOTH_LEAST
 ) -> Demand:
-    """`width` is `smooth_minutes` of the time that a server takes to start."""
-    raw = tuple(
-        each.tokens_per_s
-        + each.waiting * tokens_per_request / DRAIN_S
-        + each.turned_away * tokens_per_request / each.length_s
-        for each in samples
+    """
+    Args:
+        watched: minutes back that are asked about.
+        width: `smooth_minutes` of the time that a server takes to start.
+    """
+    looked_at = max(watched + width, VARIATION_MINUTES)
+    served, unmet = minutes.served[-looked_at:], minutes.unmet[-looked_at:]
+    raw = served
+    if any(unmet):
+        raw = [rate + more * tokens_per_request for rate, more in zip(served, unmet, strict=True)]
+    return Demand(
+        tuple(raw),
+        _smoothed(raw[-watched - width :], width),
+        _variation(raw[-VARIATION_MINUTES:], width),
+        width,
     )
-    sums = (0.0, *accumulate(raw))
-    smoothed = tuple(
-        max(0.0, (sums[end] - sums[max(0, end - width)]) / min(end, width)) for end in range(1, len(sums))
-    )
-    return Demand(raw, smoothed, _variation(raw[-VARIATION_MINUTES:], width), width)
+
+
+def _smoothed(raw: Sequence[float], width: int) -> tuple[float, ...]:
+    """Means of `width` minutes up to each; of fewer where the record begins."""
+    sums = [0.0, *accumulate(raw)]
+    means = [total / minute for minute, total in enumerate(sums[1 : width + 1], 1)]
+    means += [(end - start) / width for start, end in zip(sums[1:], sums[width + 1 :], strict=False)]
+    # What is left of nothing may be a little less than nothing.
+    return tuple([mean if mean > 0.0 else 0.0 for mean in means])
 
 
 def _variation(raw: Sequence[float], width: int) -> float:
@@ -93,21 +146,30 @@ def _variation(raw: Sequence[float], width: int) -> float:
     squares, free = 0.0, 0
     for start in range(0, len(raw) - 1, width):
         stretch = raw[start : start + width]
-        middle = sum(stretch) / len(stretch)
-        squares += sum((value - middle) ** 2 for value in stretch)
+        squares += _squares(stretch)
         free += len(stretch) - 1
     return min(VARIATION_MOST, float((squares / max(1, free)) ** 0.5) / mean)
+
+
+def _squares(values: Sequence[float]) -> float:
+    """Of the distances from the mean."""
+    total = sum(values)
+    squared: float = sum(map(mul, values, values))
+    return max(0.0, squared - total * total / len(values))
 
 
 def _slope(values: Sequence[float]) -> tuple[float, float]:
     """Of a straight line through the values, and its standard error; both per step."""
     count = len(values)
-    middle = (count - 1) / 2
-    mean = sum(values) / count
     squares = count * (count * count - 1) / 12
-    slope = sum((index - middle) * value for index, value in enumerate(values)) / squares
-    left = sum((value - mean - slope * (index - middle)) ** 2 for index, value in enumerate(values))
+    slope = sum(map(mul, _about_zero(count), values)) / squares
+    left = max(0.0, _squares(values) - slope * slope * squares)
     return slope, float((left / (count - 2) / squares) ** 0.5)
+
+
+@lru_cache(maxsize=8)
+def _about_zero(count: int) -> tuple[float, ...]:
+    return tuple(index - (count - 1) / 2 for index in range(count))
 
 
 def mean_tokens_per_request(samples: Sequence[LoadSample], otherwise: float) -> float:
@@ -117,20 +179,26 @@ def mean_tokens_per_request(samples: Sequence[LoadSample], otherwise: float) -> 
     return tokens / requests if requests and tokens else otherwise
 
 
-def learned(capacity: ReplicaCapacity, samples: Sequence[LoadSample]) -> ReplicaCapacity:
+def learned(capacity: ReplicaCapacity, minutes: Minutes) -> ReplicaCapacity:
     """`capacity` corrected by what replicas did: at least that; no more than that while a queue stood."""
-    recent = samples[-LEARN_FROM:]
-    best = 0.0
-    for start in range(len(recent) % LEARN_WINDOW, len(recent), LEARN_WINDOW):
-        window = recent[start : start + LEARN_WINDOW]
-        serving = max(each.serving for each in window)
-        if serving > 0:
-            best = max(best, sum(each.tokens_per_s for each in window) / LEARN_WINDOW / serving)
-    if best > capacity.tokens_per_s:
-        return replace(capacity, tokens_per_s=best, is_measured=True)
-    last = recent[-LEARN_WINDOW:]
+    if max(minutes.per_replica[-LEARN_FROM:], default=0.0) > capacity.tokens_per_s:
+        best = _best(minutes.samples[-LEARN_FROM:])
+        if best > capacity.tokens_per_s:
+            return replace(capacity, tokens_per_s=best, is_measured=True)
+    last = minutes.samples[-LEARN_WINDOW:]
     is_full = len(last) == LEARN_WINDOW and all(
         each.waiting > 0 and each.serving == last[0].serving > 0 for each in last
     )
-    seen = sum(each.tokens_per_s for each in last) / LEARN_WINDOW / last[0].serving if is_full else 0.0
+    seen = sum(minutes.served[-LEARN_WINDOW:]) / LEARN_WINDOW / last[0].serving if is_full else 0.0
     return replace(capacity, tokens_per_s=seen, is_measured=True) if seen > 0 else capacity
+
+
+def _best(samples: Sequence[LoadSample]) -> float:
+    """Weighted tokens/s of a replica in the best `LEARN_WINDOW` minutes."""
+    best = 0.0
+    for start in range(len(samples) % LEARN_WINDOW, len(samples), LEARN_WINDOW):
+        window = samples[start : start + LEARN_WINDOW]
+        serving = max(each.serving for each in window)
+        if serving > 0:
+            best = max(best, sum(each.tokens_per_s for each in window) / LEARN_WINDOW / serving)
+    return best

@@ -20,7 +20,7 @@ from clorefleet.domain.wanted import IdleDecision, LoadDecision, Wanted
 from clorefleet.fleet import autoscale, idle
 from clorefleet.fleet.autoscale import Load, ScaleRule, StartCost
 from clorefleet.fleet.consolidate import running_usd_per_day
-from clorefleet.fleet.demand import mean_tokens_per_request
+from clorefleet.fleet.demand import Minutes, mean_tokens_per_request
 from clorefleet.fleet.forecast import forecast
 from clorefleet.fleet.slots import held
 from clorefleet.planner.capacity import ReplicaCapacity
@@ -134,7 +134,7 @@ def load_decision(
     if not minutes:
         return None
     load = Load(
-        samples=minutes,
+        minutes=Minutes.of(minutes),
         capacity=_capacity(mine),
         start=_start_cost(mine, start_up),
         ages=tuple(max(timedelta(0), now - lease.created_at) for lease in mine),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from clorefleet.domain.load import LoadSample
@@ -45,9 +45,16 @@ class Forecast:
     """How the last hour compares with what was guessed for it."""
     error: float = 0.0
     """Standard deviation of what came about what was guessed, as a share of it, over the last day."""
+    _guessed: dict[int, float | None] = field(default_factory=dict, repr=False, compare=False)
+    """By bucket, once asked for."""
 
     def demand(self, bucket: int) -> float | None:
         """Weighted tokens/s, or None where the past has nothing to say."""
+        if bucket not in self._guessed:
+            self._guessed[bucket] = self._guess(bucket)
+        return self._guessed[bucket]
+
+    def _guess(self, bucket: int) -> float | None:
         guess = _same_time(self.past, bucket, self.now_bucket)
         if guess is None:
             return None
@@ -69,7 +76,9 @@ def forecast(past: Mapping[int, float], now: datetime) -> Forecast | None:
     if _same_time(past, bucket, bucket) is None:
         return None
     compared = _compared(past, bucket)
-    return Forecast(past, bucket, _ratio(compared[-CORRECTION_BUCKETS:]), _error(compared))
+    lately = compared[-CORRECTION_BUCKETS:]
+    correction = _ratio(sum(was for was, _ in lately), sum(guess for _, guess in lately))
+    return Forecast(past, bucket, correction, _error(compared))
 
 
 def _compared(past: Mapping[int, float], bucket: int) -> list[tuple[float, float]]:
@@ -82,20 +91,22 @@ def _compared(past: Mapping[int, float], bucket: int) -> list[tuple[float, float
     return pairs
 
 
-def _ratio(compared: list[tuple[float, float]]) -> float:
-    guessed = sum(guess for _, guess in compared)
-    ratio = sum(was for was, _ in compared) / guessed if guessed > 0 else 1.0
+def _ratio(was: float, guessed: float) -> float:
+    ratio = was / guessed if guessed > 0 else 1.0
     return min(CORRECTION_MOST, max(CORRECTION_LEAST, ratio))
 
 
 def _error(compared: list[tuple[float, float]]) -> float:
     """Of the corrected guesses, each weighed by its size: the night's few requests say little of the day."""
-    squares = weights = 0.0
-    for index in range(CORRECTION_BUCKETS, len(compared)):
-        was, guess = compared[index]
-        corrected = guess * _ratio(compared[index - CORRECTION_BUCKETS : index])
-        squares += (was - corrected) ** 2
-        weights += corrected**2
+    squares = weights = was_before = guessed_before = 0.0
+    for index, (was, guess) in enumerate(compared):
+        if index >= CORRECTION_BUCKETS:
+            corrected = guess * _ratio(was_before, guessed_before)
+            squares += (was - corrected) ** 2
+            weights += corrected**2
+            first = compared[index - CORRECTION_BUCKETS]
+            was_before, guessed_before = was_before - first[0], guessed_before - first[1]
+        was_before, guessed_before = was_before + was, guessed_before + guess
     return min(ERROR_MOST, math.sqrt(squares / weights)) if weights else ERROR_UNKNOWN
 
 

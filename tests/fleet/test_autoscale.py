@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clorefleet.domain.load import LoadSample
 from clorefleet.fleet.autoscale import Load, ScaleRule, StartCost, decide
-from clorefleet.fleet.demand import demand_of, learned
+from clorefleet.fleet.demand import Minutes, demand_of, learned
 from clorefleet.fleet.forecast import BUCKET_S, Forecast, bucket_of
 from clorefleet.planner.capacity import ReplicaCapacity
 from tests.fleet.builders import NOW
@@ -37,7 +37,7 @@ def load(*rates: float, have: int = 2, age: timedelta = DAY, **changes: object) 
     whole = [rates[0]] * (200 - len(rates)) + list(rates)
     samples = [sample(200 - i, rate) for i, rate in enumerate(whole)]
     values: dict[str, object] = {
-        "samples": samples,
+        "minutes": Minutes.of(samples),
         "capacity": CAPACITY,
         "start": TEN_MINUTES,
         "ages": (age,) * have,
@@ -95,31 +95,31 @@ def test_nothing_is_given_back_right_after_a_start():
 
 
 def test_a_load_that_was_watched_too_shortly_gives_nothing_back():
-    decision = decide(RULE, load(300, samples=[sample(i, 300) for i in (3, 2, 1)]), now=NOW)
+    decision = decide(RULE, load(300, minutes=Minutes.of(sample(i, 300) for i in (3, 2, 1))), now=NOW)
     assert decision.wanted == 2 and "watched for 3 of" in decision.reason
 
 
 def test_what_waits_counts_though_it_is_not_served():
     """Two replicas do 2,000 tokens a second however many are asked for."""
     full = [sample(200 - i, 1990, waiting=600) for i in range(200)]
-    assert wanted(load(1990, samples=full)) > 2
+    assert wanted(load(1990, minutes=Minutes.of(full))) > 2
 
 
 def test_a_first_byte_that_is_late_while_all_places_are_taken_asks_for_one_more():
     late = [sample(200 - i, 1000, first_byte_s=30.0, running=64) for i in range(200)]
-    decision = decide(RULE, load(1000, samples=late), now=NOW)
+    decision = decide(RULE, load(1000, minutes=Minutes.of(late)), now=NOW)
     assert decision.wanted == 3 and "answers begin after more than 10 s" in decision.reason
 
 
 def test_a_late_first_byte_with_places_free_is_a_long_prompt_and_no_queue():
     late = [sample(200 - i, 1000, first_byte_s=30.0, running=5) for i in range(200)]
-    assert wanted(load(1000, samples=late)) == 2
+    assert wanted(load(1000, minutes=Minutes.of(late))) == 2
 
 
 def test_a_request_that_found_no_replica_wants_one():
     asleep = [sample(i, 0, serving=0) for i in range(60, 1, -1)]
     samples = [*asleep, sample(1, 0, serving=0, turned_away=1)]
-    assert wanted(load(0, samples=samples, have=0)) == 1
+    assert wanted(load(0, minutes=Minutes.of(samples), have=0)) == 1
 
 
 def test_the_maximum_holds_and_is_named():
@@ -133,16 +133,24 @@ def test_a_target_share_asks_for_more_replicas_than_the_slo_alone():
 
 def test_replicas_that_did_more_than_was_predicted_are_known_to():
     fast = [sample(i, 3000) for i in range(60, 0, -1)]
-    assert learned(CAPACITY, fast) == ReplicaCapacity(1500, 32, is_measured=True)
+    assert learned(CAPACITY, Minutes.of(fast)) == ReplicaCapacity(1500, 32, is_measured=True)
 
 
 def test_replicas_that_did_less_while_a_queue_stood_are_known_to():
     slow = [sample(i, 600, waiting=9) for i in range(60, 0, -1)]
-    assert learned(CAPACITY, slow).tokens_per_s == pytest.approx(300)
+    assert learned(CAPACITY, Minutes.of(slow)).tokens_per_s == pytest.approx(300)
 
 
 def test_an_idle_replica_says_nothing_of_what_it_could_do():
-    assert learned(CAPACITY, [sample(i, 50) for i in range(60, 0, -1)]) == CAPACITY
+    assert learned(CAPACITY, Minutes.of(sample(i, 50) for i in range(60, 0, -1))) == CAPACITY
+
+
+def test_minutes_that_are_forgotten_change_nothing_of_what_the_others_say():
+    made = Minutes.of(sample(i, 100.0 * (i % 7), waiting=i % 3) for i in range(300, 0, -1))
+    before = demand_of(made, TOKENS, watched=60, width=10), learned(CAPACITY, made)
+    made.forget_before(150)
+    assert len(made.samples) == len(made.unmet) == 150
+    assert (demand_of(made, TOKENS, watched=60, width=10), learned(CAPACITY, made)) == before
 
 
 # -- with a forecast
@@ -176,7 +184,7 @@ def test_a_server_that_will_not_be_needed_is_given_back_before_the_break_even():
 
 
 def test_demand_is_steady_where_the_load_is():
-    steady = demand_of([sample(i, 500) for i in range(120, 0, -1)], TOKENS, width=10)
+    steady = demand_of(Minutes.of(sample(i, 500) for i in range(120, 0, -1)), TOKENS, watched=60, width=10)
     assert steady.variation == pytest.approx(0) and steady.rising_to(3600) == pytest.approx(500)
 
 
@@ -191,7 +199,7 @@ def test_the_count_is_always_between_none_and_the_maximum(
     rates: list[float], have: int, most: int, ready_s: float
 ):
     samples = [sample(len(rates) - i, rate) for i, rate in enumerate(rates)]
-    the_load = load(0, samples=samples, have=have, start=StartCost(ready_s, Decimal(5)))
+    the_load = load(0, minutes=Minutes.of(samples), have=have, start=StartCost(ready_s, Decimal(5)))
     decision = decide(ScaleRule(most), the_load, now=NOW)
     assert 0 <= decision.wanted <= most and decision.reason
     assert decide(ScaleRule(most), the_load, now=NOW) == decision

@@ -167,18 +167,19 @@ def _late_requests(weeks: Weeks, service: Service, measured_from: int) -> list[l
         tokens = [weighted_tokens(weeks.prompt_tokens[m], weeks.generated_tokens[m]) for m in minutes]
         counts = [weeks.requests[m] for m in minutes]
         mean = sum(tokens) / max(1, sum(counts))
-        for replicas in range(service.replicas_max + 1):
-            for arrived, count in zip(tokens, counts, strict=True):
-                if count:
-                    passed = pass_minute(
-                        replicas,
-                        service.capacity,
-                        tokens=arrived,
-                        backlog_tokens=0.0,
-                        service_s=max(1e-6, mean / per_place),
-                        wait_s=service.slo_wait_s,
-                    )
-                    row[replicas] += passed.late * count
+        for arrived, count in zip(tokens, counts, strict=True):
+            for replicas in range(service.replicas_max + 1 if count else 0):
+                passed = pass_minute(
+                    replicas,
+                    service.capacity,
+                    tokens=arrived,
+                    backlog_tokens=0.0,
+                    service_s=max(1e-6, mean / per_place),
+                    wait_s=service.slo_wait_s,
+                )
+                row[replicas] += passed.late * count
+                if not passed.late:
+                    break  # nor with more of them
         for replicas in range(1, len(row)):
             row[replicas] = min(row[replicas], row[replicas - 1])
         table.append(row)

@@ -73,7 +73,7 @@ class ByLoad:
 
     def decided(self, sight: Sight) -> ScaleDecision:
         load = Load(
-            samples=list(sight.samples)[-_LOOK_BACK:],
+            minutes=sight.minutes,
             capacity=self.service.capacity,
             start=self.service.start_cost(sight.usd_per_day),
             ages=sight.ages,
@@ -125,7 +125,8 @@ class AsWritten:
         if self.deployment.scale is None:
             return None
         if not sight.ages:
-            is_asked = bool(sight.samples) and sight.samples[-1].turned_away > 0
+            last = sight.minutes.last
+            is_asked = last is not None and last.turned_away > 0
             return LoadDecision(1, "a request found no replica") if is_asked else None
         if self._load is None:
             rule = rule_of(self.deployment.scale, self.deployment.bounds.replicas_max)
@@ -136,15 +137,13 @@ class AsWritten:
     def _idle_decision(self, sight: Sight) -> IdleDecision | None:
         if self.deployment.idle is None:
             return None
-        if sight.samples and sight.samples[-1].turned_away:
+        last = sight.minutes.last
+        if last is not None and last.turned_away:
             return IdleDecision(False, "a request asks for it")
         if not sight.ages and self._is_asleep:
             return IdleDecision(True, self.reason)
         use = idle.Use(sight.last_used if sight.ages else None, sight.starting)
         return idle.decide(self.deployment.idle.after, use, now=sight.now)
-
-
-_LOOK_BACK = int(autoscale.WINDOW_MAX.total_seconds()) // MINUTE_S
 
 
 def size_always_on(weeks: Weeks, service: Service, needed: Sequence[int]) -> int:

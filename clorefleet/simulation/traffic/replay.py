@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
-from clorefleet.domain.load import MINUTE_S, PROMPT_TOKEN_WEIGHT, LoadSample
+from clorefleet.domain.load import MINUTE_S, LoadSample, weighted_tokens
 from clorefleet.fleet.autoscale import WINDOW_MAX, StartCost
-from clorefleet.fleet.demand import mean_tokens_per_request
+from clorefleet.fleet.demand import Minutes, mean_tokens_per_request
 from clorefleet.fleet.forecast import BUCKET_S
 from clorefleet.planner.capacity import ReplicaCapacity
 from clorefleet.simulation.traffic.market import PriceHistory
@@ -21,7 +20,11 @@ from clorefleet.simulation.traffic.week import Weeks
 
 START_SPREAD = 0.15
 """Standard deviation of the logarithm of a start-up's length [assumed]."""
-_SAMPLES_KEPT = int(WINDOW_MAX.total_seconds()) // MINUTE_S + 10
+WARM_UP_MINUTES = 1440
+"""Lived through before the measured time, so that the policy has the replicas of its own by then; twice
+as long as a decision looks back. Of what is before that, only the demand is kept, for a forecast."""
+_BUCKET_MINUTES = BUCKET_S // MINUTE_S
+_MINUTES_KEPT = int(WINDOW_MAX.total_seconds()) // MINUTE_S + 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Sight:
     ages: tuple[timedelta, ...]
     """Since the order, of each replica."""
     starting: int
-    samples: deque[LoadSample]
+    minutes: Minutes
     past: dict[int, float]
     """Mean weighted tokens/s by bucket of the forecast's length."""
     tokens_per_request: float
@@ -122,31 +125,37 @@ def replay(
 ) -> Outcome:
     """
     Args:
-        measured_from: minutes before this one are lived through (history for a forecast) and not counted.
+        measured_from: minutes before this one are history for a forecast; the last day of them is lived
+            through, and not counted.
     """
     chance = random.Random(f"starts {seed}")  # noqa: S311 - seeded chance, not cryptography
     replicas: list[_Replica] = []
     bill = _Bill()
-    samples: deque[LoadSample] = deque(maxlen=_SAMPLES_KEPT)
-    past: dict[int, float] = {}
-    bucket, bucket_tokens, bucket_minutes = int(weeks.begins_at.timestamp()) // BUCKET_S, 0.0, 0
+    minutes = Minutes()
+    first = max(0, measured_from - WARM_UP_MINUTES) // _BUCKET_MINUTES * _BUCKET_MINUTES
+    bucket = int(weeks.begins_at.timestamp()) // BUCKET_S
+    past = {
+        bucket + begin // _BUCKET_MINUTES: _mean_demand(weeks, begin)
+        for begin in range(0, first, _BUCKET_MINUTES)
+    }
     backlog = late = 0.0
     requests = turned_away = 0
     tokens_per_request = _first_tokens_per_request(weeks)
-    last_used = weeks.begins_at
+    begins_at = weeks.begins_at + timedelta(minutes=first)
+    last_used = begins_at
     serving_by_minute: list[int] = []
     held_by_minute: list[int] = []
     reasons: list[tuple[datetime, int, str]] = []
     wanted = policy.wanted(
-        Sight(weeks.begins_at, (), 0, samples, past, tokens_per_request, prices.at_minute(0), last_used)
+        Sight(begins_at, (), 0, minutes, past, tokens_per_request, prices.at_minute(first), last_used)
     )
-    for _ in range(wanted):  # what runs when the count begins was there before
-        replicas.append(_Replica(0, 0, prices.at_minute(0)))
-    for minute in range(weeks.minutes):
+    for _ in range(wanted):  # what runs at first was there before
+        replicas.append(_Replica(first, first, prices.at_minute(first)))
+    for minute in range(first, weeks.minutes):
         at = weeks.begins_at + timedelta(minutes=minute)
         serving = sum(1 for each in replicas if each.ready_at <= minute)
         count = weeks.requests[minute]
-        tokens = weeks.prompt_tokens[minute] * PROMPT_TOKEN_WEIGHT + weeks.generated_tokens[minute]
+        tokens = weighted_tokens(weeks.prompt_tokens[minute], weeks.generated_tokens[minute])
         per_place = service.capacity.tokens_per_s / service.capacity.places
         passed = pass_minute(
             serving,
@@ -179,22 +188,22 @@ def replay(
             waiting=int(backlog / tokens_per_request),
             serving=serving,
         )
-        samples.append(sample)
+        minutes.append(sample)
+        if len(minutes.samples) >= 2 * _MINUTES_KEPT:
+            minutes.forget_before(_MINUTES_KEPT)
         now = at + timedelta(minutes=1)
         if sample.is_used:
             last_used = now
-        bucket_tokens += tokens / MINUTE_S
-        bucket_minutes += 1
-        if (minute + 1) % (BUCKET_S // MINUTE_S) == 0:
-            past[bucket] = bucket_tokens / bucket_minutes
-            bucket, bucket_tokens, bucket_minutes = bucket + 1, 0.0, 0
+        if (minute + 1) % _BUCKET_MINUTES == 0:
+            begin = minute + 1 - _BUCKET_MINUTES
+            past[bucket + begin // _BUCKET_MINUTES] = _mean_demand(weeks, begin)
         if minute % 30 == 0:
-            tokens_per_request = mean_tokens_per_request(list(samples)[-60:], tokens_per_request)
+            tokens_per_request = mean_tokens_per_request(minutes.samples[-60:], tokens_per_request)
         before = wanted
         starting = sum(1 for each in replicas if each.ready_at > minute + 1)
         price = prices.at_minute(minute)
         ages = tuple(timedelta(minutes=minute + 1 - each.ordered_at) for each in replicas)
-        sight = Sight(now, ages, starting, samples, past, tokens_per_request, price, last_used)
+        sight = Sight(now, ages, starting, minutes, past, tokens_per_request, price, last_used)
         wanted = min(service.replicas_max, max(0, policy.wanted(sight)))
         if wanted != before and minute >= measured_from:
             reasons.append((now, wanted, policy.reason))
@@ -221,9 +230,15 @@ def replay(
     )
 
 
+def _mean_demand(weeks: Weeks, begin: int) -> float:
+    """Weighted tokens/s of the bucket that begins with a minute."""
+    minutes = slice(begin, begin + _BUCKET_MINUTES)
+    return weighted_tokens(sum(weeks.prompt_tokens[minutes]), sum(weeks.generated_tokens[minutes])) / BUCKET_S
+
+
 def _first_tokens_per_request(weeks: Weeks) -> float:
     """Of the first day, as somebody who sets the service up would know it roughly."""
     day = slice(0, 1440)
     count = sum(weeks.requests[day])
-    tokens = sum(weeks.prompt_tokens[day]) * PROMPT_TOKEN_WEIGHT + sum(weeks.generated_tokens[day])
+    tokens = weighted_tokens(sum(weeks.prompt_tokens[day]), sum(weeks.generated_tokens[day]))
     return max(1.0, tokens / count) if count else 100.0

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from clorefleet.domain.deployment import IdlePolicy, ScalePolicy
 from clorefleet.domain.errors import BadInput
+from clorefleet.domain.load import PROMPT_TOKEN_WEIGHT
 from clorefleet.fleet.autoscale import ScaleRule
+from clorefleet.fleet.forecast import BUCKET_S, bucket_of
 from clorefleet.planner.capacity import ReplicaCapacity
 from clorefleet.simulation.traffic.compare import compare, scale_for
 from clorefleet.simulation.traffic.market import read_prices, seeded, steady
@@ -146,11 +148,32 @@ def test_a_policy_sees_no_minute_before_it_is_over():
         def wanted(self, sight: Sight) -> int:
             nonlocal looks
             looks += 1
-            assert all(each.started_at + timedelta(minutes=1) <= sight.now for each in [*sight.samples][-3:])
+            assert all(
+                each.started_at + timedelta(minutes=1) <= sight.now for each in sight.minutes.samples[-3:]
+            )
             return 1
 
     replay(day({3: 2}), Watching(1), SERVICE, TWELVE, seed=1)
     assert looks > 1440
+
+
+def test_of_the_weeks_before_only_a_day_is_lived_through_and_all_demand_is_known():
+    made, sights = weeks(2), []
+
+    class Watching(AlwaysOn):
+        def wanted(self, sight: Sight) -> int:
+            if not sights:
+                sights.append((sight.now, dict(sight.past)))
+            assert max(sight.past) < bucket_of(sight.now), "nothing of what is to come"
+            return 1
+
+    outcome = replay(made, Watching(1), SERVICE, TWELVE, seed=1, measured_from=MINUTES_A_WEEK)
+    [(begins_at, past)] = sights
+    assert begins_at == MONDAY + timedelta(days=6) and len(past) == 6 * 96
+    assert sum(past.values()) * BUCKET_S == pytest.approx(
+        sum(made.prompt_tokens[: 6 * 1440]) * PROMPT_TOKEN_WEIGHT + sum(made.generated_tokens[: 6 * 1440])
+    )
+    assert outcome.requests == sum(made.requests[MINUTES_A_WEEK:])
 
 
 def test_a_deployment_of_a_file_sleeps_and_is_woken():
