@@ -57,6 +57,8 @@ class Phase(StrEnum):
 
 PHASE_ORDER = tuple(Phase)
 
+_OPEN = (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING)
+
 LEASE_TRANSITIONS: dict[LeaseState, frozenset[LeaseState]] = {
     LeaseState.INTENT: frozenset({LeaseState.ORDERED, LeaseState.REFUSED}),
     # An order may end by itself (expiry, pre-emption, empty wallet) without any cancel of ours.
@@ -179,7 +181,7 @@ class Lease:
 
     @property
     def is_open(self) -> bool:
-        return self.state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING)
+        return self.state in _OPEN
 
     @property
     def may_bill(self) -> bool:

@@ -58,27 +58,32 @@ class LedgerSegment:
 
     def estimate(self, now: datetime) -> Money:
         """Our own count up to `now`, or to the end of the segment. Never negative, also if a clock jumps."""
-        origin = self.order_started_at or self.started_at
-        first = _whole_minutes(origin, self.started_at)
-        last = max(first, _whole_minutes(origin, self.ended_at or now))
-        rent = self.price.for_seconds((last - first) * CHARGE_GRAIN_S).amount
-        total = _rounded(rent) + _rounded(rent * self.fee_percent / 100)
-        if first < _CREATION_FEE_MINUTE <= last:
-            total += self.creation_fee
-        return Money(total, self.currency)
+        return Money(self._estimated(now), self.currency)
 
     def cost(self, now: datetime) -> Money:
         """The settled bill, or the larger of our estimate and the market's counter while it runs."""
-        if self.market_spend is None:
-            return self.estimate(now)
-        market = Money(self.market_spend, self.currency)
-        if self.settled_at is not None:
-            return market
-        estimate = self.estimate(now)
-        return market if market >= estimate else estimate
+        return Money(self._cost(now), self.currency)
 
     def cost_usd(self, now: datetime) -> Decimal:
-        return self.cost(now).amount * self.usd_per_unit
+        return self._cost(now) * self.usd_per_unit
+
+    def _cost(self, now: datetime) -> Decimal:
+        """As an amount: a tick asks each segment that runs for it several times."""
+        if self.market_spend is None:
+            return self._estimated(now)
+        if self.settled_at is not None:
+            return self.market_spend
+        return max(self.market_spend, self._estimated(now))
+
+    def _estimated(self, now: datetime) -> Decimal:
+        origin = self.order_started_at
+        first = 0 if origin is None else _whole_minutes(origin, self.started_at)
+        last = max(first, _whole_minutes(origin or self.started_at, self.ended_at or now))
+        rent = self.price.amount_for((last - first) * CHARGE_GRAIN_S)
+        total = _rounded(rent) + _rounded(rent * self.fee_percent / 100)
+        if first < _CREATION_FEE_MINUTE <= last:
+            total += self.creation_fee
+        return total
 
     @property
     def drift(self) -> Decimal | None:
@@ -174,10 +179,14 @@ def apportioned(segments: Segments, spend: Decimal) -> Segments:
     """
     left, shares = spend, []
     for each in segments[:-1]:
-        share = min(left, each.estimate(each.ended_at or each.started_at).amount)
-        shares.append(replace(each, market_spend=share))
+        share = min(left, each._estimated(each.ended_at or each.started_at))
+        shares.append(_with_spend(each, share))
         left -= share
-    return (*shares, replace(segments[-1], market_spend=left))
+    return (*shares, _with_spend(segments[-1], left))
+
+
+def _with_spend(segment: LedgerSegment, spend: Decimal) -> LedgerSegment:
+    return segment if segment.market_spend == spend else replace(segment, market_spend=spend)
 
 
 def faults_of(segments: Sequence[LedgerSegment]) -> tuple[str, ...]:

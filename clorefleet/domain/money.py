@@ -127,7 +127,11 @@ class Rate:
 
     def for_seconds(self, seconds: Decimal | int) -> Money:
         """What this rate costs over `seconds`."""
-        return Money(self.amount * Decimal(seconds) / self.period.value, self.currency)
+        return Money(self.amount_for(seconds), self.currency)
+
+    def amount_for(self, seconds: Decimal | int) -> Decimal:
+        """The same as an amount in the rate's own currency."""
+        return self.amount * seconds / self.period.value
 
     def __mul__(self, factor: Decimal | int) -> Rate:
         return Rate(self.amount * factor, self.currency, self.period)

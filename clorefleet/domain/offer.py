@@ -103,7 +103,10 @@ class MarketRates:
         return cls(tuple(rates))
 
     def of_currency(self, currency: Currency) -> ExchangeRate | None:
-        return next((rate for rate in self.rates if rate.currency is currency), None)
+        for rate in self.rates:
+            if rate.currency is currency:
+                return rate
+        return None
 
     def to_usd(self, rate: Rate) -> Rate | None:
         """The rate in USD, or None when the market gave no rate for its currency."""
@@ -126,10 +129,17 @@ class RenterFees:
 
     def percent(self, currency: Currency, *, is_spot: bool) -> Decimal:
         table = self.spot_percent if is_spot else self.on_demand_percent
-        return dict(table).get(currency, Decimal(0))
+        return _of_currency(table, currency)
 
     def creation(self, currency: Currency) -> Decimal:
-        return dict(self.creation_fee).get(currency, Decimal(0))
+        return _of_currency(self.creation_fee, currency)
+
+
+def _of_currency(table: tuple[tuple[Currency, Decimal], ...], currency: Currency) -> Decimal:
+    for each, amount in table:
+        if each is currency:
+            return amount
+    return Decimal(0)
 
 
 DOCUMENTED_FEES = RenterFees(

@@ -64,6 +64,10 @@ class OrderList:
 
     def live(self) -> tuple[Order, ...]:
         """Each once: a market may list one twice (A10)."""
+        return self._live
+
+    @cached_property
+    def _live(self) -> tuple[Order, ...]:
         found = {(each.order_id, each.server_id): each for each in self.orders if not each.is_expired}
         return tuple(found.values())
 

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
-from clorefleet.domain.identity import LeaseId, OrderId
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent
 from clorefleet.domain.lease import Lease, LeaseState
 from clorefleet.domain.ledger import LedgerSegment
@@ -37,6 +37,7 @@ READINGS_TO_ACT = 3
 """Readings in a row after which what ought to be corrected (a price, a segment) must be."""
 LEASES_MAX_PER_SLOT = 50
 """Open leases of one slot at once, those that are ending included: more is a loop that rents."""
+_WANT_THEIR_SERVER = (LeaseState.INTENT, LeaseState.ORDERED)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -102,12 +103,13 @@ def _suspect(invariant: str, subject: object, text: str, readings: int = 1) -> _
 
 def _orders_explained(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspicion]:
     """S1: each billing order is leased, foreign and reported, or in doubt."""
-    leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
-    in_doubt = {lease.server_id for lease in snapshot.leases if lease.state is LeaseState.INTENT}
+    in_doubt: set[ServerId] | None = None
     for order in orders.live():
-        if (order.order_id, order.server_id) in leased or order.server_id in in_doubt:
-            continue
-        if (order.order_id, order.server_id) in snapshot.foreign:
+        if (order.order_id, order.server_id) in snapshot.leased_orders:
+            continue  # as nearly all are
+        if in_doubt is None:
+            in_doubt = {lease.server_id for lease in snapshot.leases if lease.state is LeaseState.INTENT}
+        if order.server_id in in_doubt or (order.order_id, order.server_id) in snapshot.foreign:
             continue
         text = f"bills {order.price} on server {order.server_id}, and nothing of ours explains it"
         yield _suspect("S1", f"order {order.order_id}", text, READINGS_TO_EXPLAIN)
@@ -116,6 +118,10 @@ def _orders_explained(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspic
 def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
     """S2, S15: a slot has one lease that is not on its way out (two with a hedge, or where a spot server came
     back beside its replacement), an order has one lease."""
+    slots = [(lease.deployment_id, lease.slot) for lease in snapshot.leases]
+    orders = [lease.order_id for lease in snapshot.leases if lease.order_id is not None]
+    if len(set(slots)) == len(slots) and len(set(orders)) == len(orders):
+        return  # one lease each, as nearly always
     hedged = {each.deployment_id for each in snapshot.deployments if each.requirement.hedge}
     came_back = {(lease.deployment_id, lease.slot) for lease in snapshot.leases if lease.restarts}
     filling: Counter[tuple[str, int]] = Counter()
@@ -143,10 +149,10 @@ def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
 def of_servers(leases: Iterable[Lease]) -> Iterator[Violation]:
     """S2: a server has one order, so that two leases that want one, of whichever deployments, would both take
     it for theirs. One that is ending may share it: a late order is ended beside its successor."""
-    held = Counter(
-        lease.server_id for lease in leases if lease.state in (LeaseState.INTENT, LeaseState.ORDERED)
-    )
-    for server_id, count in held.items():
+    servers = [lease.server_id for lease in leases if lease.state in _WANT_THEIR_SERVER]
+    if len(set(servers)) == len(servers):
+        return
+    for server_id, count in Counter(servers).items():
         if count > 1:
             yield Violation("S2", f"server {server_id}", f"{count} leases hold one server")
 
@@ -161,8 +167,9 @@ def _prices_kept(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
         if order is None or order.is_expired:
             continue
         approved = lease.plan.price.billed
-        if order.price.currency is approved.currency and order.price.amount <= approved.amount * (
-            1 + limits.price_tolerance
+        if order.price.currency is approved.currency and (
+            order.price.amount <= approved.amount
+            or order.price.amount <= approved.amount * (1 + limits.price_tolerance)
         ):
             continue
         text = f"bills {order.price} where {approved} was approved"
@@ -171,15 +178,19 @@ def _prices_kept(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
 
 def _ended_stays_ended(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspicion]:
     """S6: no order of an ended lease is alive in the list."""
+    strange = [
+        order for order in orders.live() if (order.order_id, order.server_id) not in snapshot.leased_orders
+    ]
+    if not strange:
+        return
     ended = {
         (lease.order_id, lease.server_id): lease
         for lease in snapshot.closed_leases
         if lease.order_id is not None and lease.state is LeaseState.ENDED
     }
-    leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
-    for order in orders.live():
+    for order in strange:
         lease = ended.get((order.order_id, order.server_id))
-        if lease is None or (order.order_id, order.server_id) in leased:
+        if lease is None:
             continue
         text = f"is alive in the list, and lease {lease.lease_id} counts as ended"
         yield _suspect("S6", f"order {order.order_id}", text, READINGS_TO_ACT)
@@ -187,15 +198,17 @@ def _ended_stays_ended(snapshot: Snapshot, orders: OrderList) -> Iterator[_Suspi
 
 def _ledger_counts(snapshot: Snapshot) -> Iterator[_Suspicion]:
     """S7: every open lease with an order is counted once, from its order on; nothing else is."""
-    counting: Counter[LeaseId] = Counter(
-        segment.lease_id for segment in snapshot.segments if segment.ended_at is None
-    )
+    counting: dict[LeaseId, int] = {}
+    for segment in snapshot.segments:
+        if segment.ended_at is None:
+            counting[segment.lease_id] = counting.get(segment.lease_id, 0) + 1
     ordered = {lease.lease_id for lease in snapshot.leases if lease.order_id is not None}
     for lease_id in sorted(ordered):
-        if counting[lease_id] != 1:
-            text = f"is counted by {counting[lease_id]} open ledger segments"
+        count = counting.get(lease_id, 0)
+        if count != 1:
+            text = f"is counted by {count} open ledger segments"
             yield _suspect("S7", f"lease {lease_id}", text, READINGS_TO_ACT)
-    for lease_id in sorted(set(counting) - ordered):
+    for lease_id in sorted(counting.keys() - ordered):
         text = "is counted by the ledger, and has no order"
         yield _suspect("S7", f"lease {lease_id}", text, READINGS_TO_ACT)
     yield from (_Suspicion(each, 1) for each in of_segments(snapshot.segments))

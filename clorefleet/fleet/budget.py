@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import FleetGuard
@@ -74,8 +75,7 @@ class FleetSpending:
 _ALONE = FleetSpending()
 
 
-@dataclass(frozen=True, slots=True)
-class _Ceiling:
+class _Ceiling(NamedTuple):
     """One scope's two ceilings, and what counts against them."""
 
     whose: str
@@ -229,22 +229,11 @@ def overspending(
         spent = spent_today_usd.get(deployment.deployment_id, Decimal(0))
         found |= _overspent(_own_ceiling(deployment, mine, spent, fleet), now, limits)
     staying = tuple(lease for lease in fleet.open_leases if lease.lease_id not in found)
-    return found | dict(_overspent(_fleet_ceiling(_with_leases(fleet, staying)), now, limits))
-
-
-def _with_leases(fleet: FleetSpending, leases: tuple[Lease, ...]) -> FleetSpending:
-    return FleetSpending(
-        fleet.guard,
-        leases,
-        fleet.spent_today_usd,
-        fleet.spent_total_usd,
-        fleet.deployment_spent_total_usd,
-        fleet.usd_per_unit,
-    )
+    return found | dict(_overspent(_fleet_ceiling(fleet)._replace(open_leases=staying), now, limits))
 
 
 def _overspent(ceiling: _Ceiling, now: datetime, limits: FleetLimits) -> Mapping[LeaseId, str]:
-    if ceiling.per_day_usd is None and ceiling.total_usd is None:
+    if (ceiling.per_day_usd is None and ceiling.total_usd is None) or not ceiling.open_leases:
         return {}
     rates = {each.lease_id: _present_rate(each, ceiling.usd_per_unit) for each in ceiling.open_leases}
     rate = sum(rates.values(), Decimal(0))
@@ -265,13 +254,15 @@ def _overspent(ceiling: _Ceiling, now: datetime, limits: FleetLimits) -> Mapping
     if ceiling.per_day_usd is None:
         return {}
     lead = min(limits.stop_lead, _until_midnight(now))
-    ahead = ceiling.spent_today_usd + rate * (_share_of_day(lead) - _share_of_day(_SLACK))
+    ahead = ceiling.spent_today_usd + rate * (_share_of_day(lead) - _SLACK_SHARE)
     if ahead > ceiling.per_day_usd:
         why = (
             f"${format_usd(ceiling.spent_today_usd)} was spent since midnight UTC, "
             f"nearly all of {ceiling.scope}"
         )
         return {each.lease_id: why for each in staying}
+    if rate <= ceiling.per_day_usd:
+        return {}
     found: dict[LeaseId, str] = {}
     leaving = {each.lease_id for each in ceiling.open_leases} - {each.lease_id for each in staying}
     rate -= sum((rates[lease_id] for lease_id in leaving), Decimal(0))
@@ -307,6 +298,9 @@ def _worst_factor(plan: Plan, usd_per_unit: UsdPerUnit) -> Decimal:
         return Decimal(1)
     risen = usd_per_unit.get(currency, plan.price.usd_per_unit) / plan.price.usd_per_unit
     return max(Decimal(1), risen) * (1 + COIN_RATE_MARGIN)
+
+
+_SLACK_SHARE = Decimal(int(_SLACK.total_seconds())) / _DAY_S
 
 
 def _until_midnight(now: datetime) -> timedelta:

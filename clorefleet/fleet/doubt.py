@@ -17,6 +17,8 @@ from clorefleet.fleet.snapshot import Snapshot
 
 
 def conclusions(snapshot: Snapshot) -> Iterator[Conclude]:
+    if not snapshot.intents:
+        return
     leases = {lease.lease_id: lease for lease in (*snapshot.closed_leases, *snapshot.leases)}
     for intent in snapshot.intents:
         lease = leases.get(intent.lease_id)

@@ -39,10 +39,10 @@ from clorefleet.fleet.follow import Record
 from clorefleet.fleet.forecast import HISTORY_KEPT, bucket_of, buckets
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.fleet.schedule import StartUp
-from clorefleet.fleet.slots import empty_slots, held
+from clorefleet.fleet.slots import empty_slots, slots_held
 from clorefleet.fleet.snapshot import Snapshot
 from clorefleet.fleet.spending import load_ledger_totals, load_spending
-from clorefleet.fleet.start_up import MEASURED_MAX, start_up_of
+from clorefleet.fleet.start_up import MEASURED_MAX, lead_of, start_up_of
 from clorefleet.fleet.wanted import wanted
 from clorefleet.store.database import Store
 from clorefleet.store.queries import Transaction
@@ -66,6 +66,7 @@ SPOT_READINGS_MAX = 8
 """Spot markets read in one tick: each is a request, and the market takes one a second."""
 SPOT_CANDIDATES = 2
 """Best plans of a deployment whose spot market is read before one is bid for."""
+_NO_START_UP = StartUp()
 InFlight = Callable[[LeaseId], int]
 TakeLoad = Callable[[], LoadTaken]
 NoteView = Callable[[MarketView], None]
@@ -184,9 +185,7 @@ class Observer:
             unsettled=unsettled,
             foreign=frozenset((order_id, server_id) for order_id, server_id, _ in foreign),
             wanted=wanted_now,
-            start_ups={
-                d.deployment_id: start_up_of(d, start_ups.get(d.deployment_id, ())).lead for d in deployments
-            },
+            start_ups={d.deployment_id: lead_of(d, start_ups.get(d.deployment_id, ())) for d in deployments},
             wanted_before=wanted_before,
             load=load,
             spent_today_usd=spending.today_usd,
@@ -321,6 +320,8 @@ def _spot_servers(
     for lease in leases:
         if orders is None or lease.order_id is None or lease.state is not LeaseState.ORDERED:
             continue
+        if not lease.plan.price.is_spot:
+            continue
         # Each lease at a time of its own: the market answers one request a second.
         offset = timedelta(seconds=crc32(lease.lease_id.encode()) % 86_400)
         shifted = None if last_tick is None else last_tick + offset
@@ -390,11 +391,11 @@ def _wanted(
 ) -> Wanted:
     mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
     leads = deployment.schedule is not None or deployment.scale is not None
-    start_up = start_up_of(deployment, start_ups, mine) if leads else StartUp()
+    start_up = start_up_of(deployment, start_ups, mine) if leads else _NO_START_UP
     return wanted(
         deployment,
         now,
-        held=len({lease.slot for lease in held(mine)}),
+        held=len(slots_held(mine)),
         load=follow.load_decision(deployment, mine, record, current, start_up=start_up.lead, now=now),
         idle=follow.idle_decision(
             deployment, mine, views, record, current, before, start_up=start_up.lead, now=now

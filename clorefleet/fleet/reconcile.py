@@ -107,7 +107,9 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     )
     if trouble:
         return (*actions, StopRenting(trouble))
-    snapshot = replace(snapshot, leases=bidding.as_coming_back(snapshot, actions, limits))
+    leases = bidding.as_coming_back(snapshot, actions, limits)
+    if leases != snapshot.leases:
+        snapshot = replace(snapshot, leases=leases)
     for deployment in snapshot.deployments:
         found = tuple(fill_slots(snapshot, deployment))
         rented = {each.plan.offer.server_id for each in found if isinstance(each, Rent)}
@@ -569,10 +571,9 @@ def _fraction(job: JobReport) -> float | None:
 
 
 def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[Action]:
-    leased = {(lease.order_id, lease.server_id) for lease in snapshot.leases}
     reopened: set[LeaseId] = set()
     for order in orders.live():
-        if (order.order_id, order.server_id) in leased:
+        if (order.order_id, order.server_id) in snapshot.leased_orders:
             continue
         if any(
             lease.state is LeaseState.INTENT and is_order_of(order, lease, snapshot)

@@ -11,8 +11,10 @@ from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 def is_held(lease: Lease) -> bool:
     """True for a lease that serves or may come to serve. One that was outbid waits for others to leave: its
     slot is empty meanwhile."""
-    is_leaving = lease.state is LeaseState.ENDING or lease.phase is Phase.DRAINING
-    return lease.is_open and not is_leaving and lease.outbid_since is None
+    return lease.state in _MAY_SERVE and lease.phase is not Phase.DRAINING and lease.outbid_since is None
+
+
+_MAY_SERVE = (LeaseState.INTENT, LeaseState.ORDERED)
 
 
 def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
@@ -33,6 +35,11 @@ def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
             ),
         )
     )
+
+
+def slots_held(leases: Iterable[Lease]) -> frozenset[int]:
+    """Of one deployment, the slots of those that `held` would put in order."""
+    return frozenset(lease.slot for lease in _counted(lease for lease in leases if is_held(lease)))
 
 
 def _cost(lease: Lease) -> Decimal:

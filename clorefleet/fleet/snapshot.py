@@ -91,6 +91,11 @@ class Snapshot:
         shows up there must be that lease's."""
         return self.asked_servers | {lease.server_id for lease in self.leases}
 
+    @cached_property
+    def leased_orders(self) -> frozenset[tuple[OrderId | None, ServerId]]:
+        """Of the open leases, each order with its server."""
+        return frozenset((lease.order_id, lease.server_id) for lease in self.leases)
+
     def wallet_readings(self) -> tuple[WalletReading, ...]:
         """What this tick read of the wallets, beside the first reading of the day."""
         if self.wallets is None:
@@ -98,7 +103,9 @@ class Snapshot:
         fees = {each.order_id: each.fee_percent for each in self.segments}
         burn: dict[Currency, Decimal] = {}
         for order in () if self.orders is None else self.orders.live():
-            fee = fees.get(order.order_id, DOCUMENTED_FEES.percent(order.currency, is_spot=order.is_spot))
+            fee = fees.get(order.order_id)
+            if fee is None:
+                fee = DOCUMENTED_FEES.percent(order.currency, is_spot=order.is_spot)
             daily = order.price.amount * (1 + fee / 100)
             burn[order.currency] = burn.get(order.currency, Decimal(0)) + daily
         before = {each.currency: each for each in self.wallets_before}

@@ -25,14 +25,19 @@ def start_up_of(
         measured: its latest starts, any order; the slowest counts, since being late is what a lead is
         against. leases: its open leases, whose prices say how long a creation fee would pay the rent.
     """
+    lead = lead_of(deployment, measured)
     if measured:
-        lead = max(measured)
         source = f"the slowest of the last {len(measured)} measured start(s)"
-    elif deployment.start_up_estimate is not None:
-        lead, source = deployment.start_up_estimate, "estimated by the plan"
     else:
-        lead, source = ASSUMED, "assumed"
+        source = "assumed" if deployment.start_up_estimate is None else "estimated by the plan"
     return StartUp(lead, lead + fee_time(leases), source)
+
+
+def lead_of(deployment: Deployment, measured: Sequence[timedelta]) -> timedelta:
+    """From rent to serving: measured, else as the plan told, else assumed."""
+    if measured:
+        return max(measured)
+    return ASSUMED if deployment.start_up_estimate is None else deployment.start_up_estimate
 
 
 def fee_time(leases: Iterable[Lease]) -> timedelta:

@@ -56,9 +56,7 @@ def wanted(
     if is_idle and deployment.idle is not None and idle is not None and not in_force.reason:
         floor = min(deployment.idle.floor, bounds.replicas_min)
         return Wanted(floor, idle.reason, in_force.until)
-    if bounds.replicas_min == bounds.replicas_max:
-        return Wanted(bounds.replicas_min, in_force.reason or _asked(bounds), in_force.until)
-    if deployment.scale is None:
+    if bounds.replicas_min == bounds.replicas_max or deployment.scale is None:
         return Wanted(bounds.replicas_min, in_force.reason or _asked(bounds), in_force.until)
     if load is None:
         replicas = bounds.clamped(held)

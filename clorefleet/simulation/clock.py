@@ -14,12 +14,12 @@ class TrueTime:
     def __init__(self, began_at: datetime) -> None:
         self.began_at = began_at
         self.now_s = 0.0
-        self._last = (0.0, began_at)
+        self._last_s, self._last = 0.0, began_at
 
     def at(self, seconds: float) -> datetime:
-        if self._last[0] != seconds:
-            self._last = (seconds, self.began_at + timedelta(seconds=round(seconds, 3)))
-        return self._last[1]
+        if self._last_s != seconds:
+            self._last_s, self._last = seconds, self.began_at + timedelta(seconds=round(seconds, 3))
+        return self._last
 
     def seconds(self, at: datetime) -> float:
         return (at - self.began_at).total_seconds()

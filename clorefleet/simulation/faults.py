@@ -179,10 +179,14 @@ class Switches:
                 return waiting.pop(number)
         return None
 
+    def is_armed(self, fault: str) -> bool:
+        """Something waits to strike: where nothing does, who asks often need not ask for a fitting one."""
+        return bool(self._armed.get(fault))
+
     def holds(self, fault: str, now_s: float) -> Incident | None:
         """The window that is open, without counting it."""
-        until_s, incident = self._until_s.get(fault, (0.0, None))
-        return incident if now_s < until_s else None
+        window = self._until_s.get(fault)
+        return None if window is None or now_s >= window[0] else window[1]
 
     def note(self, fault: str, detail: str = "") -> None:
         self.fired[fault] += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 from clorefleet.domain.errors import StoreBusy, StoreError
@@ -128,6 +129,25 @@ class Occupant(Protocol):
     def now_s(self) -> float: ...
 
 
+class _Writing:
+    """A write transaction, and what may strike once it is durable."""
+
+    __slots__ = ("_inner", "_written")
+
+    def __init__(self, inner: AbstractContextManager[Transaction], written: Callable[[], None]) -> None:
+        self._inner, self._written = inner, written
+
+    def __enter__(self) -> Transaction:
+        return self._inner.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._inner.__exit__(kind, error, where)
+        if kind is None:
+            self._written()
+
+
 class ProcessStore(Store):
     """One process's way to the store: where it can be killed or suspended, and where the disk fails."""
 
@@ -143,14 +163,11 @@ class ProcessStore(Store):
     def is_sqlite(self) -> bool:
         return True
 
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> AbstractContextManager[Transaction]:
         self._refuse_if_torn()
-        with self._inner.read() as tx:
-            yield tx
+        return self._inner.read()
 
-    @contextmanager
-    def write(self, token: FencingToken | None = None) -> Iterator[Transaction]:
+    def write(self, token: FencingToken | None = None) -> AbstractContextManager[Transaction]:
         self._occupant.at("before a write")
         self.has_failed = True
         self._refuse_if_torn()
@@ -163,8 +180,9 @@ class ProcessStore(Store):
             raise StoreError("attempt to write a readonly database")
         if self._switches.strikes("E2"):
             raise StoreError("database or disk is full")
-        with self._inner.write(token) as tx:
-            yield tx
+        return _Writing(self._inner.write(token), self._written)
+
+    def _written(self) -> None:
         if self._switches.strikes("E7"):
             raise StoreError("disk I/O error")
         self.has_failed = False

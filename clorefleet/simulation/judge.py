@@ -54,6 +54,14 @@ SQLITE_JUDGED_EVERY = 5
 _DAY_S = 86_400
 
 
+class Broken(Exception):
+    """An invariant does not hold: the life ends here."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(str(violation))
+        self.violation = violation
+
+
 class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -71,8 +79,6 @@ class Judge:
         doubt. What they cost is to be in its ledger."""
 
     def _refuse(self, violations: Iterable[Violation]) -> None:
-        from clorefleet.simulation.life import Broken
-
         for violation in violations:
             raise Broken(violation)
 
@@ -121,19 +127,20 @@ class Judge:
         now_s = world.now_s()
         with home.house.open().read() as tx:
             deployments = tx.deployments()
-            leases = tx.leases()
+            leases, open_leases = tx.leases(), tx.open_leases()
             segments = tx.segments()
             foreign = tx.foreign_orders(seen_since=world.time.began_at - timedelta(days=60))
-        by_nonce = {f"{home.fleet_name}/{lease.lease_id}": lease for lease in leases}
         reported = {(order_id, server_id) for order_id, server_id, _ in foreign}
         shown = [
             order for order in world.market.live() if now_s >= max(order.listed_from_s, order.hidden_until_s)
         ]
         orders = OrderList(tuple(map(world.market.held_as, shown)), world.time.at(now_s))
+        strange = [order for order in shown if (order.order_id, order.host.server_id) in reported]
+        by_nonce = {f"{home.fleet_name}/{lease.lease_id}": lease for lease in leases} if strange else {}
         return Snapshot(
             now=world.time.at(now_s),
             deployments=deployments,
-            leases=tuple(lease for lease in leases if lease.is_open),
+            leases=open_leases,
             attempts={},
             intents=(),
             orders=orders if has_read else None,
@@ -141,9 +148,8 @@ class Judge:
             closed_leases=tuple(lease for lease in leases if not lease.is_open),
             foreign=frozenset(
                 (order.order_id, ServerId(order.host.server_id))
-                for order in shown
-                if (order.order_id, order.host.server_id) in reported
-                and self.may_be_foreign(home, order, by_nonce.get(order.nonce))
+                for order in strange
+                if self.may_be_foreign(home, order, by_nonce.get(order.nonce))
             ),
         )
 

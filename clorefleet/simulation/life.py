@@ -29,12 +29,12 @@ from clorefleet.fleet.action import Explain, NoteAbsence, NoteProgress, ReportFo
 from clorefleet.fleet.audit import Violation
 from clorefleet.fleet.loop import TickResult
 from clorefleet.simulation.by_hand import Hand, stop_all
-from clorefleet.simulation.choice import IMAGE
+from clorefleet.simulation.choice import IMAGE, Chooser
 from clorefleet.simulation.clock import ProcessClock, TrueTime
 from clorefleet.simulation.dice import Dice
 from clorefleet.simulation.faults import KINDS, Incident, Switches, Way
 from clorefleet.simulation.house import MemoryHouse, SqliteHouse
-from clorefleet.simulation.judge import Judge
+from clorefleet.simulation.judge import Broken, Judge
 from clorefleet.simulation.market import Caller, Market, TrueOrder
 from clorefleet.simulation.nodes import Nodes
 from clorefleet.simulation.planted import Bug
@@ -60,14 +60,6 @@ _BACKUP_EVERY_S = DAY_S
 _UNEVENTFUL = (NoteProgress, Explain, ReportForeign)
 _LONGEST_DOUBT_GAP_S = 45.0
 TRACE_LINES_KEPT = 300
-
-
-class Broken(Exception):
-    """An invariant does not hold: the life ends here."""
-
-    def __init__(self, violation: Violation) -> None:
-        super().__init__(str(violation))
-        self.violation = violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +131,7 @@ class World:
         self.bug = bug
         self.time = TrueTime(scenario.began_at)
         self.dice = Dice(scenario.seed)
+        self.choose = Chooser()
         self._hash = sha256()
         self._lines: deque[str] = deque(maxlen=TRACE_LINES_KEPT)
         self.switches = Switches(self.trace)

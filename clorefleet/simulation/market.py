@@ -7,8 +7,8 @@ It shares no code with the market client, the journal or the ledger. `Market` is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -46,7 +46,17 @@ from clorefleet.simulation.scenario import RATES, Host, Scenario
 
 _LAST_PLACE = Decimal("1E-8")
 _FEE_PERCENT = {False: Decimal(5), True: Decimal("1.25")}
+_FEE_FACTOR = {is_spot: 1 + percent / 100 for is_spot, percent in _FEE_PERCENT.items()}
 _CREATION_FEE_USD = Decimal("0.1")
+_CREATION_FEES = {
+    currency: (_CREATION_FEE_USD / rate).quantize(_LAST_PLACE) for currency, rate in RATES.items()
+}
+_FEES = RenterFees(
+    on_demand_percent=tuple((currency, _FEE_PERCENT[False]) for currency in Currency),
+    spot_percent=tuple((currency, _FEE_PERCENT[True]) for currency in Currency),
+    creation_fee=tuple((currency, _CREATION_FEES[currency]) for currency in Currency),
+    source="simulated market",
+)
 _FEE_DUE_S = 600
 LOWERING_S = 600.0
 _TIDES = (Decimal(1), Decimal(1), Decimal("0.8"), Decimal("0.6"))
@@ -83,10 +93,27 @@ class TrueOrder:
     bids: list[tuple[int, Decimal]] = field(default_factory=list)
     """What was bid before, each up to so many charged seconds."""
     lowered_s: float = float("-inf")
+    constant: _Constant | None = None
+    """Of its record in the list, as it was last shown."""
+    held: Order | None = None
+    """Its record when it was first held against the books at this price."""
+    shown_ended: Order | None = None
+    """Its record once it has ended: that does not change any more."""
 
     @property
     def is_live(self) -> bool:
         return self.ended_s is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    """What an order's record repeats from one reading to the next."""
+
+    skew_s: float
+    port: int
+    created_at: datetime
+    fee: Money
+    ssh: SshAddress
 
 
 class Caller(Protocol):
@@ -125,9 +152,8 @@ class Market:
     _live: list[TrueOrder] = field(default_factory=list)
     _next_end_s: float = float("inf")
     """When the first of the live ones has had its time."""
-    _ended: dict[tuple[OrderId, float], Order] = field(default_factory=dict)
-    """Ended orders as they are listed: they do not change any more."""
-    _held: dict[tuple[OrderId, float, Rate], Order] = field(default_factory=dict)
+    _tides: dict[tuple[int, float], Decimal] = field(default_factory=dict)
+    """The least bid by server and stretch of time."""
     _offers: dict[tuple[int, Decimal | None, Decimal | None, bool], Offer] = field(default_factory=dict)
 
     # -- the truth
@@ -163,7 +189,7 @@ class Market:
         for end_s, amount in (*order.bids, (charged_s, order.price.amount)):
             priced += amount * (end_s - until_s)
             until_s = end_s
-        rent = priced / 86_400 * (1 + _FEE_PERCENT[order.is_spot] / 100)
+        rent = priced / 86_400 * _FEE_FACTOR[order.is_spot]
         if age_s >= _FEE_DUE_S:
             rent += order.creation_fee
         return rent.quantize(_LAST_PLACE)
@@ -176,18 +202,21 @@ class Market:
         if not order.price <= desired:
             order.lowered_s = self.time.now_s
         order.bids.append((self._charged_s(self.time.now_s - order.created_s), order.price.amount))
-        order.price = desired
+        order.price, order.held = desired, None
         self.trace(f"order {order.order_id} bids {desired}")
 
     def usd_per_day(self, order: TrueOrder) -> Decimal:
         """With fee, at the rate of the plan's time as drawn; jumps of the rate are not the fleet's doing."""
-        return order.price.amount * (1 + _FEE_PERCENT[order.is_spot] / 100) * RATES[order.price.currency]
+        return order.price.amount * _FEE_FACTOR[order.is_spot] * RATES[order.price.currency]
 
     def price_of(self, host: Host, *, is_spot: bool) -> Decimal | None:
         if is_spot and host.spot_per_day is not None:
             # The least bid has its tides: who bid at high water may lower the bid later.
-            tide = self.dice.pick(_TIDES, "tide", host.server_id, self.time.now_s // _TIDE_S)
-            return (host.spot_per_day * tide).quantize(_LAST_PLACE)
+            key = (host.server_id, self.time.now_s // _TIDE_S)
+            if key not in self._tides:
+                tide = self.dice.pick(_TIDES, "tide", *key)
+                self._tides[key] = (host.spot_per_day * tide).quantize(_LAST_PLACE)
+            return self._tides[key]
         if is_spot:
             return None
         return self.prices.get(host.server_id, host.per_day)
@@ -209,7 +238,7 @@ class Market:
         else:
             self._last_id += 1
             order_id = OrderId(self._last_id)
-        fee = (_CREATION_FEE_USD / RATES[price.currency]).quantize(_LAST_PLACE)
+        fee = _CREATION_FEES[price.currency]
         if self.switches.strikes("B5"):
             fee *= 3
         order = TrueOrder(
@@ -238,7 +267,8 @@ class Market:
 
     # -- what is shown of it
 
-    def view(self) -> MarketView:
+    def view(self, *, clock_offset_s: float = 0) -> MarketView:
+        """The offers, read at `clock_offset_s` from the truth by the reader's clock."""
         without_rate = None
         window = self.switches.holds("B4", self.time.now_s)
         if window:
@@ -252,16 +282,8 @@ class Market:
                 for currency, usd in self.rates.items()
                 if currency is not without_rate
             ),
-            fees=RenterFees(
-                on_demand_percent=tuple((currency, _FEE_PERCENT[False]) for currency in Currency),
-                spot_percent=tuple((currency, _FEE_PERCENT[True]) for currency in Currency),
-                creation_fee=tuple(
-                    (currency, (_CREATION_FEE_USD / RATES[currency]).quantize(_LAST_PLACE))
-                    for currency in Currency
-                ),
-                source="simulated market",
-            ),
-            read_at=read_at,
+            fees=_FEES,
+            read_at=read_at + timedelta(seconds=clock_offset_s),
         )
 
     def _free(self) -> list[tuple[Host, bool]]:
@@ -350,38 +372,48 @@ class Market:
 
     def held_as(self, order: TrueOrder) -> Order:
         """As it was first listed at this price: for who asks what there is, and not what it has cost."""
-        key = (order.order_id, order.created_s, order.price)
-        if key not in self._held:
-            self._held[key] = self.as_order(order)
-        return self._held[key]
+        if order.held is None:
+            order.held = self.as_order(order)
+        return order.held
 
     def as_order(self, order: TrueOrder) -> Order:
         now_s = self.time.now_s
-        if not order.is_live and (order.order_id, order.created_s) in self._ended:
-            return self._ended[order.order_id, order.created_s]
+        if order.shown_ended is not None:
+            return order.shown_ended
         skewed = self.switches.holds("D4", now_s)
         skew_s = (skewed.arg * 2 - 1) * 540 if skewed else 0.0
-        age_s = now_s - order.created_s
-        currency = order.price.currency
+        constant = order.constant
+        if constant is None or constant.skew_s != skew_s or constant.port != order.port:
+            constant = order.constant = self._constant(order, skew_s)
+        is_up = now_s - order.created_s > order.host.boot_s / 2
         shown = Order(
             order_id=order.order_id,
             server_id=ServerId(order.host.server_id),
             owner_id=None,
             price=order.price,
-            spend=Money(self.bill(order), currency),
-            creation_fee=Money(order.creation_fee, currency),
-            created_at=self.time.at(order.created_s + skew_s),
+            spend=Money(self.bill(order), order.price.currency),
+            creation_fee=constant.fee,
+            created_at=constant.created_at,
             max_rental_s=order.host.max_rental_s,
             image=order.image,
             is_spot=order.is_spot,
             is_expired=not order.is_live,
             is_online=True,
-            ssh=SshAddress(("198.51.100.7",), order.port) if age_s > order.host.boot_s / 2 else None,
-            container_state=2 if age_s > order.host.boot_s / 2 else 1,
+            ssh=constant.ssh if is_up else None,
+            container_state=2 if is_up else 1,
         )
         if not order.is_live:
-            self._ended[order.order_id, order.created_s] = shown
+            order.shown_ended = shown
         return shown
+
+    def _constant(self, order: TrueOrder, skew_s: float) -> _Constant:
+        return _Constant(
+            skew_s,
+            order.port,
+            self.time.at(order.created_s + skew_s),
+            Money(order.creation_fee, order.price.currency),
+            SshAddress(("198.51.100.7",), order.port),
+        )
 
 
 class Desk:
@@ -431,8 +463,7 @@ class Desk:
 
     def fetch_view(self) -> MarketView:
         self._read()
-        view = self._market.view()
-        return replace(view, read_at=view.read_at + timedelta(seconds=self._clock_offset_s()))
+        return self._market.view(clock_offset_s=self._clock_offset_s())
 
     def fetch_orders(self, *, include_completed: bool = False) -> OrderList:
         self._read()

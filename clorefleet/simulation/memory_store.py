@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -480,6 +480,33 @@ class MemoryTransaction(Transaction):
 _ABSENT = object()
 
 
+class _Held:
+    """A transaction with the store's lock. Written out: a tick has twenty of them, and a generator for each
+    would cost more than what they ask."""
+
+    __slots__ = ("_lock", "_token", "_transaction")
+
+    def __init__(
+        self, transaction: MemoryTransaction, lock: threading.RLock, token: FencingToken | None = None
+    ) -> None:
+        self._transaction, self._lock, self._token = transaction, lock, token
+
+    def __enter__(self) -> Transaction:
+        self._lock.acquire()
+        if self._token is not None:
+            try:
+                check_fencing(self._transaction, self._token)
+            except BaseException:
+                self._lock.release()
+                raise
+        return self._transaction
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, where: object) -> None:
+        if kind is not None:
+            self._transaction.roll_back()
+        self._lock.release()
+
+
 class MemoryStore(Store):
     """A store whose rows live as long as the process. `tables` may be copied: that is its backup."""
 
@@ -491,22 +518,11 @@ class MemoryStore(Store):
     def is_sqlite(self) -> bool:
         return True
 
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
-        with self._lock:
-            yield MemoryTransaction(self.tables)
+    def read(self) -> AbstractContextManager[Transaction]:
+        return _Held(MemoryTransaction(self.tables), self._lock)
 
-    @contextmanager
-    def write(self, token: FencingToken | None = None) -> Iterator[Transaction]:
-        with self._lock:
-            transaction = MemoryTransaction(self.tables)
-            if token is not None:
-                check_fencing(transaction, token)
-            try:
-                yield transaction
-            except BaseException:
-                transaction.roll_back()
-                raise
+    def write(self, token: FencingToken | None = None) -> AbstractContextManager[Transaction]:
+        return _Held(MemoryTransaction(self.tables), self._lock, token)
 
     def dispose(self) -> None:
         """Nothing is open."""

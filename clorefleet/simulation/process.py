@@ -14,7 +14,7 @@ from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.node import Backend, Credentials
 from clorefleet.fleet.loop import Fleet
 from clorefleet.market.rent import RentProtocol
-from clorefleet.simulation.choice import choose
+from clorefleet.simulation.choice import Chooser
 from clorefleet.simulation.clock import ProcessClock
 from clorefleet.simulation.faults import BOUNDARIES, PAUSES, Incident, Switches
 from clorefleet.simulation.house import House, ProcessStore
@@ -39,6 +39,7 @@ class Around(Protocol):
     market: Market
     switches: Switches
     bug: Bug | None
+    choose: Chooser
 
     def make_clock(self, offset_s: float) -> ProcessClock: ...
 
@@ -111,7 +112,7 @@ class Process:
             store=bug.store(store),
             market=bug.market(RentProtocol(desk, clock=self.clock)),
             nodes=bug.nodes(NodeDesk(self.home.nodes, self._world.market, self)),
-            planner=choose,
+            planner=self._world.choose,
             clock=self.clock,
             set_routes=self._set_routes,
             in_flight=_in_flight,
@@ -153,14 +154,18 @@ class Process:
             self.deaths_to_come -= 1
             self._switches.note("C2")
             raise Killed(boundary)
-        if self._switches.strikes("C1", lambda incident: _drawn(incident, BOUNDARIES) == boundary):
-            self._switches.note("C1", boundary)
-            if self._switches.strikes("C2"):
+        switches = self._switches
+        if switches.is_armed("C1") and switches.strikes(
+            "C1", lambda each: _drawn(each, BOUNDARIES) == boundary
+        ):
+            switches.note("C1", boundary)
+            if switches.strikes("C2"):
                 self.deaths_to_come = 2
             raise Killed(boundary)
-        pause = self._switches.strikes("C5", lambda incident: _drawn(incident, PAUSES) == boundary)
-        if pause is not None:
-            self._world.suspend(self, SUSPENDED_S * (0.05 + pause.arg))
+        if switches.is_armed("C5"):
+            pause = switches.strikes("C5", lambda each: _drawn(each, PAUSES) == boundary)
+            if pause is not None:
+                self._world.suspend(self, SUSPENDED_S * (0.05 + pause.arg))
         if boundary == "rent after intent" and self._switches.strikes("C7"):
             self.is_told_to_end = True
 

@@ -11,7 +11,7 @@ after `IDLE_TIMEOUT_MS`, so that it cannot keep the one that takes over waiting.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,17 @@ class Store:
         name = self._engine.url.database
         return Path(name) if self.is_sqlite and name else None
 
+    def read(self) -> AbstractContextManager[Transaction]:
+        return self._reading()
+
     @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def _reading(self) -> Iterator[Transaction]:
         with _translated(), self._engine.connect() as connection:
             if not self.is_sqlite:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield Transaction(connection)
 
-    @contextmanager
-    def write(self, token: FencingToken | None = None) -> Iterator[Transaction]:
+    def write(self, token: FencingToken | None = None) -> AbstractContextManager[Transaction]:
         """One durable change.
 
         Args:
@@ -79,6 +81,10 @@ class Store:
             LostLeadership: another process holds the leadership; nothing was written.
             StoreBusy: the lock was not had in time; nothing was written.
         """
+        return self._writing(token)
+
+    @contextmanager
+    def _writing(self, token: FencingToken | None) -> Iterator[Transaction]:
         with _translated(), self._engine.connect() as connection:
             connection.execution_options(clorefleet_writes=True)
             with connection.begin():
