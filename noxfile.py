@@ -71,7 +71,7 @@ def benchmarks(session: nox.Session) -> None:
         session.run("python", "-m", f"benchmarks.{name}")
 
 
-QUICK_BENCHMARKS = ("help_startup", "status_answer", "plan_bulk", "tick_scale")
+QUICK_BENCHMARKS = ("help_startup", "status_answer", "cost_report", "plan_bulk", "tick_scale")
 """Minutes; the others take a quiet machine and say so in their first lines."""
 
 

@@ -13,7 +13,9 @@ from clorefleet.cli.output import print_json, say, say_verbatim, table
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from clorefleet.domain.books import Books
     from clorefleet.report.cost_report import CostQuestion, CostReport
+    from clorefleet.store.glance import Look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -85,7 +87,7 @@ def ask(name: str, by: str, since: str, until: str, time_zone: str, *, now: date
     from zoneinfo import ZoneInfo
 
     from clorefleet.cli.moment import parse_moment
-    from clorefleet.config.fleet_file import parse_zone
+    from clorefleet.config.zone import parse_zone
     from clorefleet.domain.errors import BadInput
     from clorefleet.domain.identity import DeploymentId
     from clorefleet.report.cost import parse_dimensions
@@ -111,17 +113,19 @@ def make_report(question: CostQuestion, *, now: datetime) -> CostReport:
     from clorefleet.domain.errors import BadInput
     from clorefleet.report.cost_report import books_since, cost_report
     from clorefleet.store.books import load_books
-    from clorefleet.store.database import open_store
+    from clorefleet.store.glance import look
 
     profile = options.profile()
     name = question.deployment_id
-    with open_store(store_url(profile)).read() as tx:
+
+    def read(tx: Look) -> Books:
         if name is not None and tx.deployment(name) is None and not tx.segments(name):
             raise BadInput(
                 f"There is no deployment “{name[:60]}”.", remedy=f"See `clorefleet status{profile.flag}`."
             )
-        books = load_books(tx, since=books_since(question, now=now))
-    return cost_report(books, question, now=now)
+        return load_books(tx, since=books_since(question, now=now))
+
+    return cost_report(look(store_url(profile), read), question, now=now)
 
 
 def show(report: CostReport, *, bills: bool = False) -> None:

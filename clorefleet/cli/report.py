@@ -50,8 +50,8 @@ def report(
     from dataclasses import replace
 
     from clorefleet.cli.cost import make_report, show
-    from clorefleet.config.fleet_file import parse_zone
     from clorefleet.config.profile import clock_of
+    from clorefleet.config.zone import parse_zone
     from clorefleet.domain.report_policy import ReportFormat, ReportPeriod
     from clorefleet.notify.reports import letter_of, question_of
 

@@ -54,9 +54,10 @@ def read_status(profile: Profile) -> tuple[FleetStatus, list[str]]:
         found = fleet_status(
             tx.deployments(),
             tx.open_leases(),
-            tx.segments(),
+            tx.unsettled_segments(),
             now=clock_of(profile).now(),
             wanted=tx.wanted(),
+            settled_usd=tx.settled_usd(),
         )
         return found, _guard_notes(profile, tx)
 

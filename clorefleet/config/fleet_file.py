@@ -12,13 +12,13 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
-from zoneinfo import ZoneInfo, available_timezones
 
 from clorefleet.config.model_name import ModelChoice, find_model
 from clorefleet.config.notify_file import read_notify
 from clorefleet.config.recipes import load_recipes
 from clorefleet.config.report_file import read_report
-from clorefleet.config.toml_file import FILE_BYTES_MAX, Section, nearest, parse_toml
+from clorefleet.config.toml_file import FILE_BYTES_MAX, Section, parse_toml
+from clorefleet.config.zone import parse_zone
 from clorefleet.domain.alert import NotifyPolicy
 from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy, parse_deployment_name
 from clorefleet.domain.duration import in_words, parse_duration
@@ -111,21 +111,6 @@ def read_fleet_file(name: str, data: bytes, *, check_model: CheckModel | None = 
 
 def _known_model(name: str) -> ModelChoice:
     return find_model(name, load_recipes())
-
-
-def parse_zone(text: str) -> str:
-    """
-    Raises:
-        BadInput: there is no such time zone on this machine.
-    """
-    known = available_timezones()
-    if text in known:
-        ZoneInfo(text)
-        return text
-    folded = {each.lower(): each for each in known}
-    near = folded.get(nearest(text, list(folded)), "")
-    hint = f"Did you mean “{near}”?" if near else 'Use an IANA name such as "Europe/Berlin" or "UTC".'
-    raise BadInput(f"There is no time zone “{text[:40]}”.", remedy=hint)
 
 
 def _deployment(

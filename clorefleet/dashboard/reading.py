@@ -374,7 +374,14 @@ def read_logs(tx: Transaction, sources: Sources, now: datetime) -> LogsPage:
 
 
 def _status(tx: Transaction, now: datetime) -> tuple[DeploymentStatus, ...]:
-    found = fleet_status(tx.deployments(), tx.open_leases(), tx.segments(), now=now, wanted=tx.wanted())
+    found = fleet_status(
+        tx.deployments(),
+        tx.open_leases(),
+        tx.unsettled_segments(),
+        now=now,
+        wanted=tx.wanted(),
+        settled_usd=tx.settled_usd(),
+    )
     return found.deployments
 
 

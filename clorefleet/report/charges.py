@@ -115,6 +115,8 @@ def charges(
     costs = [segment.cost(now).amount for segment in books.segments]
     with localcontext(_EXACT):
         for segment, cost in zip(books.segments, costs, strict=True):
+            if _is_outside(segment, since, until, now):
+                continue
             planned = planned_usd_per_day(books, first[segment.lease_id])
             stages = _stages(phases.get(segment.lease_id, []), used.get(segment.lease_id, set()), now)
             found += (
@@ -123,6 +125,14 @@ def charges(
                 if _is_inside(charge, since, until)
             )
     return tuple(sorted(found, key=lambda each: (each.started_at, each.order_id, each.ended_at)))
+
+
+def _is_outside(
+    segment: LedgerSegment, since: datetime | None, until: datetime | None, now: datetime
+) -> bool:
+    """No charge of it can be in the window."""
+    end = max(segment.started_at, segment.ended_at or now)
+    return (since is not None and end < since) or (until is not None and segment.started_at >= until)
 
 
 def _is_inside(charge: Charge, since: datetime | None, until: datetime | None) -> bool:
@@ -229,11 +239,11 @@ class _Growth:
     """How much of a segment's cost had been charged at an instant inside it."""
 
     def __init__(self, segment: LedgerSegment, end: datetime, cost: Decimal) -> None:
-        self._segment, self._end, self._cost = segment, end, cost
+        self._segment, self._end, self._cost = replace(segment, ended_at=None), end, cost
         self._counted = self._count(end)
 
     def _count(self, at: datetime) -> Decimal:
-        return replace(self._segment, ended_at=at).estimate(at).amount
+        return self._segment.estimate(at).amount
 
     def __call__(self, at: datetime) -> Decimal:
         if self._counted > 0:

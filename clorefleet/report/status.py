@@ -87,11 +87,24 @@ def fleet_status(
     *,
     now: datetime,
     wanted: Mapping[DeploymentId, Wanted] = MappingProxyType({}),
+    settled_usd: Mapping[DeploymentId, Decimal] = MappingProxyType({}),
 ) -> FleetStatus:
-    """`wanted` is what the last tick found; without it a deployment wants what it says itself."""
+    """
+    Args:
+        segments: the ledger's, or those whose cost may still change; then `settled_usd` is the others' cost.
+        wanted: what the last tick found; without it a deployment wants what it says itself.
+    """
     leases, ledger = tuple(open_leases), tuple(segments)
     rows = tuple(
-        _deployment(each, leases, ledger, now, wanted.get(each.deployment_id)) for each in deployments
+        _deployment(
+            each,
+            leases,
+            ledger,
+            now,
+            wanted.get(each.deployment_id),
+            settled_usd.get(each.deployment_id, Decimal(0)),
+        )
+        for each in deployments
     )
     return FleetStatus(
         at=now,
@@ -107,6 +120,7 @@ def _deployment(
     ledger: tuple[LedgerSegment, ...],
     now: datetime,
     wanted: Wanted | None,
+    settled_usd: Decimal,
 ) -> DeploymentStatus:
     mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
     segments = [each for each in ledger if each.deployment_id == deployment.deployment_id]
@@ -125,7 +139,7 @@ def _deployment(
         stops_in=None if unused is None or deployment.idle is None else deployment.idle.after - unused,
         budget=str(budget) if budget else "",
         usd_per_day=sum((each.usd_per_day for each in replicas), Decimal(0)),
-        spent_usd=sum((each.cost_usd(now) for each in segments), Decimal(0)),
+        spent_usd=sum((each.cost_usd(now) for each in segments), settled_usd),
         note=deployment.note,
     )
 

@@ -231,7 +231,9 @@ class MemoryTransaction(Transaction):
     def phases(self, *, since: datetime | None = None) -> tuple[PhaseEntry, ...]:
         lately = {each.lease_id for each in self.segments(since=since)}
         entries = (each for each in self._tables.phases if since is None or each.lease_id in lately)
-        return tuple(sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase))))
+        return tuple(
+            sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase), each.lease_id))
+        )
 
     # -- intents
 

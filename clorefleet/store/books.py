@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 
 from clorefleet.domain.books import Books
 from clorefleet.domain.usage import hour_of
-from clorefleet.store.queries import Transaction
+from clorefleet.store.glance import Look
 
 USED_BEFORE_IT_ENDED = timedelta(hours=1)
 """Hours of usage begin before what is asked for."""
 
 
-def load_books(tx: Transaction, *, since: datetime | None = None) -> Books:
+def load_books(tx: Look, *, since: datetime | None = None) -> Books:
     """Everything, or what belongs to the orders that had not ended by `since`: those whole."""
     segments = tx.segments(since=since)
     named = {segment.lease_id for segment in segments}

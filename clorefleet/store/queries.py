@@ -25,6 +25,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    not_,
     or_,
     update,
 )
@@ -345,7 +346,9 @@ class Transaction:
         """In order of time; `since` leaves out the leases whose orders all ended before it."""
         rows = self._execute(_PHASES) if since is None else self._execute(_PHASES_SINCE, {"since": since})
         entries = (PhaseEntry(LeaseId(row.lease_id), Phase(row.phase), row.entered_at) for row in rows)
-        return tuple(sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase))))
+        return tuple(
+            sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase), each.lease_id))
+        )
 
     # -- intents
 
@@ -392,6 +395,18 @@ class Transaction:
             query.order_by(col(LedgerSegmentRow.started_at), col(LedgerSegmentRow.segment_id))
         )
         return tuple(_segment(row) for row in rows)
+
+    def unsettled_segments(self) -> tuple[LedgerSegment, ...]:
+        """Those whose cost may still change, and all of leases that are open; in order of time."""
+        return tuple(_segment(row) for row in self._execute(_UNSETTLED_SEGMENTS))
+
+    def settled_usd(self) -> dict[DeploymentId, Decimal]:
+        """What all other segments cost, by deployment: final bills at the rates that were recorded."""
+        found: dict[DeploymentId, Decimal] = {}
+        for row in self._execute(_SETTLED):
+            name = DeploymentId(row.deployment_id)
+            found[name] = found.get(name, Decimal(0)) + row.market_spend * row.usd_per_unit
+        return found
 
     def order_segments(self, order_id: OrderId) -> Segments:
         """All segments of one order, in order of time."""
@@ -869,6 +884,15 @@ _SEGMENTS_SINCE = _SEGMENTS.where(
         )
     )
 ).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
+_CAN_CHANGE = or_(
+    _SEGMENT.c.settled_at.is_(None),
+    _SEGMENT.c.market_spend.is_(None),
+    _SEGMENT.c.lease_id.in_(sa_select(_LEASE.c.lease_id).where(_LEASE.c.state.in_(_OPEN_LEASES))),
+)
+_UNSETTLED_SEGMENTS = _SEGMENTS.where(_CAN_CHANGE).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
+_SETTLED = sa_select(_SEGMENT.c.deployment_id, _SEGMENT.c.market_spend, _SEGMENT.c.usd_per_unit).where(
+    not_(_CAN_CHANGE)
+)
 _PRICE = _table(PriceSnapshotRow)
 _DROP_PRICE = delete(_PRICE).where(
     _PRICE.c.gpu == bindparam("the_gpu"),

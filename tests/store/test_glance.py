@@ -11,16 +11,22 @@ from pathlib import Path
 import pytest
 
 from clorefleet.domain.guard import FleetGuard, WalletReading
-from clorefleet.domain.identity import DeploymentId, OrderId
+from clorefleet.domain.host import HostFault
+from clorefleet.domain.identity import DeploymentId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Money, parse_budget
+from clorefleet.domain.money import Currency, ExchangeRate, Money, parse_budget
+from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import open_store
 from clorefleet.store.glance import Look, NotForAGlance, deployment_names, glance, look
 from tests.fleet.builders import NOW, deployment, lease
 
-QUESTIONS = ("deployments", "open_leases", "segments", "wanted", "guard", "wallet_readings")
+QUESTIONS = (
+    "deployments", "open_leases", "leases", "segments", "unsettled_segments", "settled_usd", "phases",
+    "usage", "host_faults", "coin_rates", "wanted", "guard", "wallet_readings",
+)  # fmt: skip
+SINCE = ("leases", "segments", "phases", "usage", "host_faults")
 
 
 @pytest.fixture
@@ -28,7 +34,14 @@ def url(tmp_path: Path) -> str:
     """A store with something in every table that is looked at."""
     found = f"sqlite:///{tmp_path / 'fleet.db'}"
     serving = lease(LeaseState.ORDERED, Phase.SERVING, order_id=OrderId(7), measured_tokens_per_s=3.5)
-    ended = lease(LeaseState.ENDED, Phase.SERVING, lease_id="l-old", ended_at=NOW)
+    ended = lease(
+        LeaseState.ENDED,
+        Phase.SERVING,
+        lease_id="l-old",
+        order_id=OrderId(6),
+        created_at=NOW - timedelta(hours=5),
+        ended_at=NOW - timedelta(hours=4),
+    )
     segment = LedgerSegment(
         lease_id=serving.lease_id,
         deployment_id=serving.deployment_id,
@@ -50,9 +63,25 @@ def url(tmp_path: Path) -> str:
         tx.put_lease(serving)
         tx.put_lease(ended)
         tx.put_order_segments(OrderId(7), (segment,))
+        over = replace(
+            segment,
+            lease_id=ended.lease_id,
+            order_id=OrderId(6),
+            started_at=ended.created_at,
+            ended_at=ended.ended_at,
+            settled_at=NOW,
+        )
+        tx.put_order_segments(OrderId(6), (over,))
         tx.put_wanted(serving.deployment_id, Wanted(2, "load", NOW + timedelta(hours=1)), now=NOW)
         tx.put_guard(FleetGuard(parse_budget("40/day"), Decimal(500), NOW, {DeploymentId("d"): Decimal(9)}))
         tx.put_wallet_readings([reading])
+        tx.add_usage(
+            UsageHour(serving.lease_id, hour, "m", hour, 3, 1, 0, 10, 20, waits=(1,) * 10)
+            for hour in (NOW - timedelta(hours=5), NOW)
+        )
+        for at in (NOW - timedelta(hours=5), NOW):
+            tx.add_host_fault(HostFault(ServerId(7), at, "unreachable", Decimal("0.5")))
+        tx.put_coin_rates([ExchangeRate(Currency.CLORE, Decimal("0.0123"), NOW, "test")])
     return found
 
 
@@ -63,6 +92,33 @@ def test_a_glance_sees_what_the_store_says(url: str, question: str):
     with glance(url) as found:
         seen = getattr(found, question)()
     assert seen == told and told
+
+
+@pytest.mark.parametrize("question", SINCE)
+@pytest.mark.parametrize("hours_ago", [0, 1, 4, 6])
+def test_a_glance_leaves_out_what_the_store_leaves_out(url: str, question: str, hours_ago: int):
+    since = NOW - timedelta(hours=hours_ago)
+    with open_store(url).read() as tx:
+        told, everything = getattr(tx, question)(since=since), getattr(tx, question)()
+    with glance(url) as found:
+        assert getattr(found, question)(since=since) == told
+    assert len(told) < len(everything) or hours_ago >= 4
+
+
+def test_settled_and_unsettled_are_the_whole_ledger(url: str):
+    with glance(url) as found:
+        whole = sum(each.cost_usd(NOW) for each in found.segments())
+        changing = sum(each.cost_usd(NOW) for each in found.unsettled_segments())
+        assert len(found.unsettled_segments()) == 1
+        assert sum(found.settled_usd().values()) + changing == whole
+
+
+def test_one_deployment_and_its_segments_are_found_by_name(url: str):
+    with glance(url) as found:
+        [wish] = found.deployments()
+        assert found.deployment(wish.deployment_id) == wish
+        assert len(found.segments(wish.deployment_id)) == 2
+        assert found.deployment(DeploymentId("none")) is None and not found.segments(DeploymentId("none"))
 
 
 def test_a_store_of_another_revision_is_opened_instead(url: str):
