@@ -61,6 +61,8 @@ def _snapshot() -> Snapshot:
     from clorefleet.config.profile import connect
     from clorefleet.domain.deployment import Desired
     from clorefleet.fleet.limits import DEFAULT_LIMITS
+    from clorefleet.fleet.moves import bid_servers
+    from clorefleet.fleet.observe import read_spot_markets
     from clorefleet.fleet.snapshot import Snapshot
     from clorefleet.store.database import open_store
     from clorefleet.wiring import make_market, make_planner
@@ -81,8 +83,17 @@ def _snapshot() -> Snapshot:
     running = [each for each in deployments if any(of.deployment_id == each.deployment_id for of in leases)]
     if not running:
         return Snapshot(now=now, deployments=deployments, leases=leases, attempts={}, intents=(), orders=None)
-    view = make_market(connection).fetch_view()
+    market = make_market(connection)
+    view = market.fetch_view()
     planner = make_planner(connection)
+    plans = {
+        each.deployment_id: planner(replace(each.requirement, cuda_found=cuda_found), view)
+        for each in running
+    }
+    avoided = faulty | {lease.server_id for lease in leases}
+    servers = dict.fromkeys(
+        server for report in plans.values() for server in bid_servers(report.plans, avoided)
+    )
     return Snapshot(
         now=now,
         deployments=deployments,
@@ -90,10 +101,8 @@ def _snapshot() -> Snapshot:
         attempts={},
         intents=(),
         orders=None,
-        plans={
-            each.deployment_id: planner(replace(each.requirement, cuda_found=cuda_found), view)
-            for each in running
-        },
+        plans=plans,
+        spot_markets=read_spot_markets(market, servers),
         closed_leases=closed,
         faulty_servers=faulty,
         wanted=wanted,

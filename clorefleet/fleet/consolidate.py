@@ -15,10 +15,12 @@ no move.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 
 from clorefleet.domain.deployment import ConsolidatePolicy, Deployment
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
@@ -35,6 +37,14 @@ CANDIDATES_MAX = 3
 """Plans that are looked at for each replica: a worse one cannot pay where the best does not."""
 
 
+AtBid = Callable[[Plan], Plan | str]
+"""The plan at the price that would be paid for it now; or why there is none."""
+
+
+def _as_listed(plan: Plan) -> Plan | str:
+    return plan
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One replica and one server that it might move to."""
@@ -42,7 +52,7 @@ class Verdict:
     deployment_id: DeploymentId
     lease_id: LeaseId
     plan: Plan | None
-    """None where no server was even looked at."""
+    """At the price that would be paid; None where no server was even looked at."""
     pays: bool
     reason: str
     saving_usd_per_day: Decimal = Decimal(0)
@@ -67,6 +77,7 @@ def judge(
     until: datetime | None = None,
     budget_left_usd_per_day: Decimal | None = None,
     busy: str = "",
+    at_bid: AtBid = _as_listed,
 ) -> tuple[Verdict, ...]:
     """A verdict on each serving replica, the most worthwhile first.
 
@@ -78,10 +89,11 @@ def judge(
         until: when a schedule ends the replica, as far as it is known.
         budget_left_usd_per_day: above what is committed now; None = no budget.
         busy: why nothing in the fleet may move now; "" = it may.
+        at_bid: what spot servers cost beside what others bid there, as in deploying.
     """
     serving = [each for each in leases if each.state is LeaseState.ORDERED and each.phase is Phase.SERVING]
     why_none = busy or _why_none(policy, leases, now, last_move_at)
-    candidates = [plan for plan in plans if plan.offer.server_id not in avoided]
+    candidates = candidates_of(plans, avoided)
     verdicts: list[Verdict] = []
     for lease in serving:
         looked = [
@@ -93,8 +105,9 @@ def judge(
                 start_up=start_up,
                 until=until,
                 budget_left=budget_left_usd_per_day,
+                at_bid=at_bid,
             )
-            for plan in candidates[:CANDIDATES_MAX]
+            for plan in candidates
         ]
         if not looked:
             looked = [_rejected(lease, None, "no other server on the market fits")]
@@ -102,6 +115,11 @@ def judge(
             looked = [_withheld(each, why_none) for each in looked]
         verdicts.extend(looked)
     return tuple(sorted(verdicts, key=lambda each: (not each.pays, -each.gain_usd, each.lease_id)))
+
+
+def candidates_of(plans: Iterable[Plan], avoided: AbstractSet[ServerId]) -> tuple[Plan, ...]:
+    """The servers that are looked at for each replica."""
+    return tuple(islice((plan for plan in plans if plan.offer.server_id not in avoided), CANDIDATES_MAX))
 
 
 def _why_none(
@@ -127,15 +145,18 @@ def _judge_one(
     start_up: timedelta | None,
     until: datetime | None,
     budget_left: Decimal | None,
+    at_bid: AtBid,
 ) -> Verdict:
-    old, new = lease.plan, plan
+    old, new = lease.plan, at_bid(plan)
+    if isinstance(new, str):
+        return _rejected(lease, plan, new)
     running = running_usd_per_day(lease)
     saving = running - new.price.running_usd_per_day
-    life = expected_life(lease, plan, now=now, until=until)
+    life = expected_life(lease, new, now=now, until=until)
     ready = start_up or timedelta(seconds=start_up_of(new.offer, new.setup).total_s)
     # The new server's start, and its fee. The old one serves meanwhile and is paid either way.
     cost = new.price.running_usd_per_day * _days(ready) + new.price.creation_fee * new.price.usd_per_unit
-    verdict = Verdict(lease.deployment_id, lease.lease_id, plan, False, "", saving, cost, life)
+    verdict = Verdict(lease.deployment_id, lease.lease_id, new, False, "", saving, cost, life)
     if QUALITY.index(new.setup.precision) > QUALITY.index(old.setup.precision):
         return _because(verdict, f"{new.setup.precision} is less exact than the {old.setup.precision} it has")
     speed = lease.measured_tokens_per_s or old.speed.decode_tokens_per_s
@@ -167,7 +188,7 @@ def _judge_one(
     )
     if saved <= needed:
         return _because(verdict, sum_words)
-    return Verdict(lease.deployment_id, lease.lease_id, plan, True, sum_words, saving, cost, life)
+    return Verdict(lease.deployment_id, lease.lease_id, new, True, sum_words, saving, cost, life)
 
 
 def expected_life(lease: Lease, plan: Plan, *, now: datetime, until: datetime | None) -> timedelta:

@@ -7,14 +7,18 @@ nothing was lost but its start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
+from functools import partial
 
 from clorefleet.domain.deployment import ConsolidatePolicy, Deployment
+from clorefleet.domain.identity import ServerId
 from clorefleet.domain.lease import Phase
-from clorefleet.fleet import budget
+from clorefleet.domain.plan import Plan
+from clorefleet.fleet import budget, spot
 from clorefleet.fleet.action import Action, Rent
-from clorefleet.fleet.consolidate import Verdict, judge
+from clorefleet.fleet.consolidate import Verdict, candidates_of, judge
 from clorefleet.fleet.snapshot import Snapshot
 
 
@@ -33,6 +37,26 @@ def move(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         f"it will follow server {lease.server_id}: {best.reason}",
         replaces=lease.lease_id,
     )
+
+
+def _affordable(plans: Iterable[Plan]) -> Iterator[Plan]:
+    """Those that the wallets can pay."""
+    return (plan for plan in plans if plan.price.lacking is None)
+
+
+def bid_servers(plans: Iterable[Plan], avoided: AbstractSet[ServerId]) -> Iterator[ServerId]:
+    """The servers whose spot market `move_verdicts` has to know."""
+    yield from (
+        plan.offer.server_id for plan in candidates_of(_affordable(plans), avoided) if plan.price.is_spot
+    )
+
+
+def _at_bid(snapshot: Snapshot, plan: Plan) -> Plan | str:
+    """At the least bid that has the server now: the listed least price would be outbid from the start."""
+    market = snapshot.spot_markets.get(plan.offer.server_id)
+    if plan.price.is_spot and market is None:
+        return "what others bid for it could not be read"
+    return spot.first_bid(plan, market) or "what others bid for it leaves no bid below its on-demand price"
 
 
 def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, ...]:
@@ -55,11 +79,12 @@ def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, 
         deployment,
         deployment.consolidate or ConsolidatePolicy(),
         mine,
-        [plan for plan in report.plans if plan.price.lacking is None],
+        _affordable(report.plans),
         avoided=snapshot.locked_servers | refused | snapshot.faulty_servers,
         now=snapshot.now,
         last_move_at=max(moves, default=None),
         until=snapshot.wanted_of(deployment).until,
         budget_left_usd_per_day=None if ceiling is None else ceiling.per_day.amount - committed,
         busy="" if moving is None else f"{moving.deployment_id} moves to server {moving.server_id} just now",
+        at_bid=partial(_at_bid, snapshot),
     )

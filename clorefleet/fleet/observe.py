@@ -32,7 +32,7 @@ from clorefleet.domain.plan import PlanReport
 from clorefleet.domain.spot import SpotMarket
 from clorefleet.domain.text import clean_line
 from clorefleet.domain.wanted import Wanted
-from clorefleet.fleet import failover, follow, spot
+from clorefleet.fleet import failover, follow, moves, spot
 from clorefleet.fleet.autoscale import WINDOW_MAX
 from clorefleet.fleet.edges import Market, Nodes, Planner
 from clorefleet.fleet.follow import Record
@@ -160,9 +160,12 @@ class Observer:
             with self._store.read() as tx:
                 ledger_totals = load_ledger_totals(tx, now)
         plans = self._plan(wanting, view, remembered, now)
+        refused = {d.deployment_id: _refused_lately(d, closed, now, self._limits) for d in deployments}
+        avoided = faulty | {lease.server_id for lease in leases}
         spot_servers = (
             *_spot_servers(leases, orders, views, last_tick_at, now, self._limits),
-            *_bid_for(lacking, plans, avoided=faulty | {lease.server_id for lease in leases}),
+            *_bid_for(lacking, plans, avoided=avoided),
+            *_moved_to(wanting, lacking, plans, refused, avoided=avoided),
         )
         snapshot = Snapshot(
             now=now,
@@ -173,14 +176,12 @@ class Observer:
             orders=orders,
             nodes=views,
             plans=plans,
-            spot_markets=self._read_spot_markets(spot_servers),
+            spot_markets=read_spot_markets(self._market, spot_servers),
             offers_trouble=offers_trouble,
             segments=spending.segments,
             closed_leases=closed,
             faulty_servers=faulty,
-            refused_servers={
-                d.deployment_id: _refused_lately(d, closed, now, self._limits) for d in deployments
-            },
+            refused_servers=refused,
             pauses=_pauses(deployments, closed, now, self._limits),
             unsettled=unsettled,
             foreign=frozenset((order_id, server_id) for order_id, server_id, _ in foreign),
@@ -247,16 +248,6 @@ class Observer:
             log.warning("wallets_not_read why=%s", clean_line(error.what))
             return None
 
-    def _read_spot_markets(self, servers: Iterable[ServerId]) -> Mapping[ServerId, SpotMarket]:
-        """One request each, at most so many in a tick; what is not read now is due again soon."""
-        found: dict[ServerId, SpotMarket] = {}
-        for server_id in list(dict.fromkeys(servers))[:SPOT_READINGS_MAX]:
-            try:
-                found[server_id] = self._market.fetch_spot_market(server_id)
-            except MarketError as error:
-                log.warning("spot_market_not_read server=%s why=%s", server_id, clean_line(error.what))
-        return found
-
     def _plan(
         self,
         wanting: tuple[Deployment, ...],
@@ -307,6 +298,17 @@ class Observer:
         return views
 
 
+def read_spot_markets(market: Market, servers: Iterable[ServerId]) -> Mapping[ServerId, SpotMarket]:
+    """One request each, at most `SPOT_READINGS_MAX`; what is not read now is due again soon."""
+    found: dict[ServerId, SpotMarket] = {}
+    for server_id in list(dict.fromkeys(servers))[:SPOT_READINGS_MAX]:
+        try:
+            found[server_id] = market.fetch_spot_market(server_id)
+        except MarketError as error:
+            log.warning("spot_market_not_read server=%s why=%s", server_id, clean_line(error.what))
+    return found
+
+
 def _spot_servers(
     leases: tuple[Lease, ...],
     orders: OrderList | None,
@@ -349,6 +351,21 @@ def _bid_for(
         candidates = () if report is None else report.plans
         best = [plan for plan in candidates if plan.offer.server_id not in avoided][:SPOT_CANDIDATES]
         yield from (plan.offer.server_id for plan in best if plan.price.is_spot)
+
+
+def _moved_to(
+    deployments: tuple[Deployment, ...],
+    lacking: tuple[Deployment, ...],
+    plans: Mapping[DeploymentId, PlanReport],
+    refused: Mapping[DeploymentId, frozenset[ServerId]],
+    *,
+    avoided: AbstractSet[ServerId],
+) -> Iterator[ServerId]:
+    """The servers that replicas might move to: what others bid there decides whether that pays."""
+    for deployment in deployments:
+        report = plans.get(deployment.deployment_id)
+        if report is not None and deployment not in lacking:
+            yield from moves.bid_servers(report.plans, avoided | refused[deployment.deployment_id])
 
 
 def _as_looked_at(lease: Lease) -> Lease:

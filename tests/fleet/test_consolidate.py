@@ -9,12 +9,19 @@ from decimal import Decimal
 import pytest
 
 from clorefleet.domain.deployment import ConsolidatePolicy
+from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.money import Rate
-from clorefleet.domain.plan import Plan, Speed
+from clorefleet.domain.money import Rate, parse_budget
+from clorefleet.domain.offer import MarketRates
+from clorefleet.domain.plan import Plan, Requirement, Speed
 from clorefleet.domain.recipe import Precision
+from clorefleet.domain.spot import SpotBid, SpotMarket
+from clorefleet.fleet.action import Rent
 from clorefleet.fleet.consolidate import Verdict, judge
-from tests.fleet.builders import NOW, deployment, lease, plan
+from clorefleet.fleet.moves import bid_servers, move_verdicts
+from clorefleet.fleet.reconcile import reconcile
+from clorefleet.fleet.snapshot import Snapshot
+from tests.fleet.builders import NOW, deployment, lease, order, orders, plan, report, snapshot
 
 POLICY = ConsolidatePolicy()
 TWO_DAYS = NOW - timedelta(days=2)
@@ -73,6 +80,67 @@ def on_spot(one: Plan) -> Plan:
 def test_a_move_that_does_not_pay_says_why(candidate: Plan, changes: dict[str, object], reason: str):
     found = verdict(candidate, **changes)
     assert not found.pays and reason in found.reason
+
+
+# -- to a spot server: what others bid there decides
+
+
+def spot_plan(server_id: int, least: str) -> Plan:
+    base = plan(server_id, least, is_spot=True)
+    return replace(
+        base, offer=replace(base.offer, on_demand=(Rate.per_day("9.9"),), spot=(Rate.per_day(least),))
+    )
+
+
+def auction(server_id: int, least: str, *rivals: str) -> SpotMarket:
+    bids = tuple(SpotBid(OrderId(n), Rate.per_day(bid), True, False) for n, bid in enumerate(rivals, 1))
+    floor = (Rate.per_day(least),)
+    return SpotMarket(ServerId(server_id), True, bids, floor, MarketRates(()), True, NOW)
+
+
+def among_bids(*markets: SpotMarket) -> Snapshot:
+    """A spot replica at $10 a day; server 8 is listed from $4 a day."""
+    wish = deployment(
+        consolidate=POLICY, requirement=Requirement("smollm2-135m", parse_budget("40/day"), spot=True)
+    )
+    return snapshot(
+        deployments=(wish,),
+        leases=(serving(plan=spot_plan(7, "10"), price=Rate.per_day("10")),),
+        plans={"tiny": report(spot_plan(8, "4"))},
+        orders=orders(order(price=Rate.per_day("10"), is_spot=True)),
+        spot_markets={each.server_id: each for each in markets},
+    )
+
+
+def test_a_move_to_a_spot_server_is_made_at_the_bid_that_has_it():
+    the_snapshot = among_bids(auction(8, "4", "6"))
+    [moved] = [each for each in reconcile(the_snapshot) if isinstance(each, Rent)]
+    assert moved.replaces and moved.plan.price.billed == Rate.per_day("6.06")
+    assert moved.plan.price.running_usd_per_day == Decimal("6.06") * Decimal("1.05")
+    [judged] = move_verdicts(the_snapshot, the_snapshot.deployments[0])
+    assert judged.saving_usd_per_day == (Decimal("10") - Decimal("6.06")) * Decimal("1.05")
+
+
+@pytest.mark.parametrize(
+    ("markets", "reason"),
+    [
+        ((auction(8, "4", "9.9"),), "leaves no bid below its on-demand price"),
+        ((auction(8, "4", "9.6"),), "is less than 5% of what it costs"),
+        ((), "what others bid for it could not be read"),
+    ],
+)
+def test_rivals_bids_that_are_too_high_or_unknown_forbid_the_move(
+    markets: tuple[SpotMarket, ...], reason: str
+):
+    the_snapshot = among_bids(*markets)
+    assert not [each for each in reconcile(the_snapshot) if isinstance(each, Rent)]
+    [judged] = move_verdicts(the_snapshot, the_snapshot.deployments[0])
+    assert not judged.pays and reason in judged.reason
+
+
+def test_the_bids_are_read_of_the_spot_servers_that_a_move_would_look_at():
+    plans = [spot_plan(n, "4") for n in (8, 9)] + [plan(10, "4")] + [spot_plan(n, "4") for n in (11, 12)]
+    assert list(bid_servers(plans, frozenset({8}))) == [9, 11]
 
 
 def test_a_server_that_was_rented_just_now_is_not_left_for_a_small_saving():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clorefleet.domain.deployment import Desired
+from clorefleet.domain.deployment import ConsolidatePolicy, Desired
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
@@ -414,6 +414,22 @@ def test_above_the_ceiling_it_is_replaced_and_the_order_that_waits_costs_nothing
     assert held.phase is Phase.SERVING and held.server_id == 8
     with world.store.read() as tx:
         assert [s.price.amount for s in tx.segments() if s.lease_id == waiting.lease_id][-1] == 0
+
+
+def test_a_move_to_another_spot_server_bids_what_has_it_or_is_not_made(world: World):
+    """It is listed from 0.4 a day; a rival there bids more, first too much to leave for, then less."""
+    with world.store.write() as tx:
+        tx.put_deployment(replace(tx.deployment("tiny"), consolidate=ConsolidatePolicy()))
+    world.tick(60, every_s=1800)
+    world.plans = (spot_plan(12, "0.4"), *world.plans)
+    world.market.least_bids[ServerId(12)] = USD("0.4")
+    world.market.rivals[ServerId(12)] = USD("0.97")
+    world.tick(90, every_s=60)
+    assert [held.server_id for held in world.leases()] == [7]
+    world.market.rivals[ServerId(12)] = USD("0.5")
+    world.tick(90, every_s=60)
+    [held] = world.leases()
+    assert held.server_id == 12 and held.phase is Phase.SERVING and held.price == USD("0.505")
 
 
 # -- whatever rivals do
