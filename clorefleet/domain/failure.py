@@ -59,6 +59,8 @@ class Cause(StrEnum):
     """Nothing is wrong: of two servers for one replica the other was ready first."""
     OUTBID = "outbid"
     """Nothing is wrong: another renter has the spot server now."""
+    NO_KEY_HERE = "no_key_here"
+    """Nothing is wrong with the server: the key that opens it is on another machine, or gone."""
     UNKNOWN = "unknown"
 
 
@@ -97,7 +99,7 @@ HOST_IS_TO_BLAME = frozenset(
     }
 )
 """Causes after which later plans leave the server out, whatever they would run on it."""
-NOBODY_FAILED = frozenset({Cause.SUPERSEDED, Cause.OUTBID})
+NOBODY_FAILED = frozenset({Cause.SUPERSEDED, Cause.OUTBID, Cause.NO_KEY_HERE})
 """Neither a failure nor an attempt that counts."""
 NO_RETRY_HELPS = frozenset(
     {

@@ -115,6 +115,8 @@ class Lease:
     asked_at_market: datetime | None = None
     """When it was asked for, by the market's own clock: as read with the order list before the intent. None
     where the market did not say, and of leases of older versions."""
+    key_place: str = ""
+    """Where its login key was made, as `Nodes.key_place` names it; "" of leases of older versions."""
     order_id: OrderId | None = None
     ordered_at: datetime | None = None
     """The market's creation time of the order, else when we first saw it."""

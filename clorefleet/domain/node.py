@@ -125,7 +125,9 @@ class NodeView:
     is_hostile: bool = False
     """The trouble is one that ends the trust: changed host key, wrong nonce, refused address."""
     lacks_key: bool = False
-    """The key that was made for it is not on this machine: nobody can tell whether the server is ours."""
+    """The key that was to be made for it here is not here: nobody can tell whether the server is ours."""
+    key_is_elsewhere: bool = False
+    """Its key was made on another machine, which may have rented with it: this one cannot log in."""
     host_key: str = ""
     facts: NodeFacts | None = None
     discrepancies: tuple[Discrepancy, ...] = ()

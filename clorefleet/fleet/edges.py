@@ -81,6 +81,10 @@ class Nodes(Protocol):
         """The leases whose key is on this machine."""
         ...
 
+    def key_place(self) -> str:
+        """Names the folder that keys are made and kept in, and no other folder on any machine."""
+        ...
+
 
 class SetRoutes(Protocol):
     def __call__(self, backends: tuple[Backend, ...], /) -> None:
@@ -90,7 +94,7 @@ class SetRoutes(Protocol):
 
 READINGS: dict[type, frozenset[str]] = {
     Market: frozenset({"fetch_view", "fetch_orders", "fetch_wallets", "fetch_spot_market"}),
-    Nodes: frozenset({"prepare", "look", "backend", "forget", "kept_keys"}),
+    Nodes: frozenset({"prepare", "look", "backend", "forget", "kept_keys", "key_place"}),
 }
 """What may be called outside an effect: it costs, stops and exposes nothing. `prepare` and `forget` make and
 delete a lease's key on this machine; `backend` keeps a tunnel up to a replica that no route leads to yet."""

@@ -275,6 +275,7 @@ class Executor:
             image=image,
             replaces=action.replaces,
             asked_at_market=self._market_time(now),
+            key_place=self._nodes.key_place(),
         )
         began_s = self._clock.monotonic_s()
 

@@ -219,7 +219,7 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
             return
     overrun = "" if lease.outbid_since is not None else _overrun(snapshot, lease, limits)
     if not lease.is_proven and lease.phase is Phase.WAITING and not overrun:
-        yield from _prove(snapshot, lease, order)
+        yield from _prove(snapshot, lease, order, limits)
         return
     if order is not None:
         if lease.absent_polls:
@@ -248,25 +248,46 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
         yield GiveBack(lease.lease_id, superseded, cause=Cause.SUPERSEDED)
         return
     if overrun:
-        yield GiveBack(lease.lease_id, overrun, blocks_host=True, cause=Cause.TOOK_TOO_LONG)
+        yield _failed(lease, view, overrun, Cause.TOOK_TOO_LONG)
         return
     yield from _work(snapshot, lease, order, view, limits)
 
 
-def _prove(snapshot: Snapshot, lease: Lease, order: Order | None) -> Iterator[Action]:
+def _prove(snapshot: Snapshot, lease: Lease, order: Order | None, limits: FleetLimits) -> Iterator[Action]:
     """Our key opens the server, or the order is somebody else's: another fleet of the account, or the user,
     may have rented the very server whose rent was in doubt. Until then nothing cancels it (S9), at most for
-    the time limit of the phase."""
+    the time limit of the phase.
+
+    Where another machine asked for it, its key is there, and this one will never know for certain. Then the
+    order has to be what was asked for in all that can be read; it waits out the same limit, in which that
+    machine may be back, and is ended.
+    """
     view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
     if order is not None and lease.absent_polls:
         yield NoteAbsence(lease.lease_id, 0)
     if (view.is_hostile or view.lacks_key) and order is not None:
         # Without a key no request has left: the process died before it made one.
         yield Disown(lease.lease_id, order, view.trouble)
+    elif view.key_is_elsewhere and order is not None and (stranger := _why_not_ours(order, lease, limits)):
+        yield Disown(lease.lease_id, order, f"{view.trouble}, and {stranger}")
     elif view.host_key:
         yield Advance(lease.lease_id, Phase.PROBING, "SSH answers", host_key=view.host_key)
     else:
         yield NoteProgress(lease.lease_id, _boot_progress(order, view))
+
+
+def _why_not_ours(order: Order, lease: Lease, limits: FleetLimits) -> str:
+    """What differs from what was asked for, beside server, image and kind; "" when nothing does."""
+    if not _is_of_its_time(order, lease, limits):
+        return "the order was not made when ours was asked for"
+    return _too_dear(order, lease, limits)
+
+
+def _failed(lease: Lease, view: NodeView, why: str, cause: Cause) -> GiveBack:
+    """Given back, and the host to blame; not where it is our key that is missing."""
+    if view.key_is_elsewhere or view.lacks_key:
+        return GiveBack(lease.lease_id, view.trouble, cause=Cause.NO_KEY_HERE)
+    return GiveBack(lease.lease_id, why, blocks_host=True, cause=cause)
 
 
 def _if_gone(orders: OrderList, order: Order | None, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
@@ -553,12 +574,8 @@ def _serving(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimi
     if lease.unhealthy_since is None:
         yield NoteHealth(lease.lease_id, snapshot.now, view.trouble or "the engine does not answer")
     elif snapshot.now - lease.unhealthy_since > limits.unhealthy:
-        yield GiveBack(
-            lease.lease_id,
-            f"it has not answered for {_words(limits.unhealthy)}: {view.trouble or 'no reason known'}",
-            blocks_host=True,
-            cause=Cause.UNKNOWN,
-        )
+        why = f"it has not answered for {_words(limits.unhealthy)}: {view.trouble or 'no reason known'}"
+        yield _failed(lease, view, why, Cause.UNKNOWN)
 
 
 def _fraction(job: JobReport) -> float | None:

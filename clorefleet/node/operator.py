@@ -39,7 +39,7 @@ from clorefleet.engine.base import EngineMetrics
 from clorefleet.engine.correction import corrected, next_correction
 from clorefleet.engine.diagnosis import Diagnosis
 from clorefleet.node import attest, bootstrap, install, jobs, probe, push, sibling
-from clorefleet.node.keys import delete_keys, kept_keys, load_keys, make_keys
+from clorefleet.node.keys import delete_keys, kept_keys, key_place, load_keys, make_keys
 from clorefleet.node.log_tails import LogTails
 from clorefleet.node.manifests import Manifests
 from clorefleet.node.pool import SessionPool
@@ -124,8 +124,13 @@ class NodeOperator:
             self._pool.drop(lease.lease_id)
             return NodeView(trouble=clean_line(error.what), is_hostile=True)
         except KeyGone as error:
-            trouble = clean_line(error.what)
-            return NodeView(trouble=trouble, lacks_key=True, is_healthy=_false_when_serving(lease))
+            is_elsewhere = bool(lease.key_place) and lease.key_place != self.key_place()
+            return NodeView(
+                trouble="its login key is on another machine" if is_elsewhere else clean_line(error.what),
+                lacks_key=not is_elsewhere,
+                key_is_elsewhere=is_elsewhere,
+                is_healthy=_false_when_serving(lease),
+            )
         except NodeUnreachable as error:
             self._pool.drop(lease.lease_id)
             return NodeView(trouble=clean_line(error.what), is_healthy=_false_when_serving(lease))
@@ -218,6 +223,9 @@ class NodeOperator:
 
     def kept_keys(self) -> frozenset[LeaseId]:
         return kept_keys(self._state_dir)
+
+    def key_place(self) -> str:
+        return key_place(self._state_dir)
 
     def close(self) -> None:
         """Close all connections; the nodes go on."""

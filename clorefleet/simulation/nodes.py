@@ -127,6 +127,9 @@ class NodeDesk:
     def kept_keys(self) -> frozenset[LeaseId]:
         return frozenset(self._nodes.keys)
 
+    def key_place(self) -> str:
+        return self._caller.fleet_name
+
     def look(self, lease: Lease, order: Order) -> NodeView:
         true = self._nodes.find(order.order_id)
         switches, now_s = self._market.switches, self._market.time.now_s

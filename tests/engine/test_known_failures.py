@@ -132,6 +132,7 @@ def test_every_cause_that_a_log_tells_has_a_row_here():
         Cause.NOT_AS_OFFERED,
         Cause.SUPERSEDED,
         Cause.OUTBID,
+        Cause.NO_KEY_HERE,
         Cause.UNKNOWN,
     }
     assert {row[2] for row in ROWS} == set(Cause) - not_of_logs

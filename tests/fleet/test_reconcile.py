@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 
 from clorefleet.domain.deployment import Desired
+from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import NO_ORDER, LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import OpenBill
 from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.node import Discrepancy, JobReport, JobState, NodeView
@@ -269,6 +270,44 @@ def test_an_order_for_which_no_key_was_ever_made_is_disowned_not_cancelled():
     situation = {"orders": orders(order()), "nodes": {L1: keyless}}
     assert len(decided(Disown, leases=(UNPROVEN,), **situation)) == 1
     assert decided(Disown, leases=(replace(UNPROVEN, is_proven=True),), **situation) == []
+
+
+ELSEWHERE = NodeView(trouble="its login key is on another machine", key_is_elsewhere=True, is_healthy=False)
+
+
+def after_takeover(kind: type, held: Lease = UNPROVEN, **changes: object) -> list:
+    return decided(kind, **{"leases": (held,), "orders": orders(order()), "nodes": {L1: ELSEWHERE}} | changes)
+
+
+def test_a_doubtful_order_whose_key_another_machine_has_waits_for_it_and_is_ended_then():
+    """C3, S9: it was reported as foreign at once, and billed until somebody ended it by hand."""
+    for kind in (Disown, Cancel, GiveBack):
+        assert after_takeover(kind) == []
+    late = replace(UNPROVEN, phase_since=NOW - minutes(60))
+    [given] = after_takeover(GiveBack, late)
+    assert not given.blocks_host and given.cause is Cause.NO_KEY_HERE, "the host did nothing wrong"
+
+
+@pytest.mark.parametrize(
+    "unlike", [{"created_at": NOW - minutes(60)}, {"created_at": None}, {"price": Rate.per_day("9")}]
+)
+def test_an_order_that_is_not_what_another_machine_asked_for_is_disowned(unlike: dict):
+    """B8, S9: the user rented that server by hand an hour later, say."""
+    listed = orders(order(**unlike))
+    assert len(after_takeover(Disown, orders=listed)) == 1
+    late = replace(UNPROVEN, phase_since=NOW - minutes(19))
+    assert len(after_takeover(Disown, late, orders=listed)) == 1
+    assert after_takeover(GiveBack, late, orders=listed) == []
+
+
+@pytest.mark.parametrize("view", [ELSEWHERE, NodeView(trouble="the key is gone", lacks_key=True)])
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.SERVING])
+def test_no_host_is_blamed_where_only_our_key_is_missing(view: NodeView, phase: Phase):
+    """After a takeover each server counted as failed, and eight of them stopped all renting."""
+    hour_ago = NOW - minutes(60)
+    held = lease(LeaseState.ORDERED, phase, phase_since=hour_ago, unhealthy_since=hour_ago)
+    [given] = after_takeover(GiveBack, held, nodes={L1: replace(view, is_healthy=False)})
+    assert not given.blocks_host and given.cause is Cause.NO_KEY_HERE
 
 
 def test_what_is_not_proven_to_be_ours_is_not_cancelled_before_its_time_is_up():

@@ -16,6 +16,7 @@ import pytest
 from clorefleet.domain.errors import LostLeadership
 from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.order import RentRequest
 from clorefleet.domain.plan import PlanReport
 from clorefleet.fleet.loop import Fleet
 from clorefleet.store.database import Store, open_store
@@ -40,7 +41,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 class Daemon:
     """What `clorefleet.daemon.service` does with a fleet, on a clock that is moved by hand."""
 
-    def __init__(self, name: str, pair: Pair, *, skew: timedelta) -> None:
+    def __init__(self, name: str, pair: Pair, *, skew: timedelta, nodes: MemoryNodes) -> None:
         self.clock = VirtualClock(NOW + skew)
         self.store = open_store(pair.url)
         self.standby = Standby(self.store, name, clock=self.clock)
@@ -51,7 +52,7 @@ class Daemon:
         self.fleet = Fleet(
             store=self.store,
             market=pair.market,
-            nodes=pair.nodes,
+            nodes=nodes,
             planner=lambda requirement, _: PlanReport(requirement, PLANS, (), (), len(PLANS)),
             clock=self.clock,
             set_routes=lambda backends: None,
@@ -74,13 +75,16 @@ class Daemon:
 
 
 class Pair:
-    def __init__(self, url: str, *, skew: timedelta = timedelta(0)) -> None:
+    """On one machine, or with a key folder each, as on two."""
+
+    def __init__(self, url: str, *, skew: timedelta = timedelta(0), machines: int = 1) -> None:
         self.url = url
         self.market_clock = VirtualClock()
         hazards = Hazards()
         self.market = MemoryMarket(self.market_clock, hazards)
-        self.nodes = MemoryNodes(hazards)
-        self.first, self.second = Daemon("a", self, skew=timedelta(0)), Daemon("b", self, skew=skew)
+        places = [MemoryNodes(hazards, place=f"machine {number}") for number in range(machines)]
+        self.first = Daemon("a", self, skew=timedelta(0), nodes=places[0])
+        self.second = Daemon("b", self, skew=skew, nodes=places[-1])
         with self.first.store.write() as tx:
             tx.put_deployment(deployment(created_at=NOW))
 
@@ -165,14 +169,77 @@ def test_a_leader_paused_between_intent_and_rent_sends_nothing_when_it_wakes(pai
     pair.assert_serving_once(pair.first.store)
 
 
+class KilledForGood(BaseException):
+    pass
+
+
+def kill_first_at(pair: Pair, boundary: Boundary) -> None:
+    """It dies there in its first rent, and stays dead."""
+
+    def die(effect: Effect, reached: Boundary) -> None:
+        if (effect, reached) == (Effect.RENT, boundary):
+            raise KilledForGood
+
+    pair.first.boundary_hook = die
+    with pytest.raises(KilledForGood):
+        pair.run(pair.first, ticks=20)
+
+
+def test_a_doubtful_order_of_a_dead_machine_is_ended_by_the_other_which_has_no_key_to_it(url: str):
+    """C1, C3, S1: it was reported as foreign, and billed for as long as nobody looked."""
+    pair = Pair(url, machines=2)
+    kill_first_at(pair, Boundary.AFTER_EFFECT)
+    [doubtful] = pair.market.live
+    waited = pair.second.fleet.limits.phase[Phase.WAITING]
+    pair.run(pair.second, ticks=30, every_s=30)
+    assert pair.market.live == [doubtful], "the other machine might be back with the key until then"
+    pair.run(pair.second, ticks=60, every_s=30)
+    assert doubtful.order_id not in {each.order_id for each in pair.market.live}
+    ended = pair.market.orders[doubtful.order_id]
+    assert ended.spend.amount <= ended.price.for_seconds(int(waited.total_seconds()) + 180).amount
+    with pair.second.store.read() as tx:
+        [counted] = [each for each in tx.segments() if each.order_id == ended.order_id]
+        assert counted.settled_at is not None and counted.market_spend == ended.spend.amount
+        assert tx.foreign_orders(seen_since=NOW) == ()
+        assert tx.host_faults(since=NOW) == ()
+        [lease] = tx.open_leases()
+    assert lease.phase is Phase.SERVING and lease.key_place == "machine 1"
+    pair.dispose()
+
+
+def test_the_first_machine_goes_on_with_its_doubtful_order_when_it_is_back_in_time(url: str):
+    pair = Pair(url, machines=2)
+    kill_first_at(pair, Boundary.AFTER_EFFECT)
+    pair.run(pair.second, ticks=30, every_s=30)
+    pair.first.boundary_hook = lambda effect, boundary: None
+    pair.first.token = None
+    pair.run(pair.first, ticks=60, every_s=10)
+    pair.assert_serving_once(pair.first.store)
+    pair.dispose()
+
+
+def test_an_order_that_the_user_made_by_hand_on_that_server_is_never_ended_by_the_other_machine(url: str):
+    """B8, S9: the first machine died before its request left; the user took the server half an hour later."""
+    pair = Pair(url, machines=2)
+    kill_first_at(pair, Boundary.AFTER_INTENT)
+    with pair.second.store.read() as tx:
+        [lease] = tx.open_leases()
+    pair.pass_time(1800)
+    by_hand = RentRequest(lease.server_id, False, lease.plan.price.billed, lease.image)
+    pair.market.rent(by_hand)
+    [made] = pair.market.live
+    pair.run(pair.second, ticks=120, every_s=30)
+    assert made.order_id in {each.order_id for each in pair.market.live}
+    with pair.second.store.read() as tx:
+        assert [each[0] for each in tx.foreign_orders(seen_since=NOW)] == [made.order_id]
+    pair.dispose()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("boundary", Boundary, ids=str)
 @pytest.mark.parametrize("effect", [Effect.RENT, Effect.CANCEL, Effect.START_JOB], ids=str)
 def test_a_takeover_at_any_boundary_rents_once(pair: Pair, effect: Effect, boundary: Boundary):
     """The leader is killed there for good; the one that stood by ends what it began."""
-
-    class KilledForGood(BaseException):
-        pass
 
     def die(reached: Effect, at: Boundary) -> None:
         if (reached, at) == (effect, boundary):

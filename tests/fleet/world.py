@@ -244,6 +244,7 @@ class MemoryNodes:
     prepared: set[LeaseId] = field(default_factory=set)
     forgotten: set[LeaseId] = field(default_factory=set)
     silent: set[OrderId] = field(default_factory=set)
+    place: str = "here"
 
     def prepare(self, lease_id: LeaseId) -> Credentials:
         self.prepared.add(lease_id)
@@ -252,6 +253,8 @@ class MemoryNodes:
     def look(self, lease: Lease, order: Order) -> NodeView:
         if order.order_id in self.silent:
             return NodeView(trouble="no answer", is_healthy=False)
+        if lease.key_place != self.place:
+            return NodeView(trouble="its key is elsewhere", key_is_elsewhere=True, is_healthy=False)
         is_started = lease.job_id(lease.phase, max(1, lease.launches)) in self.started
         match lease.phase:
             case Phase.WAITING:
@@ -293,6 +296,9 @@ class MemoryNodes:
 
     def kept_keys(self) -> frozenset[LeaseId]:
         return frozenset(self.prepared - self.forgotten)
+
+    def key_place(self) -> str:
+        return self.place
 
 
 class World:

@@ -108,6 +108,20 @@ def until(look: Callable[[], NodeView], is_enough: Callable[[NodeView], bool]) -
         time.sleep(0.05)
 
 
+def test_a_key_that_another_machine_has_is_told_from_one_that_was_never_made(tmp_path: Path):
+    """C1, C3: the one may have been sent to the market, the other was not."""
+    first, second = (
+        NodeOperator(tmp_path / name, hub_url="http://127.0.0.1:9", recipes={}, allow_loopback=True)
+        for name in ("first", "second")
+    )
+    lease = make_lease(phase=Phase.SERVING, key_place=first.key_place())
+    for operator, lacks_key in ((first, True), (second, False)):
+        view = operator.look(lease, make_order())
+        assert (view.lacks_key, view.key_is_elsewhere) == (lacks_key, not lacks_key)
+        assert view.is_healthy is False and view.host_key == ""
+        operator.close()
+
+
 def test_the_whole_way_with_a_new_daemon_at_every_phase(world: World):
     """C1: nothing that a phase needs is in a process that may die."""
     lease, order = replace(world.lease, launches=1), world.order

@@ -11,7 +11,15 @@ from clorefleet.domain.identity import JobId, LeaseId
 from clorefleet.domain.node import JobState
 from clorefleet.domain.secret import Secret
 from clorefleet.node.jobs import JobSpec, parse_report
-from clorefleet.node.keys import delete_keys, load_keys, make_keys, private_key_path, startup_command
+from clorefleet.node.keys import (
+    delete_keys,
+    kept_keys,
+    key_place,
+    load_keys,
+    make_keys,
+    private_key_path,
+    startup_command,
+)
 from clorefleet.node.weights import manifest_of
 from tests.fleet.builders import plan
 
@@ -82,6 +90,13 @@ def test_keys_are_made_once_private_and_gone_when_deleted(tmp_path):
     delete_keys(tmp_path, lease_id)
     delete_keys(tmp_path, lease_id)
     assert load_keys(tmp_path, lease_id) is None
+
+
+def test_a_key_folder_has_a_name_of_its_own_that_is_no_key(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert key_place(first) == key_place(first) != key_place(second)
+    make_keys(first, LeaseId("l1"))
+    assert kept_keys(first) == {"l1"} and kept_keys(second) == set()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "x" * 99])
