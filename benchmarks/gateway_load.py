@@ -33,6 +33,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import openai
@@ -124,7 +125,7 @@ def router(urls: list[str]) -> Iterator[tuple[str, str]]:
     """The public router, as its documentation starts it."""
     ports = [_free_port(), _free_port()]
     command = [
-        shutil.which("sglang-router") or "sglang-router", "launch", "--worker-urls", *urls,
+        _beside_python("sglang-router"), "launch", "--worker-urls", *urls,
         "--host", "127.0.0.1", "--port", str(ports[0]), "--prometheus-port", str(ports[1]),
         "--policy", "cache_aware",
     ]  # fmt: skip
@@ -135,6 +136,12 @@ def router(urls: list[str]) -> Iterator[tuple[str, str]]:
                 raise SystemExit("the router did not become ready")
             time.sleep(0.2)
         yield process.url, "none"
+
+
+def _beside_python(name: str) -> str:
+    """A command of this environment, whether or not the shell knows it."""
+    folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return shutil.which(name, path=folders) or name
 
 
 def _has_workers(url: str, count: int) -> bool:

@@ -33,6 +33,7 @@ PURE_FLEET = {
     "doubt",
     "filling",
     "limits",
+    "moves",
     "reconcile",
     "schedule",
     "slots",

@@ -285,6 +285,16 @@ class Diagnosis(TypedDict):
     corrections: list[str]
 
 
+class Scaled(TypedDict):
+    deployment_id: DeploymentId
+    replicas_before: int
+    replicas: int
+    replicas_max: int
+    usd_per_day_more_estimated: Decimal | None
+    budget: str | None
+    means: list[str]
+
+
 class Stopped(TypedDict):
     deployment_id: DeploymentId
     state: Literal["stopped"]
@@ -632,6 +642,7 @@ DOCUMENTS: dict[str, tuple[object, ...]] = {
     "logs --engine": (EngineLog,),
     "logs --engine --follow": (EngineLine,),
     "diagnose": (Diagnosis,),
+    "scale": (Scaled,),
     "stop": (Stopped,),
     "stop --all": (StoppedAll,),
     "cost": (Cost,),

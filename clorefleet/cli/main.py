@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "logs": "Show what happened to a deployment, and its engine's log.",
     "diagnose": "Say what a log of an engine means, and what would cure it.",
     "ssh": "Open a shell on a replica's server.",
+    "scale": "Keep another number of replicas of a deployment.",
     "stop": "Stop a deployment and everything it pays for.",
     "cost": "Show where the money went, what it bought, and what to change.",
     "report": "Show the cost report of the last week, or send it now.",

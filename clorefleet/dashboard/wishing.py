@@ -19,7 +19,7 @@ from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.money import Money
 from clorefleet.fleet.budget import running_usd_per_day
-from clorefleet.fleet.wish import scaled, stopped
+from clorefleet.fleet.wish import means, scaled, stopped
 from clorefleet.store.database import Store
 from clorefleet.store.queries import Transaction
 
@@ -73,34 +73,9 @@ def ask_scale(tx: Transaction, name: str, replicas: int, *, now: datetime) -> Qu
     wish = tx.deployment(DeploymentId(name))
     if wish is None:
         return None
-    scaled(wish, replicas, now=now)
-    leases = _open_leases(tx, wish)
-    budget = wish.requirement.budget
-    difference = replicas - wish.replicas
-    lines = []
-    if difference > 0 and leases:
-        each = _usd_per_day(leases) / len(leases)
-        lines.append(
-            f"{difference} more, at about {Money.usd(each)} a day each [estimated: as what runs now]: "
-            f"{Money.usd(each * difference)} a day more."
-        )
-    elif difference > 0:
-        lines.append(f"{difference} more; nothing runs now that a price could be taken from.")
-    elif difference < 0:
-        lines.append(f"{-difference} fewer: those farthest along stay, the others are given back.")
-    else:
-        lines.append("That is what is wished now.")
-    if difference > 0:
-        lines.append(
-            f"Never above its budget of {budget}: what would pass it is not rented."
-            if budget
-            else "It has no budget of its own: only the fleet's ceilings hold it."
-        )
-    if wish.schedule is not None:
-        lines.append("Its schedule goes first: in a window of it, the window's numbers hold.")
-    if wish.origin is Origin.FILE:
-        lines.append("It is kept by a fleet file: the next `clorefleet apply` sets the file's number again.")
-    return Question(wish.deployment_id, name_of(wish), tuple(lines), replicas, wish.replicas)
+    after = scaled(wish, replicas, now=now)
+    lines = means(wish, after, _open_leases(tx, wish))
+    return Question(wish.deployment_id, name_of(wish), lines, replicas, wish.replicas)
 
 
 def wish_stop(store: Store, name: str, before: str, *, now: datetime) -> None:

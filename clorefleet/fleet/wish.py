@@ -6,11 +6,16 @@ same budget guard as any rent. Writing one rents and cancels nothing by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 
-from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.deployment import Deployment, Desired, Origin
 from clorefleet.domain.errors import BadInput
+from clorefleet.domain.lease import Lease
+from clorefleet.domain.money import Money
+from clorefleet.fleet.budget import running_usd_per_day
 
 REPLICAS_MAX = 16
 
@@ -20,12 +25,17 @@ def stopped(deployment: Deployment) -> Deployment:
     return replace(deployment, desired=Desired.STOPPED, note="", has_given_up=False)
 
 
-def scaled(deployment: Deployment, replicas: int, *, now: datetime) -> Deployment:
+def scaled(
+    deployment: Deployment, replicas: int, *, now: datetime, replicas_max: int | None = None
+) -> Deployment:
     """`replicas` are kept when neither schedule nor load says otherwise; the most that load may ask for is
     never below that.
 
+    Args:
+        replicas_max: the most that load may ask for; None: as it was.
+
     Raises:
-        BadInput: it is stopped, or the number is none that may be kept.
+        BadInput: it is stopped, or the numbers are none that may be kept.
     """
     if deployment.desired is Desired.STOPPED:
         raise BadInput(
@@ -39,8 +49,66 @@ def scaled(deployment: Deployment, replicas: int, *, now: datetime) -> Deploymen
             remedy=f"Choose 1 to {REPLICAS_MAX}; to keep none, stop it.",
             money="Nothing was changed.",
         )
-    most = deployment.replicas_max
+    if replicas_max is not None:
+        _check_most(deployment, replicas, replicas_max)
+    most = deployment.replicas_max if replicas_max is None else replicas_max
     after = replace(deployment, replicas=replicas, replicas_max=None if most is None else max(most, replicas))
     if after == deployment or not deployment.has_given_up:
         return after
     return replace(after, note="", has_given_up=False, attempts_since=now)
+
+
+def _check_most(deployment: Deployment, replicas: int, most: int) -> None:
+    if deployment.scale is None:
+        raise BadInput(
+            f"“{deployment.deployment_id}” does not follow its load, so that it has no maximum.",
+            remedy="Give it a `scale` table in a fleet file, or leave the maximum out.",
+            money="Nothing was changed.",
+        )
+    if not replicas <= most <= REPLICAS_MAX:
+        raise BadInput(
+            f"At most {most} with at least {replicas} replicas cannot be kept.",
+            remedy=f"Choose a maximum from {replicas} to {REPLICAS_MAX}.",
+            money="Nothing was changed.",
+        )
+
+
+def more_usd_per_day(before: Deployment, after: Deployment, leases: Sequence[Lease]) -> Decimal | None:
+    """What more replicas would cost at the mean price of its open `leases` [estimated]; None without any."""
+    more = max(0, after.replicas - before.replicas)
+    if not leases:
+        return None
+    return sum(map(running_usd_per_day, leases), Decimal(0)) / len(leases) * more
+
+
+def means(before: Deployment, after: Deployment, leases: Sequence[Lease]) -> tuple[str, ...]:
+    """What another number means for the money, in sentences, for whoever is asked about it."""
+    difference = after.replicas - before.replicas
+    estimate = more_usd_per_day(before, after, leases)
+    lines = []
+    if difference > 0 and estimate is not None:
+        lines.append(
+            f"{difference} more, at about {Money.usd(estimate / difference)} a day each [estimated: as what "
+            f"runs now]: {Money.usd(estimate)} a day more."
+        )
+    elif difference > 0:
+        lines.append(f"{difference} more; nothing runs now that a price could be taken from.")
+    elif difference < 0:
+        lines.append(f"{-difference} fewer: those farthest along stay, the others are given back.")
+    most_before, most = before.bounds.replicas_max, after.bounds.replicas_max
+    if after.scale is not None and most != most_before:
+        lines.append(f"Load may ask for {most} at most, {most_before} before.")
+    if not lines:
+        lines.append("That is what is wished now.")
+    if difference > 0 or most > most_before:
+        budget = after.requirement.budget
+        lines.append(
+            f"Never above its budget of {budget}: what would pass it is not rented."
+            if budget
+            else "It has no budget of its own: only the fleet's ceilings hold it."
+        )
+    if after.schedule is not None:
+        lines.append("Its schedule goes first: in a window of it, the window's numbers hold.")
+    if after.origin is Origin.FILE:
+        lines.append("It is kept by a fleet file: the next `clorefleet apply` sets the file's number again.")
+    return tuple(lines)

@@ -76,6 +76,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "logs": ("logs",),
     "diagnose": ("diagnose", "engine.log", "--engine", "vllm"),
+    "scale": ("scale", "tiny", "1"),
     "stop": ("stop", "old", "--yes"),
     "stop --all": ("stop", "--all", "--yes", "--profile", "empty"),
     "cost": ("cost",),

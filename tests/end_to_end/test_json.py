@@ -60,6 +60,7 @@ def test_a_deployment_s_life_in_json(home: CommandLine):
         ("logs --engine", ("logs", "smollm2-135m", "--engine")),
         ("status", ("status",)),
         ("hosts list", ("hosts", "list")),
+        ("scale", ("scale", "smollm2-135m", "2")),
         ("deploy --detach", ("deploy", "smollm2-135m", "--budget", "16/day", "--detach")),
         ("apply", ("apply",)),
         ("stop", ("stop", "smollm2-135m")),

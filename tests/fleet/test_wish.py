@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
-from clorefleet.domain.deployment import Desired
+from clorefleet.domain.deployment import Desired, Origin, ScalePolicy
 from clorefleet.domain.errors import BadInput
-from clorefleet.fleet.wish import REPLICAS_MAX, scaled, stopped
-from tests.fleet.builders import NOW, deployment
+from clorefleet.fleet.wish import REPLICAS_MAX, means, more_usd_per_day, scaled, stopped
+from tests.fleet.builders import NOW, deployment, lease
 
 
 def test_a_stopped_deployment_keeps_everything_but_its_trouble():
@@ -40,3 +41,54 @@ def test_numbers_that_cannot_be_kept_are_refused(replicas: int):
 def test_a_stopped_deployment_is_not_scaled():
     with pytest.raises(BadInput, match="is stopped"):
         scaled(deployment(desired=Desired.STOPPED), 2, now=NOW)
+
+
+@pytest.mark.parametrize(("most", "replicas"), [(1, 2), (REPLICAS_MAX + 1, 2), (0, 1)])
+def test_a_maximum_below_what_is_kept_or_above_the_limit_is_refused(most: int, replicas: int):
+    with pytest.raises(BadInput, match="cannot be kept"):
+        scaled(deployment(scale=ScalePolicy()), replicas, now=NOW, replicas_max=most)
+
+
+def test_a_maximum_says_nothing_where_load_is_not_followed():
+    with pytest.raises(BadInput, match="does not follow its load"):
+        scaled(deployment(), 1, now=NOW, replicas_max=4)
+
+
+def test_a_lower_maximum_is_kept_as_asked():
+    after = scaled(deployment(scale=ScalePolicy(), replicas_max=8), 2, now=NOW, replicas_max=3)
+    assert (after.replicas, after.replicas_max) == (2, 3)
+
+
+# -- what is said before
+
+
+def said(before, replicas: int, *leases, most: int | None = None) -> str:
+    return " ".join(means(before, scaled(before, replicas, now=NOW, replicas_max=most), leases))
+
+
+def test_more_cost_as_much_each_as_what_runs_and_never_more_than_the_budget():
+    before = deployment()
+    words = said(before, 3, lease())
+    assert "2 more, at about $2.10 a day each [estimated" in words and "$4.20 a day more" in words
+    assert "Never above its budget of $16/day" in words
+    assert more_usd_per_day(before, scaled(before, 3, now=NOW), [lease()]) == Decimal("4.2")
+
+
+def test_without_a_running_one_no_price_is_made_up():
+    words = said(deployment(), 2)
+    assert "nothing runs now that a price could be taken from" in words and "estimated" not in words
+    assert more_usd_per_day(deployment(), deployment(replicas=2), []) is None
+
+
+def test_fewer_say_who_goes_and_nothing_of_a_budget():
+    words = said(deployment(replicas=3), 1, lease())
+    assert "2 fewer: those farthest along stay" in words and "budget" not in words
+
+
+def test_a_higher_maximum_is_told_with_the_budget_that_holds_it():
+    words = said(deployment(scale=ScalePolicy(), replicas_max=2), 1, lease(), most=4)
+    assert "Load may ask for 4 at most, 2 before." in words and "budget" in words
+
+
+def test_what_a_fleet_file_keeps_is_said_to_be_set_again():
+    assert "`clorefleet apply` sets the file's number again" in said(deployment(origin=Origin.FILE), 2)

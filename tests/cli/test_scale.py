@@ -1,0 +1,115 @@
+"""`clorefleet scale` asks with the money in the question, and does nothing that was not seen."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from clorefleet.cli import scale
+from clorefleet.domain.deployment import Deployment
+from clorefleet.domain.errors import BadInput, ExitCode
+from clorefleet.domain.identity import DeploymentId
+from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.fleet.wish import scaled
+from clorefleet.store.database import Store, open_store
+from tests.cli.conftest import CommandLine
+from tests.fleet.builders import NOW, deployment, lease
+
+TINY = DeploymentId("tiny")
+
+
+@pytest.fixture
+def store(cli: CommandLine) -> Store:
+    """A deployment with one replica that serves at $2.10 a day."""
+    file = cli.home / "home" / "state" / "default" / "clorefleet.db"
+    file.parent.mkdir(parents=True, mode=0o700)
+    made = open_store(f"sqlite:///{file}")
+    with made.write() as tx:
+        tx.put_deployment(deployment())
+        tx.put_lease(lease(LeaseState.ORDERED, Phase.SERVING))
+    return made
+
+
+def kept(store: Store) -> Deployment:
+    with store.read() as tx:
+        found = tx.deployment(TINY)
+    assert found is not None
+    return found
+
+
+def at_a_terminal(cli: CommandLine, *words: str, answer: str) -> tuple[int, str]:
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "from clorefleet.cli.main import main; raise SystemExit(main())", *words],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            cwd=cli.home,
+            env=cli.env,
+            timeout=60,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_the_question_says_what_it_costs_and_a_no_changes_nothing(cli: CommandLine, store: Store):
+    code, said = at_a_terminal(cli, "scale", "tiny", "3", answer="n\n")
+    assert code == ExitCode.INTERRUPTED and "It stays as it was." in said
+    assert "Keep 3 replicas of tiny? 2 more, at about" in said and "Never above its budget" in said
+    assert kept(store) == deployment()
+
+
+def test_without_a_terminal_it_wants_a_yes(cli: CommandLine, store: Store):
+    run = cli("scale", "tiny", "2")
+    assert run.code != 0 and "--yes" in run.err and kept(store) == deployment()
+
+
+def test_the_number_that_is_kept_is_not_asked_about(cli: CommandLine, store: Store):
+    run = cli("scale", "tiny", "1", "--json")
+    assert run.code == 0 and run.json["replicas"] == run.json["replicas_before"] == 1
+    assert Decimal(run.json["usd_per_day_more_estimated"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("tiny", "0"), "cannot be kept"),
+        (("tiny", "17"), "cannot be kept"),
+        (("tiny", "1", "--max", "3"), "does not follow its load"),
+        (("tinny", "2"), "tiny"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_with_its_reason(
+    cli: CommandLine, store: Store, words: tuple[str, ...], why: str
+):
+    run = cli("scale", *words, "--yes")
+    assert run.code == ExitCode.USAGE and why in run.err and "Nothing was changed" in run.err
+    assert kept(store) == deployment()
+
+
+def test_a_wish_that_changed_since_the_question_is_not_overwritten(store: Store):
+    before = kept(store)
+    with store.write() as tx:
+        tx.put_deployment(replace(before, replicas=5))
+    with pytest.raises(BadInput, match="has changed since"):
+        scale._write(store, before, scaled(before, 2, now=NOW), NOW)
+    assert kept(store).replicas == 5
+
+
+def test_a_yes_is_written_down_with_its_event(store: Store):
+    before = kept(store)
+    scale._write(store, before, scaled(before, 2, now=NOW), NOW)
+    assert kept(store).replicas == 2
+    with store.read() as tx:
+        [event] = [each for _, each in tx.events(TINY) if each.name == "scale_wished"]
+    assert "2 replicas were asked for" in event.text
