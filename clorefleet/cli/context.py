@@ -21,6 +21,13 @@ class GlobalOptions:
     has_run: bool = False
     """A command was named: the profile's state may be looked at."""
 
+    @property
+    def flag(self) -> str:
+        """What the user added to say which profile; see `Profile.flag`. Nothing is looked at."""
+        if self.sandbox or self.profile_name == "sandbox":
+            return " --sandbox"
+        return "" if self.profile_name in ("", "default") else f" --profile {self.profile_name}"
+
     def profile(self) -> Profile:
         """The chosen profile; its state folder exists afterwards."""
         from clorefleet.config.profile import DEFAULT, SANDBOX, find_profile

@@ -150,11 +150,12 @@ def write_page(report: CostReport, file: Path) -> None:
     from clorefleet.cli.output import note
     from clorefleet.config.places import write_private_file
     from clorefleet.domain.errors import BadInput
+    from clorefleet.report.commands import for_profile
     from clorefleet.report.cost_page import NO_PLOTS, cost_page
     from clorefleet.report.cost_plots import is_available
 
     try:
-        write_private_file(file, cost_page(report).encode())
+        write_private_file(file, for_profile(cost_page(report), options.flag).encode())
     except OSError as error:
         raise BadInput(
             f"I cannot write {str(file)[:200]}: {error.strerror}.", remedy="Choose another file."

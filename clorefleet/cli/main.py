@@ -279,12 +279,14 @@ def _print_error(error: ClorefleetError) -> None:
     if options.as_json:
         import json
 
+        from clorefleet.report.commands import for_profile
+
         document = {
             "error": {
                 "kind": type(error).__name__,
                 "what": error.what,
-                "money": error.money,
-                "remedy": error.remedy,
+                "money": for_profile(error.money, options.flag),
+                "remedy": for_profile(error.remedy, options.flag),
                 "fault": error.fault.value,
                 "may_retry": error.may_retry,
                 "exit_code": int(error.exit_code),

@@ -19,6 +19,7 @@ import typer
 from clorefleet.cli import progress
 from clorefleet.cli.context import options
 from clorefleet.domain.text import clean_line
+from clorefleet.report.commands import for_profile
 from clorefleet.report.words import age as age
 from clorefleet.report.words import gib as gib
 from clorefleet.report.words import usd as usd
@@ -32,7 +33,8 @@ LEAST_CHARS, LAST_LEAST_CHARS = 10, 24
 
 def print_json(document: object) -> None:
     """One JSON document on stdout; Decimals as text, instants in ISO 8601."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=_plain)
+    sys.stdout.write(_for_this_profile(text) + "\n")
 
 
 def print_json_line(document: object) -> None:
@@ -53,13 +55,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def _for_this_profile(text: str) -> str:
+    """A command that is told works when it is pasted."""
+    return for_profile(text, options.flag)
+
+
 def say(text: str = "", *, end: str = "\n", hanging: int = 0) -> None:
     """Prose on stdout, our own words with foreign parts already cleaned.
 
     On a terminal it is broken at words; the lines below the first begin `hanging` columns further in.
     """
     progress.clear_line()
-    sys.stdout.write(_broken(text, sys.stdout, hanging=" " * hanging) + end)
+    sys.stdout.write(_broken(_for_this_profile(text), sys.stdout, hanging=" " * hanging) + end)
     sys.stdout.flush()
 
 
@@ -73,7 +80,7 @@ def say_verbatim(text: str, *, end: str = "\n") -> None:
 def note(text: str, *, hanging: int = 0) -> None:
     """A line beside the result, on stderr; broken as `say` breaks one."""
     progress.clear_line()
-    sys.stderr.write(_broken(text, sys.stderr, hanging=" " * hanging) + "\n")
+    sys.stderr.write(_broken(_for_this_profile(text), sys.stderr, hanging=" " * hanging) + "\n")
 
 
 def columns() -> int:
@@ -122,7 +129,10 @@ def table(
     """
     last = len(headings) - 1
     cells = [
-        [clean_line(cell, max_chars=LAST_MAX_CHARS if i == last else CELL_MAX_CHARS) for i, cell in row]
+        [
+            _for_this_profile(clean_line(cell, max_chars=LAST_MAX_CHARS if i == last else CELL_MAX_CHARS))
+            for i, cell in row
+        ]
         for row in map(enumerate, rows)
     ]
     widths = [
@@ -223,9 +233,9 @@ def tell_error(what: str, *, money: str = "", remedy: str = "") -> None:
     progress.clear_line()
     lines = [painted("Error:", 31, sys.stderr) + " " + what]
     if money:
-        lines.append(f"Money: {money}")
+        lines.append(f"Money: {_for_this_profile(money)}")
     if remedy:
-        lines.append(f"Next:  {remedy}")
+        lines.append(f"Next:  {_for_this_profile(remedy)}")
     sys.stderr.write("\n".join(_broken(line, sys.stderr, hanging="       ") for line in lines) + "\n")
 
 

@@ -88,7 +88,7 @@ def _check_guide(model: str) -> None:
     if model.lower() != guide.MODEL:
         raise BadInput(
             f"The guide is about {guide.MODEL}, not {model[:60]}.",
-            remedy=f"Type: clorefleet plan {guide.MODEL} --check-guide",
+            remedy=f"Type: `clorefleet plan {guide.MODEL} --check-guide`",
         )
     recipe = load_calibration_recipes()[guide.MODEL]
     if options.as_json:

@@ -73,7 +73,11 @@ def report(
     elif not is_sent:
         show(found)
     if is_sent and fleet is not None:
-        _send(_chosen(fleet, email=email, webhook=webhook, names=to), letter_of(found, policy), now)
+        _send(
+            _chosen(fleet, email=email, webhook=webhook, names=to),
+            letter_of(found, policy, flag=options.flag),
+            now,
+        )
 
 
 def _fleet_file(file: Path | None, *, is_needed: bool) -> FleetFile | None:

@@ -119,7 +119,7 @@ def _subjects(fleet_or_model: str, budget: str, prefer: str) -> list[tuple[str, 
         if len(disabled) == len(file.deployments):
             raise BadInput(
                 f"{fleet_or_model} has no deployment to simulate.",
-                remedy="Enable one there, or name a model: clorefleet simulate MODEL.",
+                remedy="Enable one there, or name a model: `clorefleet simulate MODEL`.",
             )
         wishes = [
             (

@@ -25,7 +25,8 @@ def as_bad_input(error: Any) -> BadInput:
     kind = type(error).__name__
     more = f"`{path} --help` shows all."
     shown = examples(getattr(command, "help", "") or "")
-    like = f"For instance: `{shown[0]}`. " if shown else ""
+    # Examples are of the sandbox where they would cost money; here the user's own profile is meant.
+    like = f"For instance: `{shown[0].replace(' --sandbox', '')}`. " if shown else ""
     if kind == "NoSuchOption":
         known = [opt for each in command.params for opt in each.opts] if command is not None else []
         return BadInput(

@@ -360,7 +360,12 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
     follower = FileFollower(store, lambda: service.token, connection.clock, wake=service.wake)
     secrets = (connection.api_key, gateway_token(connection))
     reporter = Reporter(
-        store, lambda: service.token, connection.clock, policy=lambda: follower.report, secrets=secrets
+        store,
+        lambda: service.token,
+        connection.clock,
+        policy=lambda: follower.report,
+        secrets=secrets,
+        flag=connection.profile.flag,
     )
     notifier = Notifier(
         store,

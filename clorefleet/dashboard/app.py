@@ -77,7 +77,7 @@ class Dashboard:
     _streams: int = 0
 
     def __post_init__(self) -> None:
-        self._environment = pages.environment()
+        self._environment = pages.environment(self.flag)
 
     @property
     def url(self) -> str:

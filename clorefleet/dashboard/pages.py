@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 from clorefleet.domain.money import Money
 from clorefleet.domain.text import clean_line
+from clorefleet.report.commands import for_profile
 from clorefleet.report.words import age, gib
 
 FOLDER = Path(__file__).parent
@@ -24,19 +26,22 @@ TEMPLATES, STATIC = FOLDER / "templates", FOLDER / "static"
 TEXT_CHARS_MAX = 400
 
 
-def harmless(value: Any) -> Any:
-    """What an expression prints: foreign text cleaned and bounded, everything else as it is."""
+def harmless(value: Any, flag: str = "") -> Any:
+    """What an expression prints: foreign text cleaned and bounded, everything else as it is.
+
+    A command in it is one for the profile of `flag`.
+    """
     if isinstance(value, Markup) or not isinstance(value, str):
         return "" if value is None else value
-    return clean_line(value, max_chars=TEXT_CHARS_MAX)
+    return for_profile(clean_line(value, max_chars=TEXT_CHARS_MAX), flag)
 
 
-def environment() -> Environment:
+def environment(flag: str = "") -> Environment:
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=harmless,
+        finalize=partial(harmless, flag=flag),
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -18,6 +18,7 @@ from clorefleet.domain.secret import Secret, redacted
 from clorefleet.fleet.schedule import first_moment
 from clorefleet.notify.channels import Letter, Outcome, send
 from clorefleet.report.charges import midnight
+from clorefleet.report.commands import for_profile
 from clorefleet.report.cost import Dimension
 from clorefleet.report.cost_document import cost_csv, cost_document
 from clorefleet.report.cost_report import CostQuestion, CostReport, books_since, cost_report
@@ -44,12 +45,14 @@ class Reporter:
         *,
         policy: Callable[[], ReportPolicy | None],
         secrets: tuple[Secret, ...] = (),
+        flag: str = "",
     ) -> None:
         self._store = store
         self._token = token
         self._clock = clock
         self._policy = policy
         self._secrets = secrets
+        self._flag = flag
         self._told = ""
 
     def run(self) -> None:
@@ -87,7 +90,7 @@ class Reporter:
         now = self._clock.now()
         with self._store.read() as tx:
             books = load_books(tx, since=books_since(question, now=now))
-        return letter_of(cost_report(books, question, now=now), policy, self._secrets)
+        return letter_of(cost_report(books, question, now=now), policy, self._secrets, flag=self._flag)
 
 
 def last_due(policy: ReportPolicy, now: datetime) -> datetime | None:
@@ -123,19 +126,22 @@ def question_of(policy: ReportPolicy, at: datetime) -> CostQuestion:
     )
 
 
-def letter_of(report: CostReport, policy: ReportPolicy, secrets: tuple[Secret, ...] = ()) -> Letter:
+def letter_of(
+    report: CostReport, policy: ReportPolicy, secrets: tuple[Secret, ...] = (), *, flag: str = ""
+) -> Letter:
+    """`flag` is the profile's, for the commands that the report advises."""
     attachment, name, subtype = "", "", "plain"
     if policy.form is ReportFormat.HTML:
         from clorefleet.report.cost_page import cost_page
 
-        attachment, name, subtype = cost_page(report), "cost.html", "html"
+        attachment, name, subtype = for_profile(cost_page(report), flag), "cost.html", "html"
     elif policy.form is ReportFormat.CSV:
         attachment, name, subtype = cost_csv(report), "cost.csv", "csv"
     since = report.question.since or report.at
     begun = since.astimezone(report.question.zone)
     return Letter(
         subject=f"{money(report.total.usd)} in the {policy.period} from {begun:%Y-%m-%d}",
-        text=redacted(as_text(blocks(report)), secrets),
+        text=redacted(for_profile(as_text(blocks(report)), flag), secrets),
         document=cost_document(report),
         attachment=redacted(attachment, secrets),
         attachment_name=name,

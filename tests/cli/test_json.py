@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,9 @@ ELSEWHERE = {
 """They need a daemon, a hub or a node: `tests/end_to_end/test_json.py` and `test_adopt.py` there."""
 
 
-def fill(home: Path) -> None:
+def fill(home: Path, profile: str = "default") -> None:
     """A fleet with one replica that serves and one deployment that was stopped."""
-    file = home / "state" / "default" / "clorefleet.db"
+    file = home / "state" / profile / "clorefleet.db"
     file.parent.mkdir(parents=True, mode=0o700)
     held = lease(LeaseState.ORDERED, Phase.SERVING, order_id=OrderId(7), measured_tokens_per_s=3.5)
     segment = LedgerSegment(
@@ -145,12 +146,19 @@ def schema(name: str) -> dict[str, Any]:
 Told = dict[str, tuple[int, str, str]]
 
 
-def run_all(folder: Path, market: RunningSandbox, *words: str, program: str = DRIVER) -> Told:
-    """What each command of `RUNS` says in a fresh home, all of them in one process."""
-    fill(folder / "home")
+def run_all(
+    folder: Path,
+    market: RunningSandbox,
+    *words: str,
+    program: str = DRIVER,
+    profile: str = "default",
+    runs: Mapping[str, tuple[str, ...]] = RUNS,
+) -> Told:
+    """What each command of `runs` says in a fresh home, all of them in one process."""
+    fill(folder / "home", profile)
     (folder / "fleet.toml").write_text(FLEET, "utf-8")
     (folder / "engine.log").write_text(LOG, "utf-8")
-    with open_store(f"sqlite:///{folder / 'home' / 'state' / 'default' / 'clorefleet.db'}").write() as tx:
+    with open_store(f"sqlite:///{folder / 'home' / 'state' / profile / 'clorefleet.db'}").write() as tx:
         for change in changes(load_fleet_file(folder / "fleet.toml"), (), None, now=NOW).changes:
             if change.after is not None:
                 tx.put_deployment(change.after)
@@ -167,7 +175,7 @@ def run_all(folder: Path, market: RunningSandbox, *words: str, program: str = DR
     }
     done = subprocess.run(
         [sys.executable, "-c", program],
-        input=json.dumps([[*run, *words] for run in RUNS.values()]),
+        input=json.dumps([[*run, *words] for run in runs.values()]),
         capture_output=True,
         text=True,
         cwd=folder,
@@ -175,7 +183,7 @@ def run_all(folder: Path, market: RunningSandbox, *words: str, program: str = DR
         timeout=170,
     )
     assert done.returncode == 0, done.stderr
-    return dict(zip(RUNS, map(tuple, json.loads(done.stdout)), strict=True))
+    return dict(zip(runs, map(tuple, json.loads(done.stdout)), strict=True))
 
 
 @pytest.fixture(scope="module")
