@@ -62,13 +62,13 @@ class LedgerSegment:
 
     def cost(self, now: datetime) -> Money:
         """The settled bill, or the larger of our estimate and the market's counter while it runs."""
-        return Money(self._cost(now), self.currency)
+        return Money(self.charged(now), self.currency)
 
     def cost_usd(self, now: datetime) -> Decimal:
-        return self._cost(now) * self.usd_per_unit
+        return self.charged(now) * self.usd_per_unit
 
-    def _cost(self, now: datetime) -> Decimal:
-        """As an amount: a tick asks each segment that runs for it several times."""
+    def charged(self, now: datetime) -> Decimal:
+        """`cost` as an amount in the billed currency: a tick asks each segment for it several times."""
         if self.market_spend is None:
             return self._estimated(now)
         if self.settled_at is not None:

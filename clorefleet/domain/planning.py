@@ -69,16 +69,17 @@ def planning_of(report: PlanReport, *, now: datetime) -> Planning:
     front = frozenset(report.pareto)
 
     def option(plan: Plan, rank: int | None) -> PlanOption:
+        key, offer, price = plan.key, plan.offer, plan.price
         return PlanOption(
-            key=plan.key,
-            server_id=plan.offer.server_id,
-            gpus=plan.offer.gpu_summary,
+            key=key,
+            server_id=offer.server_id,
+            gpus=offer.gpu_summary,
             setup=f"{plan.setup.checkpoint} on {plan.setup.engine}",
-            is_spot=plan.price.is_spot,
-            all_in_usd_per_day=plan.price.all_in_usd_per_day.amount,
+            is_spot=price.is_spot,
+            all_in_usd_per_day=price.all_in_usd_per_day.amount,
             tokens_per_s=round(plan.speed.decode_tokens_per_s, 3),
             is_measured=plan.speed.mark is Mark.MEASURED,
-            is_on_front=rank is not None and plan.key in front,
+            is_on_front=rank is not None and key in front,
             rank=rank,
         )
 

@@ -338,6 +338,6 @@ def of_bill(
     order_id: OrderId, segments: Iterable[LedgerSegment], bill: Decimal, now: datetime
 ) -> Iterator[Violation]:
     """S7: the ledger of an ended and settled order is the market's bill to the last unit."""
-    counted = sum((segment.cost(now).amount for segment in segments), Decimal(0))
+    counted = sum((segment.charged(now) for segment in segments), Decimal(0))
     if counted != bill:
         yield Violation("S7", f"order {order_id}", f"the ledger has {counted}, the bill is {bill}")

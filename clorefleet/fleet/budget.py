@@ -237,6 +237,8 @@ def _overspent(ceiling: _Ceiling, now: datetime, limits: FleetLimits) -> Mapping
         return {}
     rates = {each.lease_id: _present_rate(each, ceiling.usd_per_unit) for each in ceiling.open_leases}
     rate = sum(rates.values(), Decimal(0))
+    if ceiling.total_usd is None and _is_far_below(ceiling, rate, limits):
+        return {}
     # A lease that is leaving bills until it is gone; it is not asked to leave again.
     staying = [
         each
@@ -274,12 +276,19 @@ def _overspent(ceiling: _Ceiling, now: datetime, limits: FleetLimits) -> Mapping
     return found
 
 
+def _is_far_below(ceiling: _Ceiling, rate: Decimal, limits: FleetLimits) -> bool:
+    """Even where all of `stop_lead` lay before midnight; as nearly always, so that it is asked first."""
+    per_day = ceiling.per_day_usd
+    ahead = ceiling.spent_today_usd + rate * _share_of_day(limits.stop_lead)
+    return per_day is not None and rate <= per_day and ahead <= per_day
+
+
 def running_usd_per_day(lease: Lease) -> Decimal:
     """The worse of the approved and the billed price, with fee, in USD at the plan's rate."""
-    planned = lease.plan.price.running_usd_per_day
-    if lease.price is None:
-        return planned
     price = lease.plan.price
+    planned = price.running_usd_per_day
+    if lease.price is None or lease.price.amount == price.billed.amount:
+        return planned
     billed = lease.price.amount * (1 + price.fee_percent / 100) * price.usd_per_unit
     return max(planned, billed)
 

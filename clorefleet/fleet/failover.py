@@ -169,16 +169,20 @@ def failures(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> 
     mine = [
         lease
         for lease in leases
-        if is_counted(lease, deployment, now) and lease.cause is not None and lease.cause not in NOBODY_FAILED
+        if lease.cause is not None and lease.cause not in NOBODY_FAILED and is_counted(lease, deployment, now)
     ]
     return tuple(sorted(mine, key=lambda lease: (lease.created_at, lease.lease_id)))
 
 
 def exclusions(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> tuple[Exclusion, ...]:
     """What those failures tell about other servers."""
+    return _exclusions(failures(deployment, leases, now))
+
+
+def _exclusions(failed: Iterable[Lease]) -> tuple[Exclusion, ...]:
     found = (
         exclusion_of(lease.cause, lease.plan.offer, lease.plan.setup, cuda_found=lease.cuda_found)
-        for lease in failures(deployment, leases, now)
+        for lease in failed
         if lease.cause is not None
     )
     return tuple(dict.fromkeys(each for each in found if each is not None))
@@ -188,12 +192,9 @@ def would_fail_again(
     deployment: Deployment, leases: Iterable[Lease], now: datetime
 ) -> Callable[[Plan], bool]:
     """Of a plan: an exclusion covers it, or the same weights and image failed on the same server."""
-    leases = tuple(leases)
-    excluded = exclusions(deployment, leases, now)
-    failed = {
-        (lease.server_id, lease.plan.setup.image, lease.plan.setup.checkpoint)
-        for lease in failures(deployment, leases, now)
-    }
+    known = failures(deployment, leases, now)
+    excluded = _exclusions(known)
+    failed = {(lease.server_id, lease.plan.setup.image, lease.plan.setup.checkpoint) for lease in known}
 
     def fails(plan: Plan) -> bool:
         return (plan.offer.server_id, plan.setup.image, plan.setup.checkpoint) in failed or any(

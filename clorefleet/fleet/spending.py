@@ -57,7 +57,8 @@ def load_ledger_totals(tx: Transaction, now: datetime) -> Mapping[Currency, Deci
     """All that the ledger counts, by billed currency."""
     totals: dict[Currency, Decimal] = {}
     for segment in tx.segments():
-        totals[segment.currency] = totals.get(segment.currency, Decimal(0)) + segment.cost(now).amount
+        currency = segment.price.currency
+        totals[currency] = totals.get(currency, Decimal(0)) + segment.charged(now)
     return totals
 
 

@@ -50,6 +50,8 @@ def wanted(
     """
     if deployment.desired is Desired.STOPPED:
         return Wanted(0, "you asked to stop")
+    if deployment.schedule is None and deployment.scale is None and deployment.idle is None:
+        return Wanted(deployment.replicas, f"you asked for {deployment.replicas}")
     in_force = bounds_of(deployment, now, held=held, start_up=start_up)
     bounds = in_force.bounds
     is_idle = deployment.idle is not None and idle is not None and idle.is_idle

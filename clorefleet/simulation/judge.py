@@ -135,7 +135,7 @@ class Judge:
             order for order in world.market.live() if now_s >= max(order.listed_from_s, order.hidden_until_s)
         ]
         orders = OrderList(tuple(map(world.market.held_as, shown)), world.time.at(now_s))
-        strange = [order for order in shown if (order.order_id, order.host.server_id) in reported]
+        strange = [order for order in shown if order.key in reported]
         by_nonce = {f"{home.fleet_name}/{lease.lease_id}": lease for lease in leases} if strange else {}
         return Snapshot(
             now=world.time.at(now_s),
@@ -147,9 +147,7 @@ class Judge:
             segments=segments,
             closed_leases=tuple(lease for lease in leases if not lease.is_open),
             foreign=frozenset(
-                (order.order_id, ServerId(order.host.server_id))
-                for order in strange
-                if self.may_be_foreign(home, order, by_nonce.get(order.nonce))
+                order.key for order in strange if self.may_be_foreign(home, order, by_nonce.get(order.nonce))
             ),
         )
 
@@ -173,7 +171,7 @@ class Judge:
             return  # read by the rent protocol, for its own question
         absences = self._absences.setdefault(process.fleet_name, Counter())
         for order in self._world.market.orders:
-            key = (order.order_id, ServerId(order.host.server_id))
+            key = order.key
             record = shown.get(key)
             if record is None and not listed.unreadable:
                 absences[key] += 1

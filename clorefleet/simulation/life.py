@@ -109,20 +109,28 @@ class _Listener(logging.Handler):
         self._judge.hear(record.getMessage())
 
 
+_NOT_ASKED = ("logThreads", "logProcesses", "logMultiprocessing")
+"""What `logging` finds out for each record unless it is told not to, as its documentation advises; nobody
+reads it here."""
+
+
 @contextmanager
 def _heard(judge: Judge) -> Iterator[None]:
     logger = logging.getLogger("clorefleet")
     listener = _Listener(judge)
     before = (logger.propagate, logger.level)
+    asked = {name: getattr(logging, name) for name in _NOT_ASKED}
     logger.propagate = False
     logger.setLevel(logging.INFO)
     logger.addHandler(listener)
+    vars(logging).update(dict.fromkeys(_NOT_ASKED, False))
     try:
         yield
     finally:
         logger.removeHandler(listener)
         logger.propagate, level = before
         logger.setLevel(level)
+        vars(logging).update(asked)
 
 
 class World:
@@ -228,6 +236,7 @@ class World:
         """The machine sleeps in the middle of a tick; everybody else goes on."""
         self.trace(f"{process.name} is suspended for {seconds:.0f} s")
         process.is_suspended = True
+        self._call_standby(process)
         self.run_until(self.time.now_s + seconds)
         process.is_suspended = False
         self.trace(f"{process.name} goes on")
@@ -372,7 +381,7 @@ class World:
             # Where a second machine shares the store, nobody can prove that the other is dead.
             if not self._begin(process):
                 self.trace(f"{process.name} stands by")
-                self._plan_turn(process, self.time.now_s + self.dice.between(30, 300, process.turn))
+                self._plan_turn(process, self.time.now_s + self._look_again_s(process))
                 return
             self.trace(f"{process.name} leads with token {process.token}")
         self.ticks += 1
@@ -384,9 +393,22 @@ class World:
         if not process.is_alive:
             delay_s = self.dice.between(1, 300, "restart", process.name, process.turn)
             self._plan_turn(process, self.time.now_s + delay_s)
+            self._call_standby(process)
         else:
             self._plan_turn(process, self.time.now_s + self._gap_s(process, result))
         self.judge.after_tick(process, result)
+
+    def _look_again_s(self, standby: Process) -> float:
+        """While another leads there is nothing to see; when it stops, `_call_standby` says so."""
+        others = (each for each in standby.home.processes if each is not standby)
+        if any(each.is_alive and not each.is_suspended for each in others):
+            return _LONGEST_GAP_S
+        return self.dice.between(30, 300, standby.turn)
+
+    def _call_standby(self, silent: Process) -> None:
+        for each in silent.home.processes:
+            if each is not silent and not each.is_alive:
+                self._plan_turn(each, self.time.now_s + self.dice.between(30, 300, "standby", each.turn))
 
     @staticmethod
     def _begin(process: Process) -> bool:

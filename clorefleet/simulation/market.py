@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import Protocol
 
 from clorefleet.domain.errors import (
@@ -65,6 +66,9 @@ TIMEOUT_S = 30.0
 DRIP_S = 170.0
 
 
+_WALLETS = tuple(Wallet(currency, Money(Decimal(10**6), currency)) for currency in Currency)
+
+
 @dataclass
 class TrueOrder:
     """One rental as it really is."""
@@ -103,6 +107,11 @@ class TrueOrder:
     @property
     def is_live(self) -> bool:
         return self.ended_s is None
+
+    @cached_property
+    def key(self) -> tuple[OrderId, ServerId]:
+        """A number may be another order's later, on another server."""
+        return self.order_id, ServerId(self.host.server_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,7 +484,7 @@ class Desk:
 
     def fetch_wallets(self) -> tuple[Wallet, ...]:
         self._read()
-        return tuple(Wallet(currency, Money(Decimal(10**6), currency)) for currency in Currency)
+        return _WALLETS
 
     def rent(self, request: RentRequest, *, with_required_price: bool = True) -> RentOutcome:
         market, switches = self._market, self._market.switches

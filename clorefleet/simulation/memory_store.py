@@ -294,7 +294,7 @@ class MemoryTransaction(Transaction):
     # -- ceilings, wallets, coins
 
     def guard(self) -> FleetGuard:
-        found: FleetGuard = self._tables.single.get("guard", FleetGuard())
+        found: FleetGuard = self._tables.single.get("guard", _NO_GUARD)
         return found
 
     def put_guard(self, guard: FleetGuard) -> None:
@@ -480,6 +480,7 @@ class MemoryTransaction(Transaction):
 
 
 _ABSENT = object()
+_NO_GUARD = FleetGuard()
 
 
 class _Held:
