@@ -263,6 +263,22 @@ class MemoryTransaction(Transaction):
         ]
         return tuple(sorted(mine, key=lambda each: each.started_at))
 
+    def unsettled_segments(self) -> tuple[LedgerSegment, ...]:
+        return tuple(each for each in self.segments() if self._can_change(each))
+
+    def settled_usd(self) -> dict[DeploymentId, Decimal]:
+        found: dict[DeploymentId, Decimal] = {}
+        for each in self.segments():
+            if each.market_spend is not None and not self._can_change(each):
+                cost = each.market_spend * each.usd_per_unit
+                found[each.deployment_id] = found.get(each.deployment_id, Decimal(0)) + cost
+        return found
+
+    def _can_change(self, segment: LedgerSegment) -> bool:
+        lease = self._tables.leases.get(segment.lease_id)
+        is_held = lease is not None and lease.is_open
+        return segment.settled_at is None or segment.market_spend is None or is_held
+
     def order_segments(self, order_id: OrderId) -> Segments:
         return self._tables.segments.get(order_id, ())
 

@@ -267,6 +267,24 @@ def test_a_settled_bill_is_final(store: Store):
     assert kept.cost_usd(NOW) == Decimal("0.42")
 
 
+def test_what_is_settled_and_what_may_still_change_are_the_whole_ledger(store: Store):
+    settled = LedgerSegment(
+        LeaseId("l2"), DeploymentId("tiny"), OrderId(4), Rate.per_day(2), False, Decimal(5), Decimal(0),
+        Decimal(3), "test", NOW - minutes(9), NOW - minutes(5), Decimal("0.25"), NOW,
+    )  # fmt: skip
+    runs = replace(settled, lease_id=LeaseId("l1"), order_id=OrderId(3), ended_at=None, settled_at=None)
+    unbilled = replace(settled, order_id=OrderId(5), started_at=NOW, ended_at=NOW, settled_at=None)
+    with store.write() as tx:
+        tx.put_lease(lease(LeaseState.ORDERED, order_id=OrderId(3)))
+        over = lease(LeaseState.ENDED, lease_id=LeaseId("l2"), intent_id=IntentId("l2-rent"), plan=plan(8))
+        tx.put_lease(over)
+        for each in (settled, runs, unbilled):
+            tx.put_order_segments(each.order_id, (each,))
+    with store.read() as tx:
+        assert tx.unsettled_segments() == (runs, unbilled)
+        assert tx.settled_usd() == {DeploymentId("tiny"): Decimal("0.75")}
+
+
 def test_two_orders_with_one_number_have_a_bill_each(store: Store):
     """A21: the older one's is open although the newer one runs, and one that is settled leaves the other."""
     older = LedgerSegment(
