@@ -253,7 +253,7 @@ class MemoryNodes:
     def look(self, lease: Lease, order: Order) -> NodeView:
         if order.order_id in self.silent:
             return NodeView(trouble="no answer", is_healthy=False)
-        if lease.key_place != self.place:
+        if lease.key_place not in ("", self.place):
             return NodeView(trouble="its key is elsewhere", key_is_elsewhere=True, is_healthy=False)
         is_started = lease.job_id(lease.phase, max(1, lease.launches)) in self.started
         match lease.phase:
