@@ -151,8 +151,10 @@ class EngineSupport:
 
     def variant_of(self, image: str) -> ImageVariant:
         """What the recipe says of `image`: one of the variants, else the engine's usual image."""
-        usual = ImageVariant(self.image, self.min_cuda, self.source, self.packages, self.install_bytes)
-        return next((each for each in self.variants if each.image == image), usual)
+        for each in self.variants:
+            if each.image == image:
+                return each
+        return ImageVariant(self.image, self.min_cuda, self.source, self.packages, self.install_bytes)
 
     @property
     def base_images(self) -> frozenset[str]:
@@ -162,7 +164,7 @@ class EngineSupport:
 
     def min_cuda_of(self, image: str) -> str:
         """What `image`, or what is installed on it, needs of the driver."""
-        return self.variant_of(image).min_cuda
+        return next((each.min_cuda for each in self.variants if each.image == image), self.min_cuda)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from itertools import compress, count
@@ -163,16 +163,17 @@ def _table(pieces: _Pieces, read_at: datetime, needs_code: bool) -> OfferTable |
 def _rows(piece: bytes, all_decoder: Any, one_decoder: Any) -> list[Any]:
     """The records of a piece; None for one with a field of an unusual type."""
 
-    def row(raw: msgspec.Raw) -> Any:
-        try:
-            return one_decoder.decode(raw)
-        except msgspec.ValidationError:
-            return None
-
     try:
         return cast(list[Any], all_decoder.decode(piece))
     except msgspec.ValidationError:
-        return [row(raw) for raw in _raws_decoder.decode(piece)]
+        return [_read(one_decoder, raw, None) for raw in _raws_decoder.decode(piece)]
+
+
+def _read(decoder: Any, raw: msgspec.Raw, otherwise: object) -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        return otherwise
 
 
 # -- pieces
@@ -181,6 +182,8 @@ def _rows(piece: bytes, all_decoder: Any, one_decoder: Any) -> list[Any]:
 _PIECE_BYTES = 1 << 17
 """Its objects stay in the processor's cache while columns are made of them: twice as fast as all at once."""
 _HEAD = re.compile(rb'\s*\{\s*"servers"\s*:\s*\[')
+_NEAR_BYTES = 1 << 13
+_PLAIN_SEAM = b'},{"id":'
 _SEAM = re.compile(rb'\}\s*(,)\s*\{\s*"id"\s*:')
 
 
@@ -230,6 +233,23 @@ class _Pieces(Sequence[bytes]):
             return self._end
         return b"[%b]" % self._body[self._cuts[number] : self._cuts[number + 1] - 1]
 
+    def record(self, number: int, server_id: int, share: float) -> bytes:
+        """The record of a piece that begins with this id, looked for near its `share` of the piece.
+
+        That is sooner done than reading the piece once more. Empty where it is not found. Where a record has
+        others within, what is found may be no JSON.
+        """
+        is_last = number == len(self) - 1
+        text, begin = (self._end, 1) if is_last else (self._body, self._cuts[number])
+        end = len(text) - 1 if is_last else self._cuts[number + 1] - 1
+        near = begin + int((end - begin) * share)
+        start = b'{"id":%d,' % server_id
+        found = text.find(start, max(begin, near - _NEAR_BYTES), min(end, near + _NEAR_BYTES))
+        if found < 0 or (found > begin and text[found - 2 : found] != b"},"):
+            return b""
+        seam = text.find(_PLAIN_SEAM, found, end)
+        return text[found : end if seam < 0 else seam + 1]
+
 
 class OfferTable(Sequence[Offer]):
     """All readable servers of one answer, in its order."""
@@ -239,12 +259,13 @@ class OfferTable(Sequence[Offer]):
         self._opened: tuple[int, list[msgspec.Raw]] = (-1, [])
         self._exact: dict[int, Offer] = {}
         ids, odd = reading.ids_and_odd()
+        self._ids = ids
         self._positions = np.arange(len(ids))
         self.skipped = 0
         if odd.any():
             readable = ~odd
             for i in np.flatnonzero(odd).tolist():
-                readable[i] = wire.read_server(self._record(i)) is not None
+                readable[i] = _server(self._record(i)) is not None
             self._positions = np.flatnonzero(readable)
             self.skipped = len(ids) - len(self._positions)
         self._odd = odd[self._positions]
@@ -268,7 +289,10 @@ class OfferTable(Sequence[Offer]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index not in self._exact:
-            self._exact[index] = convert.offer(self.server(index), self.rates)
+            record = self._record(int(self._positions[index]))
+            self._exact[index] = _offer(
+                record, tuple((rate.currency, rate.usd_per_unit) for rate in self.rates.rates)
+            )
         return self._exact[index]
 
     def __iter__(self) -> Iterator[Offer]:
@@ -276,16 +300,20 @@ class OfferTable(Sequence[Offer]):
 
     def server(self, index: int) -> wire.WireServer:
         """One record, read the tolerant way."""
-        server = wire.read_server(self._record(int(self._positions[index])))
-        if server is None:
-            raise AssertionError("a record without an id is in no table")
-        return server
+        return _readable(self._record(int(self._positions[index])))
 
-    def _record(self, position: int) -> wire.Fields:
+    def _record(self, position: int) -> bytes:
         number = bisect_right(self._begins, position) - 1
         if self._opened[0] != number:
+            begin, end = self._begins[number], [*self._begins, len(self._ids)][number + 1]
+            ids, server_id = self._ids[begin:end], int(self._ids[position])
+            if np.count_nonzero(ids == server_id) == 1:
+                found = self._pieces.record(number, server_id, (position - begin) / len(ids))
+                server = _server(found)
+                if server is not None and server.id == server_id:
+                    return found
             self._opened = (number, _raws_decoder.decode(self._pieces[number]))
-        return wire.fields(wire.parse(bytes(self._opened[1][position - self._begins[number]])))
+        return bytes(self._opened[1][position - self._begins[number]])
 
     def read_bids(self) -> list[msgspec.Raw]:
         """The least bids of every server, unread."""
@@ -295,6 +323,36 @@ class OfferTable(Sequence[Offer]):
             prices = [(row or _NOT_BIDDING).price for row in rows]
             bids.extend((price or _NO_BIDS).spot for price in prices)
         return [bids[i] for i in self._positions.tolist()]
+
+
+_EXACT_MAX = 1024
+"""Records that are kept as they were read, from one answer to the next: those of good offers come again."""
+
+
+@lru_cache(maxsize=_EXACT_MAX)
+def _server(record: bytes) -> wire.WireServer | None:
+    """A record, read the tolerant way; None for one without an id, or for what is no record."""
+    try:
+        return wire.read_server(wire.fields(wire.parse(record)))
+    except wire.NotJson:
+        return None
+
+
+def _readable(record: bytes) -> wire.WireServer:
+    server = _server(record)
+    if server is None:
+        raise AssertionError("a record without an id is in no table")
+    return server
+
+
+@lru_cache(maxsize=_EXACT_MAX)
+def _offer(record: bytes, worth: tuple[tuple[Currency, Decimal], ...]) -> Offer:
+    """Of `MarketRates` an offer takes nothing but what each currency is worth."""
+    rates = (ExchangeRate(currency, usd, _NO_TIME, "") for currency, usd in worth)
+    return convert.offer(_readable(record), MarketRates.of(rates))
+
+
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # -- reading piece by piece
@@ -338,6 +396,28 @@ class _Kinds:
         """Each distinct key made into a value once, and which of the values each row has."""
         return [make(key) for key in self._numbers], _of_array(self._of)
 
+    @staticmethod
+    def joint(columns: Sequence[_Kinds], make: Callable[[tuple[Any, ...]], T]) -> tuple[list[T], Ints]:
+        """The same of columns taken together. Numbers are put together sooner than texts."""
+        keys = [list(each._numbers) for each in columns]
+        sizes = tuple(max(1, len(each)) for each in keys)
+        if math.prod(sizes) > np.iinfo(np.int64).max:
+            rows = zip(
+                *(map(known.__getitem__, each._of) for known, each in zip(keys, columns, strict=True)),
+                strict=True,
+            )
+            together = _Kinds()
+            together.add(rows)
+            return together.column(make)
+        code = np.ravel_multi_index([_of_array(each._of).astype(np.int64) for each in columns], sizes)
+        present, value_of = np.unique(code, return_inverse=True)
+        parts = np.unravel_index(present, sizes)
+        found = zip(
+            *(map(known.__getitem__, part.tolist()) for known, part in zip(keys, parts, strict=True)),
+            strict=True,
+        )
+        return list(map(make, found)), value_of
+
 
 class _Reading:
     """What columns are made of. The last ones have free and odd servers only: of others no more is asked."""
@@ -348,7 +428,8 @@ class _Reading:
         self.clore, self.btc, self.usd_of_clore, self.usd_of_btc = (_Numbers() for _ in range(4))
         self.usd, self.mrl, self.reliability = _Numbers(), _Numbers(), _Numbers()
         self.ram, self.disk, self.disk_speed, self.down = (_Numbers() for _ in range(4))
-        self.allowed_coins, self.gigaspot, self.gpus = _Kinds(), _Kinds(), _Kinds()
+        self.allowed_coins, self.gigaspot = _Kinds(), _Kinds()
+        self.gpu, self.gpuram, self.each_gpu, self.gpu_array = (_Kinds() for _ in range(4))
         self.cpu, self.cuda_version, self.country = _Kinds(), _Kinds(), _Kinds()
 
     def __len__(self) -> int:
@@ -405,15 +486,10 @@ class _Reading:
         self.cpu.add([each.cpu for each in specs])
         self.cuda_version.add([server.cuda_version for server in servers])
         self.country.add([each.cc for each in net])
-        self.gpus.add(
-            zip(
-                [each.gpu for each in specs],
-                _texts([each.gpuram for each in specs]),
-                _texts([each.gpus for each in specs]),
-                _texts([server.gpu_array for server in servers]),
-                strict=True,
-            )
-        )
+        self.gpu.add([each.gpu for each in specs])
+        self.gpuram.add(_texts([each.gpuram for each in specs]))
+        self.each_gpu.add(_texts([each.gpus for each in specs]))
+        self.gpu_array.add(_texts([server.gpu_array for server in servers]))
 
 
 def _of_array(values: array[Any]) -> NDArray[Any]:
@@ -532,7 +608,10 @@ def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumn
     may_pay = np.asarray(allowed or np.zeros((0, 3)), dtype=bool).reshape(-1, 3)[allowed_of]
     on_demand = np.stack([column(reading.usd), of_all(reading.clore), of_all(reading.btc)], axis=1)
     on_demand = np.where((on_demand > 0) & may_pay, on_demand, np.nan)
-    gpu_kinds, gpu_of = _distinct(*kinds(reading.gpus, _gpu_kind))
+    each_kind, kind_of = _Kinds.joint(
+        (reading.gpu, reading.gpuram, reading.each_gpu, reading.gpu_array), _gpu_kind
+    )
+    gpu_kinds, gpu_of = _distinct(each_kind, kind_of[left])
     cpus, cpu_of = kinds(reading.cpu, lambda cpu: convert.cpu_name(wire.text(cpu)))
     cudas, cuda_of = kinds(reading.cuda_version, wire.version)
     countries, country_of = kinds(reading.country, lambda code: convert.country_code(wire.text(code)))
@@ -633,7 +712,8 @@ _USUAL_SIZES = re.compile(r"(?:[0-9]{1,7}(?:\.[0-9]{1,4})?GB\n)*")
 
 def _disks_gb(texts: list[str | None]) -> list[float]:
     """`_disk_gb` of each. Where all are of the usual form, with one look at all of them."""
-    joined = "".join([f"{(text or '').rpartition(' ')[2]}\n" for text in texts])
+    tails = [text[text.rfind(" ") + 1 :] if text else "" for text in texts]
+    joined = "\n".join([*tails, ""])
     if _USUAL_SIZES.fullmatch(joined):
         numbers = joined.split("GB\n")[:-1]
         if len(numbers) == len(texts):

@@ -9,7 +9,7 @@ text, and each part is rounded up once, to a millionth of a dollar.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_UP, Decimal
 
@@ -58,35 +58,33 @@ class Tariff:
     usd_per_unit: Decimal
     rate_source: str
     lacking: Money | None
-
-    @property
-    def server_usd(self) -> Decimal:
-        """A day, without fee."""
-        return self.billed.amount * self.usd_per_unit
-
-    @property
-    def running_usd(self) -> Decimal:
-        """A day, with fee."""
-        return self.server_usd * (1 + self.fee_percent / 100)
-
-    @property
-    def creation_usd(self) -> Decimal:
-        return self.creation_fee * self.usd_per_unit
+    server_usd: Decimal
+    """A day, without fee."""
+    running_usd: Decimal
+    """A day, with fee."""
+    creation_usd: Decimal
 
 
 def _tariff(offer: Offer, market: MarketView, currency: Currency, *, is_spot: bool) -> Tariff | None:
     billed = offer.price_in(currency, is_spot=is_spot)
     if billed is None or billed.amount <= 0:
         return None
-    unit = usd_per_unit(currency, market)
-    if unit is None:
+    worth = usd_per_unit(currency, market)
+    if worth is None:
         return None
+    unit, source = worth
     percent = market.fees.percent(currency, is_spot=is_spot)
     creation = market.fees.creation(currency)
-    need = billed.amount * (1 + percent / 100) * FIRST_HOURS / 24 + creation
+    with_fee = 1 + percent / 100
     balance = market.balance(currency)
-    lacking = None if balance is None or balance >= need else Money(need - balance, currency)
-    return Tariff(billed, is_spot, percent, creation, *unit, lacking)
+    lacking = None
+    if balance is not None:
+        need = billed.amount * with_fee * FIRST_HOURS / 24 + creation
+        lacking = None if balance >= need else Money(need - balance, currency)
+    server = billed.amount * unit
+    return Tariff(
+        billed, is_spot, percent, creation, unit, source, lacking, server, server * with_fee, creation * unit
+    )
 
 
 def usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] | None:
@@ -112,15 +110,20 @@ def price_of(
 
     None when the offer has no price in any of `currencies` at a known rate.
     """
-    ways = []
+    start, ways = start_up_of(offer, setup), []
     for currency in currencies:
         tariff = _tariff(offer, market, currency, is_spot=is_spot)
         if tariff is not None:
-            terms = tuple(_terms(offer, setup, market, tariff))
-            ways.append((tariff, terms, sum((term.value for term in terms), Decimal(0))))
+            parts = _parts(offer, start, tariff)
+            ways.append((tariff, parts, sum(parts, Decimal(0))))
     if not ways:
         return None
-    tariff, terms, total = min(ways, key=lambda way: (way[0].lacking is not None, way[2]))
+    tariff, parts, total = min(ways, key=lambda way: (way[0].lacking is not None, way[2]))
+    words = _words(offer, start, market, tariff)
+    terms = tuple(
+        Term(name, part, "USD/day", mark, source)
+        for (name, mark, source), part in zip(words, parts, strict=True)
+    )
     return _price(tariff, terms, total, speed, load_tokens_per_day, hosted)
 
 
@@ -159,30 +162,48 @@ def load_of(speed: Speed, load_tokens_per_day: int | None) -> tuple[Decimal, int
     return load, max(1, math.ceil(load / capacity)) if capacity else 1
 
 
-def _terms(offer: Offer, setup: Setup, market: MarketView, tariff: Tariff) -> Iterable[Term]:
-    running, fees_mark, fees = tariff.running_usd, _fees_mark(market), market.fees.source
-    life_s, life_text = _life(offer)
-    start = start_up_of(offer, setup)
+def _parts(offer: Offer, start: StartUp, tariff: Tariff) -> tuple[Decimal, ...]:
+    """USD per day, each rounded up to a millionth of a dollar: their sum is the total."""
+    running, (life_s, _) = tariff.running_usd, _life(offer)
+    per_day = Decimal(_DAY_S) / life_s
+    parts = [
+        tariff.server_usd,
+        running - tariff.server_usd,
+        tariff.creation_usd * per_day,
+        _paid_usd(start.download_s, running) * per_day,
+        _paid_usd(start.load_s, running) * per_day,
+        Decimal(0),
+        running * _downtime(offer),
+    ]
+    if tariff.is_spot:
+        each = _paid_usd(start.total_s, running) + tariff.creation_usd
+        parts.append(each * SPOT_INTERRUPTIONS_PER_DAY)
+    return tuple(part.quantize(_STEP, ROUND_UP) for part in parts)
+
+
+def _words(
+    offer: Offer, start: StartUp, market: MarketView, tariff: Tariff
+) -> Iterator[tuple[str, Mark, str]]:
+    """Name, mark and source of each of `_parts`."""
+    fees_mark, fees, (_, life) = _fees_mark(market), market.fees.source, _life(offer)
     rate = f"the offer: {tariff.billed}"
     if tariff.billed.currency is not Currency.USD:
         rate += f" at {tariff.usd_per_unit.normalize():f} USD ({tariff.rate_source})"
-    yield _term("server", tariff.server_usd, Mark.PUBLISHED, rate)
-    yield _term(
-        f"renter's fee, {tariff.fee_percent.normalize():f} %", running - tariff.server_usd, fees_mark, fees
-    )
-    per_day = Decimal(_DAY_S) / life_s
-    yield _term(f"creation fee, {life_text}", tariff.creation_usd * per_day, fees_mark, fees)
-    paid = _paid_usd(start.download_s, running) * per_day
-    yield _term(f"paid download, {life_text}", paid, Mark.ASSUMED, start.download_text)
-    paid = _paid_usd(start.load_s, running) * per_day
-    yield _term(f"paid boot and load, {life_text}", paid, Mark.ASSUMED, start.load_text)
-    yield _term("minimum rental", Decimal(0), Mark.ASSUMED, "none: a renter may cancel at any time")
-    down = Decimal(0) if offer.reliability is None else 1 - offer.reliability
-    yield _term("expected loss by downtime", running * down, Mark.ASSUMED, f"away {down:.2%} of the time")
+    yield "server", Mark.PUBLISHED, rate
+    yield f"renter's fee, {tariff.fee_percent.normalize():f} %", fees_mark, fees
+    yield f"creation fee, {life}", fees_mark, fees
+    yield f"paid download, {life}", Mark.ASSUMED, start.download_text
+    yield f"paid boot and load, {life}", Mark.ASSUMED, start.load_text
+    yield "minimum rental", Mark.ASSUMED, "none: a renter may cancel at any time"
+    yield "expected loss by downtime", Mark.ASSUMED, f"away {_downtime(offer):.2%} of the time"
     if tariff.is_spot:
-        each = _paid_usd(start.total_s, running) + tariff.creation_usd
         often = f"{SPOT_INTERRUPTIONS_PER_DAY} a day, each a new start and creation fee"
-        yield _term("expected interruptions", each * SPOT_INTERRUPTIONS_PER_DAY, Mark.ASSUMED, often)
+        yield "expected interruptions", Mark.ASSUMED, often
+
+
+def _downtime(offer: Offer) -> Decimal:
+    """The share of the time that the server is away."""
+    return Decimal(0) if offer.reliability is None else 1 - offer.reliability
 
 
 def _life(offer: Offer) -> tuple[int, str]:
@@ -251,8 +272,3 @@ def _paid_usd(seconds: float, running_usd: Decimal) -> Decimal:
 
 def _fees_mark(market: MarketView) -> Mark:
     return Mark.PUBLISHED if market.fees.source == "market" else Mark.ASSUMED
-
-
-def _term(name: str, value: Decimal, mark: Mark, source: str) -> Term:
-    """Rounded up to a millionth of a dollar: the parts then sum to the total, and never below the truth."""
-    return Term(name, value.quantize(_STEP, ROUND_UP), "USD/day", mark, source)

@@ -71,10 +71,10 @@ def in_room(fit: Fit, hardware: Hardware) -> Fit:
 def _verdict(
     gpu: tuple[Term, ...], ram: tuple[Term, ...], disk: tuple[Term, ...], visible: int, hardware: Hardware
 ) -> Fit:
-    needs_ram = _sum(ram)
-    vram_margin = visible - _sum(gpu)
+    needs_ram = total_bytes(ram)
+    vram_margin = visible - total_bytes(gpu)
     ram_margin = hardware.ram_bytes - needs_ram
-    disk_margin = hardware.disk_free_bytes - _sum(disk)
+    disk_margin = hardware.disk_free_bytes - total_bytes(disk)
     for name, margin, cure in (
         ("vram", vram_margin, "more or larger GPUs, a smaller precision, or less context"),
         (
@@ -90,7 +90,7 @@ def _verdict(
     return Fit(True, gpu, ram, disk, min(vram_margin, ram_margin, disk_margin), visible_bytes=visible)
 
 
-def _sum(terms: tuple[Term, ...]) -> int:
+def total_bytes(terms: tuple[Term, ...]) -> int:
     return int(sum(term.value for term in terms))
 
 

@@ -85,10 +85,34 @@ def hardware_of_offer(offer: Offer, gpus: GpuTable) -> Hardware | None:
     )
 
 
-def offered_models(
-    offered: tuple[OfferedGpu, ...], gpus: GpuTable
-) -> tuple[tuple[GpuModel, ...], tuple[int, ...]] | None:
-    """The GPUs that are offered and the memory of each in MiB; None where the table lacks one."""
+OfferedModels = tuple[tuple[GpuModel, ...], tuple[int, ...]]
+"""GPUs and the memory of each in MiB."""
+
+
+class ModelsMemo:
+    """`offered_models` of kinds that come again as the same objects. Equal answers are one object."""
+
+    KINDS_MAX = 8192
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[tuple[OfferedGpu, ...], OfferedModels | None]] = {}
+        self._models: dict[OfferedModels | None, OfferedModels | None] = {}
+        self._gpus: GpuTable | None = None
+
+    def models(self, offered: tuple[OfferedGpu, ...], gpus: GpuTable) -> OfferedModels | None:
+        if gpus is not self._gpus or len(self._found) >= self.KINDS_MAX:
+            self._found.clear()
+            self._models.clear()
+            self._gpus = gpus
+        known = self._found.get(id(offered))
+        if known is None or known[0] is not offered:
+            models = offered_models(offered, gpus)
+            known = self._found[id(offered)] = (offered, self._models.setdefault(models, models))
+        return known[1]
+
+
+def offered_models(offered: tuple[OfferedGpu, ...], gpus: GpuTable) -> OfferedModels | None:
+    """The GPUs that are offered and the memory of each; None where the table lacks one."""
     models = [gpus.find(gpu.name, gpu.claimed_vram_gib) for gpu in offered]
     found = tuple(model for model in models if model is not None)
     if not found or len(found) != len(models):

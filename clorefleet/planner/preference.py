@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from clorefleet.domain.money import format_usd
-from clorefleet.domain.offer import Offer
 from clorefleet.domain.plan import Objective, Plan
 from clorefleet.domain.recipe import Precision, Recipe
-from clorefleet.planner.cost import start_up_of
+from clorefleet.planner.cost import StartUp
 from clorefleet.planner.shapes import Candidate
 
 SAME_PRICE_SHARE = 0.10
@@ -25,10 +24,13 @@ Key = tuple[object, ...]
 
 
 def preferred(
-    offer: Offer, candidates: Iterable[Candidate], objective: Objective, recipe: Recipe
+    candidates: Iterable[tuple[StartUp, Candidate]], objective: Objective, recipe: Recipe
 ) -> Candidate:
-    """The offer's best setup. Its price has no part in this, so a falling price never changes the setup."""
-    entries = [(1 + start_up_of(offer, each.setup).total_s / 86_400, each) for each in candidates]
+    """An offer's best setup, of those with their start-up there.
+
+    Its price has no part in this, so a falling price never changes the setup.
+    """
+    entries = [(1 + start.total_s / 86_400, each) for start, each in candidates]
     if objective is Objective.COST:
         limit = min(share for share, _ in entries) * (1 + SAME_PRICE_SHARE)
         entries = [entry for entry in entries if entry[0] <= limit]
@@ -47,7 +49,7 @@ def setup_parts(candidate: Candidate, objective: Objective, recipe: Recipe) -> t
     """What setups are compared by on one server, smaller being better: first part, then share / divisor, then
     last part. The share is what a day costs there, start-up included, as a multiple of its rate."""
     setup = candidate.setup
-    order = {checkpoint.key: index for index, checkpoint in enumerate(recipe.checkpoints)}[setup.checkpoint]
+    order = next(i for i, each in enumerate(recipe.checkpoints) if each.key == setup.checkpoint)
     speed, quality = -candidate.speed.decode_tokens_per_s, QUALITY.index(setup.precision)
     last: Parts = (order, setup.engine, setup.tensor_parallel)
     match objective:

@@ -19,8 +19,9 @@ from clorefleet.planner.advice import advise
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
 from clorefleet.planner.cost import CURRENCIES, price_of, start_up_of
 from clorefleet.planner.exclusions import not_excluded
+from clorefleet.planner.fit import in_room
 from clorefleet.planner.gpus import GpuTable
-from clorefleet.planner.hardware import hardware_of_offer
+from clorefleet.planner.hardware import Hardware, hardware_of_offer
 from clorefleet.planner.preference import pareto, plan_key, preferred, with_reason
 from clorefleet.planner.refusals import Refusals, words_of
 from clorefleet.planner.shapes import Candidate, ShapeMemo, ShapeTable, in_its_room, nearest_miss
@@ -157,16 +158,17 @@ class _Judge:
                 -miss.margin_bytes,
             )
             return
-        in_time = [each for each in candidates if start_up_of(offer, each.setup).download_s <= DOWNLOAD_MAX_S]
+        starts = [(start_up_of(offer, each.setup), each) for each in candidates]
+        in_time = [(start, each) for start, each in starts if start.download_s <= DOWNLOAD_MAX_S]
         if not in_time:
             text = f"the download would take more than {DOWNLOAD_MAX_S / 3600:g} h"
             self.refusals.add("network", text, offer)
             return
-        self._price(offer, preferred(offer, in_time, self._requirement.objective, self._recipe))
+        self._price(offer, hardware, preferred(in_time, self._requirement.objective, self._recipe))
 
-    def _price(self, offer: Offer, chosen: Candidate) -> None:
+    def _price(self, offer: Offer, hardware: Hardware, chosen: Candidate) -> None:
         """`chosen`, rented in the better way, or why it cannot be."""
-        requirement = self._requirement
+        requirement, fit = self._requirement, in_room(chosen.fit, hardware)
         plans = []
         for is_spot in kinds_of_order(offer, requirement):
             price = price_of(
@@ -181,9 +183,7 @@ class _Judge:
             )
             if price is not None:
                 floor = self._shapes.floors.decode_tokens_per_s
-                plans.append(
-                    Plan(offer, chosen.setup, chosen.fit, chosen.speed, price, min_tokens_per_s=floor)
-                )
+                plans.append(Plan(offer, chosen.setup, fit, chosen.speed, price, min_tokens_per_s=floor))
         affordable = [plan for plan in plans if not _is_over(plan, requirement)]
         best = min(affordable or plans, key=lambda plan: plan_key(plan, requirement.objective), default=None)
         if best is None:

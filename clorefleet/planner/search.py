@@ -11,7 +11,7 @@ is tried in pipeline stages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from clorefleet.domain.plan import Fit
@@ -19,7 +19,7 @@ from clorefleet.domain.recipe import Checkpoint, EngineName, EngineSupport, Prec
 from clorefleet.domain.setup import Setup, Speculation
 from clorefleet.planner.fit import check_fit
 from clorefleet.planner.hardware import MIB, Hardware
-from clorefleet.planner.software import parse_version, why_indivisible
+from clorefleet.planner.software import check_software, parse_version, why_indivisible
 from clorefleet.planner.split_fit import choose_experts_in_ram, split_layers
 from clorefleet.planner.tensor_fit import (
     KT_MEMORY_FRACTION,
@@ -44,8 +44,9 @@ DRAFT_STEPS = 3
 """SGLang's own choice for these models (3 steps, 1 branch, 4 tokens), and that of the public recipes."""
 
 
-RanksMemo = dict[tuple[object, ...], tuple[Setup, Fit]]
-"""Setups on a number of equal GPUs, which a server with more of them shares with one that has no more."""
+FitMemo = dict[tuple[object, ...], tuple[Setup, Fit]]
+"""Setups by all that their arithmetic looks at, once no software refuses them: servers of other GPUs, with
+more GPUs or another driver share them."""
 
 
 def setups(
@@ -54,14 +55,14 @@ def setups(
     *,
     context_tokens: int,
     precisions: tuple[Precision, ...] = tuple(Precision),
-    ranks_memo: RanksMemo | None = None,
+    memo: FitMemo | None = None,
     engines: tuple[EngineName, ...] = tuple(EngineName),
     checkpoints: tuple[str, ...] = (),
 ) -> Iterator[tuple[Setup, Fit]]:
     """What fits of each checkpoint x engine x number of GPUs; where nothing does, the nearest and why.
 
-    `ranks_memo` may be kept between calls for the same recipe, context and roomy hardware; it changes nothing
-    but the time taken.
+    `memo` may be kept between calls for the same recipe, context and roomy hardware; it changes nothing but
+    the time taken.
     """
     for checkpoint in recipe.checkpoints:
         if checkpoint.precision not in precisions or (checkpoints and checkpoint.key not in checkpoints):
@@ -71,12 +72,13 @@ def setups(
                 continue
             base = _base(recipe, checkpoint, support, hardware, context_tokens)
             if support.engine is EngineName.LLAMACPP:
-                yield _llamacpp(base, recipe, checkpoint, hardware)
+                yield _whole(base, recipe, checkpoint, support, hardware, memo, _llamacpp)
             elif support.engine is EngineName.KTRANSFORMERS:
                 if checkpoint.precision in KT_PRECISIONS:
-                    yield _ktransformers(base, recipe, checkpoint, hardware)
+                    base = replace(base, tensor_parallel=_ranks_that_divide(recipe, checkpoint, hardware))
+                    yield _whole(base, recipe, checkpoint, support, hardware, memo, _ktransformers)
             else:
-                yield from _tensor_parallel(base, recipe, checkpoint, support, hardware, ranks_memo)
+                yield from _tensor_parallel(base, recipe, checkpoint, support, hardware, memo)
 
 
 def _base(
@@ -108,6 +110,30 @@ def _image(support: EngineSupport, hardware: Hardware) -> str:
         return support.image
     older = (each.image for each in support.variants if have >= parse_version(each.min_cuda))
     return next(older, support.image)
+
+
+_Search = Callable[[Setup, Recipe, Checkpoint, Hardware], tuple[Setup, Fit]]
+
+
+def _whole(
+    base: Setup,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    support: EngineSupport,
+    hardware: Hardware,
+    memo: FitMemo | None,
+    search: _Search,
+) -> tuple[Setup, Fit]:
+    """`search`, on all GPUs of the server at once, which looks at their memory alone."""
+    refusal = check_software(support, base, recipe, hardware)
+    if refusal is not None:
+        return base, refusal
+    if memo is None:
+        return search(base, recipe, checkpoint, hardware)
+    key = (base.checkpoint, base.engine, base.image, hardware.vram_mib)
+    if key not in memo:
+        memo[key] = search(base, recipe, checkpoint, hardware)
+    return memo[key]
 
 
 # -- llama.cpp
@@ -159,7 +185,7 @@ def _tensor_parallel(
     checkpoint: Checkpoint,
     support: EngineSupport,
     hardware: Hardware,
-    memo: RanksMemo | None,
+    memo: FitMemo | None,
 ) -> Iterator[tuple[Setup, Fit]]:
     """Every number of GPUs that fits; when none does, the largest that divides, or says what does not."""
     there = len(hardware.gpus)
@@ -192,13 +218,17 @@ def _remembered(
     recipe: Recipe,
     support: EngineSupport,
     hardware: Hardware,
-    memo: RanksMemo | None,
+    memo: FitMemo | None,
 ) -> tuple[Setup, Fit]:
-    """`_on_ranks`, which of a server with equal GPUs looks at one GPU and the driver alone."""
-    if memo is None or hardware.is_mixed or len(set(hardware.vram_mib)) > 1:
+    """`_on_ranks`, which looks at the smallest memory and two abilities of the GPUs alone."""
+    refusal = check_software(support, base, recipe, hardware)
+    if refusal is not None:
+        return base, refusal
+    if memo is None:
         return _on_ranks(base, recipe, support, hardware)
     cut = (base.tensor_parallel, base.pipeline_parallel, base.expert_parallel)
-    key = (base.checkpoint, base.engine, cut, hardware.gpus[0], hardware.vram_mib[0], hardware.cuda_version)
+    abilities = (_has_fp8(hardware), _is_blackwell(hardware))
+    key = (base.checkpoint, base.engine, base.image, cut, min(hardware.vram_mib), abilities)
     if key not in memo:
         memo[key] = _on_ranks(base, recipe, support, hardware)
     return memo[key]
@@ -252,10 +282,8 @@ def _on_ranks(base: Setup, recipe: Recipe, support: EngineSupport, hardware: Har
 def _ktransformers(
     base: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware
 ) -> tuple[Setup, Fit]:
-    """On the largest number of GPUs that divides, with the experts on them that fit beside the context."""
-    there = min(len(hardware.gpus), RANKS_MAX)
-    ranks = next(each for each in range(there, 0, -1) if not why_indivisible(recipe, checkpoint, each))
-    setup = replace(base, tensor_parallel=ranks, memory_fraction=KT_MEMORY_FRACTION)
+    """With the experts on the GPUs that fit beside the context."""
+    setup = replace(base, memory_fraction=KT_MEMORY_FRACTION)
     for requests in (KT_REQUESTS_MAX, 2, 1):
         setup = replace(setup, concurrency=requests, gpu_experts=0)
         experts = gpu_experts_that_fit(setup, recipe, hardware)
@@ -264,6 +292,11 @@ def _ktransformers(
     # It wants at least one expert of each layer on the GPUs.
     setup = replace(setup, gpu_experts=max(1, experts))
     return setup, check_fit(setup, recipe, hardware)
+
+
+def _ranks_that_divide(recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> int:
+    there = min(len(hardware.gpus), RANKS_MAX)
+    return next(each for each in range(there, 0, -1) if not why_indivisible(recipe, checkpoint, each))
 
 
 def _memory_fraction(recipe: Recipe, support: EngineSupport, hardware: Hardware, ranks: int) -> float:
@@ -283,8 +316,11 @@ def _speculation(support: EngineSupport) -> Speculation | None:
 
 def _kv_dtype(recipe: Recipe, hardware: Hardware) -> str:
     """FP8 where the sparse-attention kernels choose it themselves (compute capability 10 and newer)."""
-    is_blackwell = all(gpu.compute_capability >= (10, 0) for gpu in hardware.gpus)
-    return "fp8" if is_blackwell and recipe.architecture.attention == "MLA+DSA" else "bf16"
+    return "fp8" if _is_blackwell(hardware) and recipe.architecture.attention == "MLA+DSA" else "bf16"
+
+
+def _is_blackwell(hardware: Hardware) -> bool:
+    return all(gpu.compute_capability >= (10, 0) for gpu in hardware.gpus)
 
 
 def _has_fp8(hardware: Hardware) -> bool:

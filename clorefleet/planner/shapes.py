@@ -16,13 +16,18 @@ from clorefleet.domain.plan import Fit, Objective, Requirement, Speed
 from clorefleet.domain.recipe import EngineName, Precision, Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
-from clorefleet.planner.fit import in_room, without_room
-from clorefleet.planner.hardware import Hardware
-from clorefleet.planner.search import RANKS_MAX, RanksMemo, default_precisions, setups
+from clorefleet.planner.fit import ROOMY_BYTES, in_room, total_bytes, without_room
+from clorefleet.planner.hardware import Hardware, ModelsMemo, OfferedModels
+from clorefleet.planner.search import RANKS_MAX, FitMemo, default_precisions, setups
 from clorefleet.planner.software import parse_version
 from clorefleet.planner.speed import predict
 
 T = TypeVar("T")
+SHAPES_MAX = 20_000
+"""Shapes that are kept. Hosts can invent kinds without end; a market of real ones has hundreds."""
+KEPT_MAX = 16
+MISSES_MAX = 256
+"""Nearest misses kept in a server's own words. One of each reason is shown, mostly the same each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,9 @@ class Candidate:
     setup: Setup
     fit: Fit
     speed: Speed
+    ram_bytes: int
+    """What it needs of both, as `in_room` counts it."""
+    disk_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +79,14 @@ class ShapeTable:
 
     def __init__(self, recipe: Recipe, floors: Floors, calibration: Calibration = UNCALIBRATED) -> None:
         self.recipe, self.floors, self.calibration = recipe, floors, calibration
+        self.models = ModelsMemo()
         self._cuda_steps = _cuda_steps(recipe)
         self._found: dict[Hardware, tuple[tuple[Setup, Fit], ...]] = {}
         self._shapes: dict[Hardware, Shape] = {}
-        self._rows: dict[tuple[int, Objective, int | None], object] = {}
-        self._ranks: RanksMemo = {}
+        self._by_parts: dict[tuple[int, tuple[int, int] | None, float], tuple[OfferedModels, Shape]] = {}
+        self._kept: dict[tuple[Objective, int | None], object] = {}
+        self._fits: FitMemo = {}
+        self._misses: dict[Hardware, Fit | None] = {}
         self._speeds: dict[tuple[Setup, tuple[GpuModel, ...]], Speed] = {}
 
     @property
@@ -93,17 +104,33 @@ class ShapeTable:
         """Of a class of hardware: roomy, and with a `cuda_class` for its driver."""
         known = self._shapes.get(key)
         if known is None:
+            if len(self._shapes) >= SHAPES_MAX:
+                for each in (self._found, self._shapes, self._fits, self._speeds):
+                    each.clear()
             known = self._shapes[key] = self._evaluate(key)
         return known
 
-    def remembered(
-        self, shape: Shape, objective: Objective, load: int | None, make: Callable[[Shape], T]
-    ) -> T:
-        """`make(shape)`, made once for each objective and load."""
-        key = (id(shape), objective, load)
-        if key not in self._rows:
-            self._rows[key] = make(shape)
-        return cast(T, self._rows[key])
+    def shape_with(
+        self, models: OfferedModels, cuda_class: tuple[int, int] | None, ram_bandwidth_gb_s: float
+    ) -> Shape:
+        """The same by its parts. `models` are known by identity: comparing them costs more than the rest."""
+        key = (id(models), cuda_class, ram_bandwidth_gb_s)
+        known = self._by_parts.get(key)
+        if known is None or known[0] is not models:
+            if len(self._by_parts) >= SHAPES_MAX:
+                self._by_parts.clear()
+            hardware = Hardware(*models, ROOMY_BYTES, ROOMY_BYTES, cuda_class, ram_bandwidth_gb_s)
+            known = self._by_parts[key] = (models, self.shape(hardware))
+        return known[1]
+
+    def kept(self, objective: Objective, load: int | None, make: Callable[[], T]) -> T:
+        """What `make` gave for this objective and load, from plan to plan."""
+        key = (objective, load)
+        if key not in self._kept:
+            if len(self._kept) >= KEPT_MAX:
+                self._kept.clear()
+            self._kept[key] = make()
+        return cast(T, self._kept[key])
 
     def cuda_class(self, version: tuple[int, int] | None) -> tuple[int, int] | None:
         """The newest CUDA that some image asks for and `version` reaches; (0, 0) for one older than all."""
@@ -113,6 +140,13 @@ class ShapeTable:
 
     def nearest_miss_on(self, hardware: Hardware) -> Fit | None:
         """The nearest miss in the server's own words: its driver, RAM and disk as they are."""
+        if hardware not in self._misses:
+            if len(self._misses) >= MISSES_MAX:
+                self._misses.clear()
+            self._misses[hardware] = self._find_nearest_miss_on(hardware)
+        return self._misses[hardware]
+
+    def _find_nearest_miss_on(self, hardware: Hardware) -> Fit | None:
         found = setups(
             self.recipe,
             without_room(hardware),
@@ -120,6 +154,7 @@ class ShapeTable:
             precisions=self.floors.precisions,
             engines=self.floors.engines,
             checkpoints=self.floors.checkpoints,
+            memo=self._fits,
         )
         shape = self._with_floors(tuple(found), hardware)
         miss = nearest_miss(shape, hardware)
@@ -155,7 +190,7 @@ class ShapeTable:
                     precisions=self.floors.precisions,
                     engines=self.floors.engines,
                     checkpoints=self.floors.checkpoints,
-                    ranks_memo=self._ranks,
+                    memo=self._fits,
                 )
             )
         return self._with_floors(self._found[key], hardware)
@@ -186,7 +221,7 @@ class ShapeTable:
             if speed.decode_tokens_per_s < self.floors.decode_tokens_per_s:
                 misses.append(_too_slow(fit, speed, self.floors.decode_tokens_per_s))
                 continue
-            candidates.append(Candidate(setup, fit, speed))
+            candidates.append(Candidate(setup, fit, speed, total_bytes(fit.ram), total_bytes(fit.disk)))
         return Shape(tuple(candidates), max(misses, key=nearness, default=None))
 
 
@@ -224,9 +259,9 @@ def _cuda_steps(recipe: Recipe) -> frozenset[tuple[int, int]]:
 
 
 def in_its_room(shape: Shape, hardware: Hardware) -> list[Candidate]:
-    """The candidates that the server's own RAM and disk hold."""
-    fitting = (replace(each, fit=in_room(each.fit, hardware)) for each in shape.candidates)
-    return [each for each in fitting if each.fit.fits]
+    """The candidates that the server's own RAM and disk hold, still with the shape's verdicts."""
+    ram, disk = hardware.ram_bytes, hardware.disk_free_bytes
+    return [each for each in shape.candidates if each.ram_bytes <= ram and each.disk_bytes <= disk]
 
 
 def nearest_miss(shape: Shape, hardware: Hardware) -> Fit | None:

@@ -8,6 +8,7 @@ answer of `plan_requirement` is the same with and without. `tests/planner/test_s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ from clorefleet.domain.money import Currency
 from clorefleet.domain.offer import MarketView, gpu_summary
 from clorefleet.domain.offer_columns import COLUMN_CURRENCIES, BulkOffers, OfferColumns
 from clorefleet.domain.plan import Objective, Requirement
+from clorefleet.domain.recipe import Recipe
 from clorefleet.planner.cost import (
     BOOT_S,
     EXPECTED_LIFE_S,
@@ -25,11 +27,11 @@ from clorefleet.planner.cost import (
     load_of,
     usd_per_unit,
 )
-from clorefleet.planner.fit import IMAGE_BYTES, ROOMY_BYTES
+from clorefleet.planner.fit import IMAGE_BYTES
 from clorefleet.planner.gpus import GpuTable
-from clorefleet.planner.hardware import Hardware, offered_models, ram_bandwidth_gb_s
+from clorefleet.planner.hardware import ram_bandwidth_gb_s
 from clorefleet.planner.preference import QUALITY, SAME_PRICE_SHARE, setup_parts
-from clorefleet.planner.shapes import Shape, ShapeTable, nearness
+from clorefleet.planner.shapes import SHAPES_MAX, Shape, ShapeTable, nearness
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +177,7 @@ class _Sieve:
         unsure = np.abs(told - least) < 1e-12
         self.exact |= unsure & (self.code < 0)
         self._refuse(np.isnan(told) | (told < least), "reliability")
-        self.models = [offered_models(kind, self.gpus) for kind in columns.gpu_kinds]
+        self.models = [self.shapes.models.models(kind, self.gpus) for kind in columns.gpu_kinds]
         known = np.array([models is not None for models in self.models] or [False])
         self._refuse(~known[columns.gpu_of] if size else np.zeros(0, dtype=bool), "gpu_unknown")
 
@@ -189,7 +191,7 @@ class _Sieve:
     def _fit(self, rows: Ints) -> None:
         np = self.np
         shape_of, shapes = self._shapes(rows)
-        table = _CandidateColumns(shapes, self.shapes, self.requirement)
+        table, shape_of = self._candidates(shapes, shape_of)
         count = table.count[shape_of]
         pair_row = np.repeat(np.arange(len(rows)), count)
         begins = np.cumsum(count) - count
@@ -211,7 +213,7 @@ class _Sieve:
         np, columns = self.np, self.columns
         classes = [self.shapes.cuda_class(version) for version in columns.cudas]
         bandwidths = [ram_bandwidth_gb_s(cpu) for cpu in columns.cpus]
-        gpus, gpu_of = _distinct(self.models)
+        gpus, gpu_of = _distinct(self.models, id)
         drivers, driver_of = _distinct(classes)
         speeds, speed_of = _distinct(bandwidths)
         code = np.asarray(gpu_of)[columns.gpu_of[rows]] * len(drivers)
@@ -225,12 +227,17 @@ class _Sieve:
             models = gpus[kind]
             if models is None:
                 raise AssertionError("a server with an unknown GPU is refused before")
-            found.append(
-                self.shapes.shape(
-                    Hardware(models[0], models[1], ROOMY_BYTES, ROOMY_BYTES, drivers[driver], speeds[speed])
-                )
-            )
+            found.append(self.shapes.shape_with(models, drivers[driver], speeds[speed]))
         return shape_of, found
+
+    def _candidates(self, shapes: list[Shape], shape_of: Ints) -> tuple[_CandidateColumns, Ints]:
+        """And each row's shape by its place in them."""
+        wish = self.requirement
+        table = self.shapes.kept(
+            wish.objective, wish.load_tokens_per_day, lambda: _CandidateColumns(self.shapes.recipe, wish)
+        )
+        places: Ints = table.places(shapes)[shape_of]
+        return table, places
 
     def _refuse_misfits(
         self,
@@ -479,57 +486,62 @@ class _Way:
 
 
 class _CandidateColumns:
-    """The candidates of all present shapes, one after the other, and each shape's nearest miss."""
+    """The candidates of all shapes met so far, one after the other, and each shape's nearest miss."""
 
-    def __init__(self, shapes: list[Shape], table: ShapeTable, requirement: Requirement) -> None:
+    def __init__(self, recipe: Recipe, requirement: Requirement) -> None:
         import numpy as np
 
-        objective = requirement.objective
-        load = requirement.load_tokens_per_day
-        known = [
-            table.remembered(shape, objective, load, lambda s: _ShapeColumns.of(s, table, requirement))
-            for shape in shapes
-        ]
-        self.count = np.array([len(shape.candidates) for shape in shapes], dtype=np.int64)
+        self.np = np
+        self._recipe = recipe
+        self._objective, self._load = requirement.objective, requirement.load_tokens_per_day
+        self._places: dict[int, int] = {}
+        self._shapes: list[Shape] = []
+        """Kept, so that no other object is ever taken for one of them."""
+        self._rows: list[tuple[float, ...]] = []
+        self._misses: list[tuple[int, int, str]] = []
+        self._make()
+
+    def places(self, shapes: list[Shape]) -> Ints:
+        """Of each shape. Those not met before are added."""
+        if len(self._shapes) >= SHAPES_MAX:
+            for each in (self._places, self._shapes, self._rows, self._misses):
+                each.clear()
+        new = [shape for shape in shapes if id(shape) not in self._places]
+        for shape in new:
+            if id(shape) in self._places:
+                continue
+            self._places[id(shape)] = len(self._shapes)
+            self._shapes.append(shape)
+            self._rows.extend(_rows_of(shape, self._objective, self._load, self._recipe))
+            miss = shape.nearest_miss
+            self._misses.append((-1, 0, "precision") if miss is None else nearness(miss))
+        if new:
+            self._make()
+        return self.np.array([self._places[id(shape)] for shape in shapes], dtype=self.np.int64)
+
+    def _make(self) -> None:
+        np = self.np
+        self.count = np.array([len(shape.candidates) for shape in self._shapes], dtype=np.int64)
         self.first = np.cumsum(self.count) - self.count
-        matrix = np.concatenate([each.candidates for each in known])
+        matrix = np.array(self._rows, dtype=float).reshape(len(self._rows), _COLUMNS)
         (
             self.ram, self.disk, self.checkpoint, self.image, self.warm_up, self.before, self.divisor,
             self.after, self.speed, self.quality, self.per_million,
-        ) = matrix.T  # fmt: skip
-        self.miss_kind = np.array([each.miss[0] for each in known], dtype=np.int64)
-        self.miss_margin = np.array([float(each.miss[1]) for each in known])
-        self.miss_names, numbers = _distinct([each.miss[2] for each in known])
+        ) = matrix.T.copy()  # fmt: skip
+        self.miss_kind = np.array([each[0] for each in self._misses], dtype=np.int64)
+        self.miss_margin = np.array([float(each[1]) for each in self._misses])
+        self.miss_names, numbers = _distinct([each[2] for each in self._misses])
         self.miss_name = np.array(numbers, dtype=np.int64)
 
 
 _COLUMNS = 11
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _ShapeColumns:
-    """One shape's part of them."""
-
-    candidates: Floats
-    """Shape (candidates, `_COLUMNS`)."""
-    miss: tuple[int, int, str]
-
-    @classmethod
-    def of(cls, shape: Shape, table: ShapeTable, requirement: Requirement) -> _ShapeColumns:
-        import numpy as np
-
-        rows = _rows_of(shape, table, requirement)
-        miss = shape.nearest_miss
-        return cls(
-            np.array(rows, dtype=float).reshape(len(rows), _COLUMNS),
-            (-1, 0, "precision") if miss is None else nearness(miss),
-        )
-
-
-def _rows_of(shape: Shape, table: ShapeTable, requirement: Requirement) -> tuple[tuple[float, ...], ...]:
+def _rows_of(
+    shape: Shape, objective: Objective, load: int | None, recipe: Recipe
+) -> tuple[tuple[float, ...], ...]:
     """What the columns hold of each candidate. Ranks stand for what is compared part by part."""
-    objective, load = requirement.objective, requirement.load_tokens_per_day
-    parts = [setup_parts(each, objective, table.recipe) for each in shape.candidates]
+    parts = [setup_parts(each, objective, recipe) for each in shape.candidates]
     before = sorted({part[0] for part in parts})
     after = sorted({part[2] for part in parts})
     rows = []
@@ -537,8 +549,8 @@ def _rows_of(shape: Shape, table: ShapeTable, requirement: Requirement) -> tuple
         tokens, copies = load_of(each.speed, load)
         rows.append(
             (
-                float(sum(term.value for term in each.fit.ram)),
-                float(sum(term.value for term in each.fit.disk)),
+                float(each.ram_bytes),
+                float(each.disk_bytes),
                 float(each.setup.checkpoint_bytes),
                 float(IMAGE_BYTES[each.setup.engine]),
                 WARM_UP_S[each.setup.engine],
@@ -553,6 +565,8 @@ def _rows_of(shape: Shape, table: ShapeTable, requirement: Requirement) -> tuple
     return tuple(rows)
 
 
-def _distinct(values: list[T]) -> tuple[list[T], list[int]]:
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return list(numbers), [numbers[value] for value in values]
+def _distinct(values: list[T], key: Callable[[T], object] = lambda value: value) -> tuple[list[T], list[int]]:
+    keys = [key(value) for value in values]
+    found = dict(zip(keys, values, strict=True))
+    numbers = {each: number for number, each in enumerate(found)}
+    return list(found.values()), [numbers[each] for each in keys]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from clorefleet.domain.plan import Fit
 from clorefleet.domain.recipe import Checkpoint, EngineName, EngineSupport, Precision, Recipe
@@ -104,6 +105,7 @@ def why_indivisible(recipe: Recipe, checkpoint: Checkpoint, ranks: int, *, exper
     return ""
 
 
+@lru_cache(maxsize=256)
 def parse_version(text: str) -> tuple[int, int]:
     """`13.0` as a pair that compares by part."""
     major, _, minor = text.partition(".")

@@ -95,12 +95,18 @@ def test_what_is_no_plain_answer_is_left_to_the_tolerant_reading(body):
 
 
 def test_a_record_is_found_again_whatever_its_form():
-    """By the place of its second field, where that is the owner; else by reading the list again."""
+    """By its id near where it should be; else by reading the list again."""
     answer = plain_answer(3, 30)
     for server in answer["servers"][::2]:
         server["id"] = server.pop("id")  # last
     answer["servers"][5]["owner"] = None
-    answer["servers"][7]["specs"]["mb"] = "é" * 9000  # longer than the first piece that is read
+    answer["servers"][7]["specs"]["mb"] = "é" * 9000  # the next ones are not near where they should be
+    answer["servers"][9]["id"] = answer["servers"][11]["id"]  # told twice, and not alike
+    answer["servers"][13]["specs"]["others"] = [
+        {"id": 5},
+        {"id": answer["servers"][15]["id"], "owner": 1},
+        {"id": 6},
+    ]
     for style in ({}, {"indent": 3}, {"separators": (",", ":")}, {"ensure_ascii": False}):
         body = json.dumps(answer, **style).encode()
         assert in_bulk(body) == tolerantly(body)

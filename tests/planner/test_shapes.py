@@ -39,6 +39,38 @@ def test_a_shared_shape_fits_exactly_what_the_server_itself_fits(shape, ram_gib,
     assert shared == own
 
 
+kinds = st.sampled_from(
+    [("RTX 3060", 12), ("RTX 4070", 12), ("RTX 3090", 24), ("RTX 4090", 24), ("A100", 80), ("H100", 80),
+     ("H200", 141), ("B200", 180)]
+)  # fmt: skip
+cudas = st.sampled_from([(12, 2), (12, 8), (12, 9), (13, 0), None])
+
+
+@given(
+    servers=st.lists(st.tuples(kinds, st.integers(1, 20), cudas), min_size=2, max_size=6),
+    model=st.sampled_from(["glm-5.1", "glm-4.5-air", "gpt-oss-120b", "qwen3.5-27b"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_other_servers_left_in_the_memo_changes_no_setup(servers, model):
+    recipe, memo = RECIPES[model], {}
+    asked = recipe.floors.context_tokens
+    for (gpu, vram_gib), count, cuda in servers:
+        here = without_room(hardware(machine(gpu, count, vram_gib, cuda_version=cuda)))
+        remembered = list(setups(recipe, here, context_tokens=asked, memo=memo))
+        assert remembered == list(setups(recipe, here, context_tokens=asked))
+
+
+def test_a_bounded_memo_forgets_and_answers_alike(monkeypatch):
+    offers = [machine("RTX 3090", 1 + i, 24, ram_gib=600, server_id=1 + i) for i in range(8)]
+    fresh = plan_requirement(wish(), market(*offers), RECIPES["glm-5.1"], GPUS)
+    monkeypatch.setattr("clorefleet.planner.shapes.SHAPES_MAX", 2)
+    monkeypatch.setattr("clorefleet.planner.shapes.MISSES_MAX", 1)
+    memo = ShapeMemo()
+    for _ in range(3):
+        assert plan_requirement(wish(), market(*offers), RECIPES["glm-5.1"], GPUS, memo=memo) == fresh
+    assert memo.table(wish(), RECIPES["glm-5.1"]).evaluated <= 2
+
+
 @pytest.mark.parametrize("lack, code", [({"ram_gib": 64}, "ram"), ({"disk_free_bytes": 9 * GIB}, "disk")])
 def test_one_servers_lack_does_not_fall_on_another_of_its_shape(lack, code):
     rich = machine("RTX 3090", 4, 24, ram_gib=512, server_id=1)
