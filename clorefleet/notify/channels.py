@@ -171,6 +171,9 @@ def _mail(channel: Email, alert: Alert, letter: Letter | None) -> Outcome:
     except smtplib.SMTPResponseException as error:
         # An answer is clear, whatever it says; 4xx asks to come again.
         return NotSent(f"the mail server answered {error.smtp_code}", may_retry=error.smtp_code < 500)
+    except ssl.SSLCertVerificationError as error:
+        # Before a word of ours, so that neither user nor password were shown to it.
+        return NotSent(f"the mail server's certificate is refused: {_why_refused(error)}")
     except (smtplib.SMTPException, OSError) as error:
         why = f"no mail server ({type(error).__name__})"
         return Unclear(why) if is_handed_over else NotSent(why)
@@ -191,6 +194,20 @@ def _connected(channel: Email) -> smtplib.SMTP:
             server.close()
             raise
     return server
+
+
+_OTHER_HOST = (62, 64)
+_NOT_YET, _EXPIRED = 9, 10
+"""OpenSSL's codes: X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH, _CERT_NOT_YET_VALID,
+_CERT_HAS_EXPIRED."""
+
+
+def _why_refused(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in _OTHER_HOST:
+        return "it is of another host"
+    if error.verify_code in (_NOT_YET, _EXPIRED):
+        return "it is not valid at this time"
+    return "nobody signed it whom this machine trusts (SSL_CERT_FILE names more)"
 
 
 def as_mail(channel: Email, alert: Alert, letter: Letter | None = None) -> EmailMessage:

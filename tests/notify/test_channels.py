@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import smtplib
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,6 +17,10 @@ from pathlib import Path
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from clorefleet.domain.alert import (
     Alert,
@@ -43,8 +49,12 @@ class Mailbox:
         self.messages: list = []
         self.users: list[str] = []
         self.answer = "250 OK"
+        self.ciphers: list[str] = []
+        """Of each message; "" for one that came unencrypted."""
 
     async def handle_DATA(self, server, session, envelope) -> str:
+        cipher = server.transport.get_extra_info("cipher")
+        self.ciphers.append("" if cipher is None else cipher[0])
         self.messages.append((envelope.rcpt_tos, message_from_bytes(envelope.content)))
         return self.answer
 
@@ -133,6 +143,101 @@ def test_a_connection_lost_after_the_mail_was_handed_over_is_unclear(mailbox, mo
 
     monkeypatch.setattr(smtplib.SMTP, "send_message", cut)
     assert isinstance(send(email(port), ALERT), Unclear)
+
+
+# -- e-mail over TLS: a real server, and a certificate that is made for the test
+
+
+def certificate(
+    folder: Path, *, host: str = "localhost", until: timedelta = timedelta(days=1)
+) -> tuple[ssl.SSLContext, Path]:
+    """A server's side of TLS, and the file that makes a client trust it: it is signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + until)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    trusted, chain = folder / "trusted.pem", folder / "chain.pem"
+    trusted.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    chain.write_bytes(secret + trusted.read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return context, trusted
+
+
+Serve = Callable[[ssl.SSLContext], tuple[Mailbox, Email]]
+
+
+@pytest.fixture(params=[MailSecurity.STARTTLS, MailSecurity.TLS])
+def serve(request: pytest.FixtureRequest, monkeypatch) -> Iterator[Serve]:
+    """Starts a mail server that takes nothing unencrypted, and the channel that uses it with a password."""
+    started: list[Controller] = []
+    monkeypatch.setenv("MAIL_PASSWORD", "right")
+
+    def start(context: ssl.SSLContext) -> tuple[Mailbox, Email]:
+        box = Mailbox()
+        way = (
+            {"ssl_context": context, "auth_require_tls": False}  # it does not count TLS from the start
+            if request.param is MailSecurity.TLS
+            else {"tls_context": context, "require_starttls": True}
+        )
+        server = Controller(
+            box, hostname="127.0.0.1", port=free_port(), authenticator=box.authenticate, **way
+        )
+        # Its own look whether it listens would speak TLS with the server's own context.
+        server._trigger_server = lambda: socket.create_connection(("127.0.0.1", server.port)).close()
+        server.start()
+        started.append(server)
+        password = SecretPlace(env="MAIL_PASSWORD")
+        channel = email(server.port, security=request.param, user="fleet", password=password)
+        return box, replace(channel, host="localhost")
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+def test_mail_goes_encrypted_to_a_server_whose_certificate_is_trusted(
+    serve: Serve, tmp_path: Path, monkeypatch
+):
+    context, trusted = certificate(tmp_path)
+    box, channel = serve(context)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    assert send(channel, ALERT) == Sent()
+    assert len(box.messages) == 1 and box.users == ["fleet"] and all(box.ciphers)
+
+
+@pytest.mark.parametrize(
+    ("made", "is_trusted", "why"),
+    [
+        ({}, False, "nobody signed it whom this machine trusts"),
+        ({"host": "mail.example.org"}, True, "it is of another host"),
+        ({"until": -timedelta(days=1)}, True, "it is not valid at this time"),
+    ],
+)
+def test_a_certificate_that_does_not_hold_gets_neither_mail_nor_password(
+    serve: Serve, tmp_path: Path, monkeypatch, made: dict, is_trusted: bool, why: str
+):
+    context, trusted = certificate(tmp_path, **made)
+    box, channel = serve(context)
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    outcome = send(channel, ALERT)
+    assert isinstance(outcome, NotSent) and why in outcome.why
+    assert box.messages == [] and box.users == []
 
 
 # -- webhook
