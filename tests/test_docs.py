@@ -20,6 +20,7 @@ INLINE = re.compile(r"`(clorefleet [^`\n]+)`")
 STAND_INS = {
     "ORDER": "602837", "SERVER": "25756", "NAME": "chat", "M": "glm-5.1", "MODEL": "glm-5.1", "FILE": "file",
     "COMMAND": "status", "N": "1", "F": "2", "AMOUNT": "16/day", "DEPLOYMENT": "chat", "ORG/NAME": "org/name",
+    "REPLICAS": "2",
 }  # fmt: skip
 """What stands in a text for a value."""
 ACTS_AT_ONCE = {"--install-completion", "--show-completion", "--version"}

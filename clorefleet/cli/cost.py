@@ -88,9 +88,9 @@ def ask(name: str, by: str, since: str, until: str, time_zone: str, *, now: date
 
     from clorefleet.cli.moment import parse_moment
     from clorefleet.config.zone import parse_zone
+    from clorefleet.domain.dimension import parse_dimensions
     from clorefleet.domain.errors import BadInput
     from clorefleet.domain.identity import DeploymentId
-    from clorefleet.report.cost import parse_dimensions
     from clorefleet.report.cost_report import CostQuestion
 
     zone_name = parse_zone(time_zone)

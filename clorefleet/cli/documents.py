@@ -15,6 +15,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.event import Event
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.money import Currency
@@ -23,7 +24,6 @@ from clorefleet.domain.offer import Offer
 from clorefleet.domain.recipe import Recipe
 from clorefleet.planner.prices import Verdict as PriceVerdict
 from clorefleet.report.charges import Stage
-from clorefleet.report.cost import Dimension
 from clorefleet.report.status import DeploymentStatus, FleetStatus
 from clorefleet.report.waste import WasteKind
 

@@ -77,7 +77,7 @@ def _sorts() -> list[str]:
 
 
 def _dimensions() -> list[str]:
-    from clorefleet.report.cost import Dimension
+    from clorefleet.domain.dimension import Dimension
 
     return [each.value for each in Dimension]
 

@@ -29,6 +29,7 @@ def report(
     period: str = typer.Option(
         "", "--period", metavar="WORD", help="day, week or month: the last whole one."
     ),
+    by: str = typer.Option("", "--by", metavar="WORDS", help="Group by these: day,model (see cost --by)."),
     time_zone: str = typer.Option("", "--tz", metavar="ZONE", help="Whose days; default: the fleet file's."),
     form: str = typer.Option("", "--format", metavar="WORD", help="What mail carries: text, html or csv."),
     email: bool = typer.Option(False, "--email", help="Send it by every mail channel of the fleet file."),
@@ -52,6 +53,7 @@ def report(
     from clorefleet.cli.cost import make_report, show
     from clorefleet.config.profile import clock_of
     from clorefleet.config.zone import parse_zone
+    from clorefleet.domain.dimension import parse_dimensions
     from clorefleet.domain.report_policy import ReportFormat, ReportPeriod
     from clorefleet.notify.reports import letter_of, question_of
 
@@ -60,6 +62,8 @@ def report(
     policy = _policy(fleet)
     if period:
         policy = replace(policy, period=_word(period, ReportPeriod))
+    if by:
+        policy = replace(policy, by=parse_dimensions(by))
     if form:
         policy = replace(policy, form=_word(form, ReportFormat))
     if time_zone:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clorefleet.config.toml_file import Section, nearest
 from clorefleet.domain.alert import Email, NotifyPolicy
+from clorefleet.domain.dimension import GROUPS_MAX, parse_dimension
 from clorefleet.domain.report_policy import ReportFormat, ReportPeriod, ReportPolicy
 from clorefleet.domain.schedule import CronTimes, parse_cron
 
@@ -34,8 +35,11 @@ def read_report(
         section.complain("format", f"only mail carries {form}, and none of these channels is mail")
     zone = section.parsed("timezone", parse_zone) or fleet_zone or "UTC"
     period = section.choice("period", ReportPeriod, ReportPeriod.WEEK)
+    by = tuple(dict.fromkeys(section.words("by", parse_dimension)))
+    if len(by) > GROUPS_MAX:
+        section.complain("by", f"at most {GROUPS_MAX} things to group by")
     section.done()
-    return None if times is None or not to else ReportPolicy(times, zone, to, period, form)
+    return None if times is None or not to else ReportPolicy(times, zone, to, period, form, by)
 
 
 def _times_a_day(times: CronTimes) -> int:

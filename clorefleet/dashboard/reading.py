@@ -14,6 +14,7 @@ from decimal import Decimal
 from clorefleet.dashboard import picture
 from clorefleet.domain.books import PhaseEntry
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
@@ -28,7 +29,7 @@ from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.spending import load_spending
 from clorefleet.fleet.wallet import wallet_warning
 from clorefleet.report.charges import charges
-from clorefleet.report.cost import CostRow, Dimension, rows_by
+from clorefleet.report.cost import CostRow, rows_by
 from clorefleet.report.cost_report import CostQuestion, CostReport, books_since, cost_report
 from clorefleet.report.host_history import HostHistory, host_histories
 from clorefleet.report.status import DeploymentStatus, ReplicaStatus, fleet_status

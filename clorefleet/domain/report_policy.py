@@ -1,10 +1,11 @@
-"""When cost reports are sent by themselves, of which time, and by which ways. Values only."""
+"""When cost reports are sent by themselves, of which time, how grouped, and by which ways. Values only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.schedule import CronTimes
 
 
@@ -34,3 +35,5 @@ class ReportPolicy:
     """Names of `[notify]` channels."""
     period: ReportPeriod = ReportPeriod.WEEK
     form: ReportFormat = ReportFormat.TEXT
+    by: tuple[Dimension, ...] = ()
+    """What spending is grouped by; (): what suits the period."""

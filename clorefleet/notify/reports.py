@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from clorefleet.clock import Clock
 from clorefleet.domain.alert import Alert, AlertKind, Channel, Delivery, DeliveryState
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.report_policy import ReportFormat, ReportPeriod, ReportPolicy
 from clorefleet.domain.schedule import CronTimes
 from clorefleet.domain.secret import Secret, redacted
@@ -19,7 +20,6 @@ from clorefleet.fleet.schedule import first_moment
 from clorefleet.notify.channels import Letter, Outcome, send
 from clorefleet.report.charges import midnight
 from clorefleet.report.commands import for_profile
-from clorefleet.report.cost import Dimension
 from clorefleet.report.cost_document import cost_csv, cost_document
 from clorefleet.report.cost_report import CostQuestion, CostReport, books_since, cost_report
 from clorefleet.report.cost_text import as_text, blocks, money
@@ -122,7 +122,11 @@ def question_of(policy: ReportPolicy, at: datetime) -> CostQuestion:
             until = today.replace(day=1)
             since = (until - timedelta(days=1)).replace(day=1)
     return CostQuestion(
-        _BY[policy.period], zone, policy.zone, since=midnight(since, zone), until=midnight(until, zone)
+        policy.by or _BY[policy.period],
+        zone,
+        policy.zone,
+        since=midnight(since, zone),
+        until=midnight(until, zone),
     )
 
 

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
-from difflib import get_close_matches
-from enum import StrEnum
 
 from clorefleet.domain.books import Books
-from clorefleet.domain.errors import BadInput
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Currency
@@ -21,27 +19,7 @@ from clorefleet.domain.usage import UsageHour
 from clorefleet.report.charges import Charge, Stage, exact_sum
 
 UNKNOWN = "?"
-GROUPS_MAX = 4
 _MILLION = 1_000_000
-
-
-class Dimension(StrEnum):
-    DAY = "day"
-    WEEK = "week"
-    """As ISO 8601 counts them, from Monday."""
-    MONTH = "month"
-    DEPLOYMENT = "deployment"
-    MODEL = "model"
-    REPLICA = "replica"
-    HOST = "host"
-    """The market's number of the server."""
-    GPU = "gpu"
-    PHASE = "phase"
-    """The stage: bootstrap, serving, idle, draining."""
-    KIND = "kind"
-    """Spot or on demand."""
-    CURRENCY = "currency"
-    ORDER = "order"
 
 
 TEMPORAL = frozenset({Dimension.DAY, Dimension.WEEK, Dimension.MONTH})
@@ -237,22 +215,3 @@ def period_of(dimension: Dimension, at: datetime, zone: tzinfo) -> str:
         year, week, _ = day.isocalendar()
         return f"{year}-W{week:02}"
     return f"{day:%Y-%m}"
-
-
-def parse_dimensions(text: str) -> tuple[Dimension, ...]:
-    """Read `day,model`.
-
-    Raises:
-        BadInput: a word is none of the dimensions, or there are too many.
-    """
-    words = [word.strip().lower() for word in text.split(",") if word.strip()]
-    known = [each.value for each in Dimension]
-    for word in words:
-        if word not in known:
-            near = get_close_matches(word, known, n=1)
-            hint = f"Did you mean “{near[0]}”? " if near else ""
-            raise BadInput(f"I cannot group by “{word[:30]}”.", remedy=f"{hint}Use {', '.join(known)}.")
-    found = tuple(dict.fromkeys(Dimension(word) for word in words))
-    if not 1 <= len(found) <= GROUPS_MAX:
-        raise BadInput(f"Group by one to {GROUPS_MAX} things.", remedy="For instance --by day,model.")
-    return found

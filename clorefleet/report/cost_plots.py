@@ -12,9 +12,10 @@ from datetime import date, timedelta
 from importlib.util import find_spec
 from typing import Any
 
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.text import clean_line
 from clorefleet.report.charges import Stage
-from clorefleet.report.cost import CostRow, Dimension
+from clorefleet.report.cost import CostRow
 from clorefleet.report.cost_report import CostReport
 
 BARS_MAX = 12

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from clorefleet.domain.books import Books
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.money import Currency
 from clorefleet.report.charges import Charge, charges, exact_sum, first_segments, planned_usd_per_day
-from clorefleet.report.cost import CostRow, Dimension, rows_by, total_of
+from clorefleet.report.cost import CostRow, rows_by, total_of
 from clorefleet.report.outlook import Forecast, Runway, forecasts, reach_back, runways
 from clorefleet.report.waste import Waste, waste
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.text import clean_line
 from clorefleet.report.charges import Stage
-from clorefleet.report.cost import CostRow, Dimension
+from clorefleet.report.cost import CostRow
 from clorefleet.report.cost_report import CostReport
 from clorefleet.report.outlook import Forecast
 from clorefleet.report.words import age, usd

@@ -15,6 +15,7 @@ from clorefleet.config.model_name import ModelChoice
 from clorefleet.config.toml_file import BadTomlFile, parse_toml
 from clorefleet.domain.alert import AlertKind, Command, Email, MailSecurity, Webhook
 from clorefleet.domain.deployment import ConsolidatePolicy
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.errors import ConfigError
 from clorefleet.domain.money import parse_budget
 from clorefleet.domain.recipe import Precision
@@ -166,15 +167,27 @@ SLIPS = {
     "a page by webhook": (
         REPORT + 'schedule = "0 7 * * *"\nto = ["hook"]\nformat = "html"', 14, 10, "none of these channels is mail",
     ),
+    "a report grouped by what is none": (
+        REPORT + 'schedule = "0 7 * * *"\nto = ["mail"]\nby = ["day", "modell"]', 14, 14, "Did you mean “model”",
+    ),
+    "a report grouped by too much": (
+        REPORT + 'schedule = "0 7 * * *"\nto = ["mail"]\nby = ["day", "model", "gpu", "host", "kind"]', 14, 6,
+        "at most 4",
+    ),
     "an event that is none": (MINIMAL + '[notify]\non = ["failures"]', 6, 7, "Did you mean “failure”"),
 }  # fmt: skip
 
 
 def test_a_report_is_read_with_the_fleets_time_zone():
     text = '[fleet]\ntimezone = "Asia/Tokyo"' + REPORT + 'schedule = "0 7 * * mon"\nto = ["mail", "hook"]'
-    found = read(text + '\nperiod = "month"\nformat = "csv"').report
+    found = read(text + '\nperiod = "month"\nformat = "csv"\nby = ["host", "phase"]').report
     assert found == ReportPolicy(
-        parse_cron("0 7 * * mon"), "Asia/Tokyo", ("mail", "hook"), ReportPeriod.MONTH, ReportFormat.CSV
+        parse_cron("0 7 * * mon"),
+        "Asia/Tokyo",
+        ("mail", "hook"),
+        ReportPeriod.MONTH,
+        ReportFormat.CSV,
+        (Dimension.HOST, Dimension.PHASE),
     )
     assert read(MINIMAL).report is None
 

@@ -18,6 +18,7 @@ from clorefleet.domain.alert import (
     MailSecurity,
     NotifyPolicy,
 )
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.fleet_file import AppliedFile
 from clorefleet.domain.report_policy import ReportFormat, ReportPeriod, ReportPolicy
 from clorefleet.domain.schedule import parse_cron
@@ -70,6 +71,12 @@ def test_a_time_that_the_clock_skips_is_due_when_it_has_passed_it():
 def test_the_last_whole_period_of_the_time_zone_is_reported(period, since, until):
     question = question_of(replace(MONDAYS, period=period), MONDAY_7)
     assert (question.since, question.until) == (moment(since), moment(until))
+
+
+def test_it_is_grouped_as_the_file_says_or_as_suits_the_period():
+    assert question_of(MONDAYS, MONDAY_7).by == (Dimension.DAY, Dimension.DEPLOYMENT)
+    by_host = replace(MONDAYS, by=(Dimension.HOST, Dimension.PHASE))
+    assert question_of(by_host, MONDAY_7).by == (Dimension.HOST, Dimension.PHASE)
 
 
 class Desk:

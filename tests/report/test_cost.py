@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clorefleet.domain.books import Books
+from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Phase
 from clorefleet.domain.ledger import closed, counted, switched
 from clorefleet.domain.money import Currency, Rate
 from clorefleet.report.charges import Stage, charges, exact_cost_usd, exact_sum, midnight
-from clorefleet.report.cost import Dimension, rows_by
+from clorefleet.report.cost import rows_by
 from clorefleet.report.cost_report import CostQuestion, cost_report
 from tests.report.builders import DAY, at, books, entered, held, segment, used
 

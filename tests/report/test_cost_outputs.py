@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
+from clorefleet.domain.dimension import Dimension, parse_dimensions
 from clorefleet.domain.errors import BadInput
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.lease import LeaseState, Phase
@@ -23,7 +24,6 @@ from clorefleet.domain.money import Currency, ExchangeRate, Money
 from clorefleet.domain.offer import OfferedGpu
 from clorefleet.report import cost_plots
 from clorefleet.report.charges import exact_sum
-from clorefleet.report.cost import Dimension, parse_dimensions
 from clorefleet.report.cost_document import cost_csv, cost_document, spreadsheet_text
 from clorefleet.report.cost_page import NO_PLOTS, cost_page
 from clorefleet.report.cost_report import CostQuestion, cost_report
