@@ -66,7 +66,7 @@ def _decide_outbid(
 ) -> Iterator[Action]:
     """Its order waits without a server: back, bid more, wait beside a replacement, or given up."""
     unwanted = unwanted or _why_not_awaited(snapshot, lease)
-    unwanted = unwanted or failover.why_superseded(lease, snapshot.leases)
+    unwanted = unwanted or failover.why_superseded(lease, snapshot.leases_of(lease.deployment_id))
     since = lease.outbid_since or snapshot.now
     if not unwanted and snapshot.now - since > limits.outbid_kept:
         unwanted = f"its server did not come back within {in_words(limits.outbid_kept)}"

@@ -243,7 +243,7 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
     if reason:
         yield GiveBack(lease.lease_id, reason)
         return
-    superseded = failover.why_superseded(lease, snapshot.leases)
+    superseded = failover.why_superseded(lease, snapshot.leases_of(lease.deployment_id))
     if superseded:
         yield GiveBack(lease.lease_id, superseded, cause=Cause.SUPERSEDED)
         return
@@ -369,7 +369,7 @@ def _overrun(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> str:
     if lease.phase is Phase.SERVING or lease.measured_tokens_per_s is not None:
         return ""
     spent = sum(
-        (seg.cost_usd(snapshot.now) for seg in snapshot.segments if seg.lease_id == lease.lease_id),
+        (each.cost_usd(snapshot.now) for each in snapshot.segments_of(lease.lease_id)),
         Decimal(0),
     )
     # The creation fee is spent whatever we do; the limit is about time that is paid and not served.

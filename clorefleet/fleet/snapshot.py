@@ -146,3 +146,13 @@ class Snapshot:
         for lease in self.leases:
             found.setdefault(lease.deployment_id, []).append(lease)
         return {deployment_id: tuple(leases) for deployment_id, leases in found.items()}
+
+    def segments_of(self, lease_id: LeaseId) -> tuple[LedgerSegment, ...]:
+        return self._segments_by_lease.get(lease_id, ())
+
+    @cached_property
+    def _segments_by_lease(self) -> Mapping[LeaseId, tuple[LedgerSegment, ...]]:
+        found: dict[LeaseId, list[LedgerSegment]] = {}
+        for segment in self.segments:
+            found.setdefault(segment.lease_id, []).append(segment)
+        return {lease_id: tuple(segments) for lease_id, segments in found.items()}
