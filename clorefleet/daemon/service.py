@@ -335,10 +335,11 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
     )
     metrics.start()
     nodes = make_nodes(connection)
-    keeper = PriceKeeper(store, lambda: service.token, connection.clock, load_gpus())
+    market = make_market(connection)
+    keeper = PriceKeeper(store, lambda: service.token, connection.clock, load_gpus(), read=market.fetch_view)
     fleet = Fleet(
         store=store,
-        market=make_market(connection),
+        market=market,
         nodes=nodes,
         planner=make_planner(connection),
         clock=connection.clock,

@@ -439,6 +439,9 @@ class MemoryTransaction(Transaction):
         found = (each for each in self._tables.prices.values() if until is None or each.at < until)
         return tuple(sorted(found, key=lambda each: (each.at, each.gpu, each.is_spot)))
 
+    def last_price_at(self) -> datetime | None:
+        return max((each.at for each in self._tables.prices.values()), default=None)
+
     def add_prices(self, snapshots: Iterable[PriceSnapshot]) -> None:
         for each in snapshots:
             self._set(self._tables.prices, (each.gpu, each.is_spot, each.at), each)

@@ -753,6 +753,11 @@ class Transaction:
             for row in rows
         )
 
+    def last_price_at(self) -> datetime | None:
+        """When the newest was read; None without any."""
+        row = self._execute(sa_select(_PRICE.c.at).order_by(_PRICE.c.at.desc()).limit(1)).first()
+        return None if row is None else row.at
+
     def add_prices(self, snapshots: Iterable[PriceSnapshot]) -> None:
         """One that is there already is replaced."""
         rows = [

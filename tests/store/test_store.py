@@ -99,6 +99,7 @@ def test_prices_come_back_as_they_went_in_and_old_ones_are_replaced(store: Store
     with store.read() as tx:
         assert tx.prices() == (old, replace(new, offers=4), spot)
         assert tx.prices(until=NOW) == (old,)
+        assert tx.last_price_at() == new.at
     hour = replace(old, lasts=timedelta(hours=1), readings=2)
     with store.write() as tx:
         tx.replace_prices(NOW, [hour])
