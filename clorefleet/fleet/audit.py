@@ -311,14 +311,14 @@ class CancelFacts:
 
 
 def at_cancel(facts: CancelFacts) -> Iterator[Violation]:
-    """S5, S8, S9."""
+    """S9, S8, S5."""
     subject = f"order {facts.order_id}"
     if not facts.is_ours:
         yield Violation("S9", subject, "was cancelled, and it is not ours")
+    if facts.leader != facts.token:  # before S5: whoever leads may have concluded the other's intent
+        yield Violation("S8", subject, f"token {facts.token} cancelled while {facts.leader} leads")
     if not facts.was_journalled:
         yield Violation("S5", subject, "was cancelled without an intent, although the store can be written")
-    if facts.leader != facts.token:
-        yield Violation("S8", subject, f"token {facts.token} cancelled while {facts.leader} leads")
 
 
 def at_end(order_id: OrderId, absences: int) -> Iterator[Violation]:

@@ -77,7 +77,7 @@ class Turns:
         for each in silent.home.processes:
             if each is not silent and not each.is_alive:
                 self._world.agenda.plan_turn(
-                    each, self._world.time.now_s + self._world.dice.between(30, 300, "standby", each.turn)
+                    each, self._world.time.now_s + self._world.dice.between(1, 150, "standby", each.turn)
                 )
 
     @staticmethod
