@@ -35,7 +35,7 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         connection = connect(profile)
         market = make_market(connection)
         ours = _stop_wishing(profile)
-        live = _live_orders(market, is_store_stopped=ours is not None)
+        live = _live_orders(connection, market, is_store_stopped=ours is not None)
     images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
     if images:
         note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
@@ -64,9 +64,11 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         note("Add --foreign to end the others too.")
 
 
-def _live_orders(market: Market, *, is_store_stopped: bool) -> tuple[Order, ...]:
+def _live_orders(connection: Connection, market: Market, *, is_store_stopped: bool) -> tuple[Order, ...]:
+    from clorefleet.fleet.sweep import all_live
+
     try:
-        return market.fetch_orders().live()
+        return all_live(market, sleep=connection.clock.sleep)
     except RateLimited as error:
         raise RateLimited(
             "The order list could not be read: the market's request limit is used up, perhaps by another "

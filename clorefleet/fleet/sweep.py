@@ -23,7 +23,7 @@ from enum import StrEnum
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import RateLimited
-from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.money import Period
 from clorefleet.domain.order import Order
@@ -158,6 +158,20 @@ class Unending:
 class Ended:
     ended: tuple[OrderId, ...]
     unending: tuple[Unending, ...]
+
+
+def all_live(market: Market, *, sleep: Callable[[float], None]) -> tuple[Order, ...]:
+    """The orders that any of some readings shows as live: in one, a page may be missing, or the newest ones.
+
+    Raises:
+        MarketError: the order list cannot be read.
+    """
+    found: dict[tuple[OrderId, ServerId], Order] = {}
+    for number in range(ABSENT_READINGS):
+        if number:
+            sleep(ROUND_PAUSE_S)
+        found |= {(each.order_id, each.server_id): each for each in market.fetch_orders().live()}
+    return tuple(found.values())
 
 
 def end_orders(

@@ -21,7 +21,7 @@ from clorefleet.domain.order import OrderList, RentRequest
 from clorefleet.fleet.audit import Violation
 from clorefleet.simulation.accidents import Accidents
 from clorefleet.simulation.agenda import Agenda
-from clorefleet.simulation.by_hand import Hand, stop_all
+from clorefleet.simulation.by_hand import FAULTS, Hand, stop_all
 from clorefleet.simulation.choice import Chooser
 from clorefleet.simulation.clock import ProcessClock, TrueTime
 from clorefleet.simulation.dice import Dice
@@ -31,7 +31,7 @@ from clorefleet.simulation.judge import Broken, Judge
 from clorefleet.simulation.listening import heard
 from clorefleet.simulation.market import Caller, Market, TrueOrder
 from clorefleet.simulation.nodes import Nodes
-from clorefleet.simulation.planted import Bug
+from clorefleet.simulation.planted import HARMLESS, Bug
 from clorefleet.simulation.process import Home, Killed, Process
 from clorefleet.simulation.scenario import DAY_S, RATES, Host, Scenario, Wish
 from clorefleet.simulation.turns import Turns
@@ -41,6 +41,8 @@ CONVERGE_WITHIN_S = 30 * 3600.0
 """Longer than the wait for the next midnight, when a day's budget begins afresh (L1, L4)."""
 STOPPED_BY_HAND = 0.3
 """Of all lives: they end by `stop --all` without a store."""
+FAULTY_BY_HAND = 0.4
+"""Of those, in which one of its faults strikes meanwhile."""
 STEADY_FOR_S = 6 * 3600.0
 END_WITHIN_S = 2 * 3600.0
 TRACE_LINES_KEPT = 300
@@ -266,8 +268,13 @@ class World:
             for process in home.processes:
                 process.end()
                 self.agenda.plan_turn(process, self.time.now_s + 3600)
-        for violation in stop_all(self.market, self.make_clock(0), self.trace):
+        for fault, count in FAULTS:
+            if self.dice.unit("stop all", fault) < FAULTY_BY_HAND:
+                self.switches.throw(Incident(self.time.now_s, fault, count))
+        edge = HARMLESS.hand if self.bug is None else self.bug.hand
+        for violation in stop_all(self.market, self.make_clock(0), self.trace, edge=edge):
             raise Broken(violation)
+        self.switches.calm()
 
     # -- effects, judged
 

@@ -21,7 +21,7 @@ from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.node import Credentials, NodeView
 from clorefleet.domain.order import Order, OrderList, RentRequest
-from clorefleet.domain.outcome import RentOutcome, RentRefused, RentUnknown
+from clorefleet.domain.outcome import CancelAccepted, CancelOutcome, RentOutcome, RentRefused, RentUnknown
 from clorefleet.fleet.action import (
     Action,
     Adopt,
@@ -66,6 +66,8 @@ class Bug:
     nodes: Callable[[Nodes], Nodes] = _same
     store: Callable[[Store], Store] = _same
     limits: Callable[[FleetLimits], FleetLimits] = _same
+    hand: Callable[[Market], Market] = _same
+    """The market as the user has it who stops everything without a store."""
 
 
 HARMLESS = Bug("none")
@@ -118,6 +120,26 @@ class _AsksForEachOrder(_Around):
             self._edge.fetch_orders(include_completed=include_completed)
         listed: OrderList = self._edge.fetch_orders(include_completed=include_completed)
         return listed
+
+
+class _CancelledIsGone(_Around):
+    """Takes an accepted cancel for an ended order, and does not look."""
+
+    def __init__(self, edge: Any) -> None:
+        super().__init__(edge)
+        self._gone: set[OrderId] = set()
+
+    def cancel(self, order_id: OrderId, *, issue: str = "") -> CancelOutcome:
+        outcome: CancelOutcome = self._edge.cancel(order_id, issue=issue)
+        if isinstance(outcome, CancelAccepted):
+            self._gone.add(order_id)
+        return outcome
+
+    def fetch_orders(self, *, include_completed: bool = False) -> OrderList:
+        listed: OrderList = self._edge.fetch_orders(include_completed=include_completed)
+        return replace(
+            listed, orders=tuple(each for each in listed.orders if each.order_id not in self._gone)
+        )
 
 
 # -- in the nodes' edge
@@ -418,5 +440,6 @@ BUGS = (
     Bug("a host's words are logged as they are", ("S14",), ("G3", "G3"), nodes=_LogsRaw),
     Bug("the list is asked for again and again", ("S15",), market=_AsksForEachOrder),
     Bug("replicas that serve are exchanged", ("L1",), fleet=_deciding(_restless)),
+    Bug("a stop without a store believes the market's answer", ("L6",), hand=_CancelledIsGone),
     Bug("doubts are never concluded", ("L2",), ("C1", "C1", "E2", "E2"), fleet=_without(Conclude)),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.identity import OrderId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.outcome import CancelRefused
-from clorefleet.fleet.sweep import Standing, end_orders, explain_orders
+from clorefleet.fleet.sweep import Standing, all_live, end_orders, explain_orders
 from tests.fleet.builders import IMAGE, NOW, deployment, lease, order
 from tests.fleet.test_reconcile import minutes
 from tests.fleet.world import World
@@ -76,6 +76,15 @@ def test_ending_reads_back_twice_and_survives_lost_and_lying_answers(tmp_path: P
     [live] = world.market.live
     result = ended(world, cancel_lost=2, cancel_lies=2)
     assert result.ended == (live.order_id,) and result.unending == () and world.market.live == []
+
+
+def test_an_order_that_one_reading_misses_is_found_by_the_next(tmp_path: Path):
+    """A22, A9: a stop that saw half of the list would leave the other half billing."""
+    world = World(tmp_path)
+    world.market.orders = {900: order(900), 901: order(901, server_id=8)}
+    world.market.visible_from = {900: NOW, 901: NOW + timedelta(seconds=1)}
+    found = all_live(world.market, sleep=world.clock.sleep)
+    assert [each.order_id for each in found] == [OrderId(900), OrderId(901)]
 
 
 def test_what_will_not_end_is_named_with_its_price_and_attempts(tmp_path: Path):
