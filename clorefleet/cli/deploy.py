@@ -65,7 +65,19 @@ def deploy(
         store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
-        _continue(store, connection, existing, requirement, replicas, yes=yes)
+        kept = _continued(store, connection, existing, requirement, replicas, yes=yes, dry_run=dry_run)
+        if dry_run:
+            note("Nothing was changed: this is a dry run.")
+            if (
+                options.as_json
+                or kept.has_given_up != existing.has_given_up
+                or kept.woken_at != existing.woken_at
+            ):
+                _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=True)
+            return
+        if kept != existing:
+            with store.write() as tx:
+                tx.put_deployment(kept)
     elif not _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=dry_run):
         return
     _run(store, connection, deployment_id, detach=detach)
@@ -120,7 +132,7 @@ def _check_same_wish(existing: Deployment, requirement: Requirement, replicas: i
     )
 
 
-def _continue(
+def _continued(
     store: Store,
     connection: Connection,
     existing: Deployment,
@@ -128,8 +140,9 @@ def _continue(
     replicas: int,
     *,
     yes: bool,
-) -> None:
-    """Keep what is there, under another ceiling where one is given.
+    dry_run: bool,
+) -> Deployment:
+    """What is there as it is to be kept, under another ceiling where one is given. Nothing is written.
 
     Raises:
         BadInput: it is deployed with wishes that a running server cannot take on.
@@ -137,7 +150,10 @@ def _continue(
     _check_same_wish(existing, requirement, replicas)
     kept = existing
     old, new = existing.requirement.budget, requirement.budget
-    if old != new:
+    if old != new and dry_run:
+        note(f"The budget of {existing.deployment_id} would be {new}; it is {old}.")
+        kept = replace(kept, requirement=requirement)
+    elif old != new:
         question = f"Change the budget of {existing.deployment_id} from {old} to {new}?"
         confirm(
             question,
@@ -148,16 +164,21 @@ def _continue(
         note(f"The budget of {existing.deployment_id} is now {new}; it was {old}.")
         kept = replace(kept, requirement=requirement)
     if _sleeps(store, existing, connection.clock.now()):
-        note(f"{existing.deployment_id} sleeps: it is woken, and a server is rented for it.")
+        woken = (
+            "would be woken, and a server rented for it"
+            if dry_run
+            else "is woken, and a server is rented for it"
+        )
+        note(f"{existing.deployment_id} sleeps: it {woken}.")
         kept = replace(kept, woken_at=connection.clock.now())
     else:
         note(f"{existing.deployment_id} is already deployed; nothing new is rented for it.")
     if existing.has_given_up:
-        note("It had given up; it is tried again.")
+        note(
+            "It had given up; it would be tried again." if dry_run else "It had given up; it is tried again."
+        )
         kept = replace(kept, note="", has_given_up=False, attempts_since=connection.clock.now())
-    if kept != existing:
-        with store.write() as tx:
-            tx.put_deployment(kept)
+    return kept
 
 
 def _sleeps(store: Store, deployment: Deployment, now: datetime) -> bool:
