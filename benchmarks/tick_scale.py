@@ -9,10 +9,11 @@ in one durable transaction of Python's own sqlite3, on the same disk, in the sam
 the market is timed apart: it is not part of what is compared. The processor's own time stands beside the
 clock's, since a busy machine adds to one and not to the other.
 
-Measured 2026-11-28 on a virtual machine of two cores that was busy with other work (load 5 to 8, this run before it),
-five runs, 1,000 nodes: decide and commit 60 to 118 ms by the clock, 35 to 40 ms of the processor; the raw write 0.6 to
-0.7 ms, on a disk that syncs in microseconds, so that the ratio is 94 to 175 by the clock and about 60 by the
-processor's time. Deciding was 78 to 85 ms by the clock while each lease was compared with all others.
+Measured 2026-11-28 on a virtual machine of two cores that was busy with other work (load 5 to 8, this run
+before it), five runs, 1,000 nodes: decide and commit 60 to 118 ms by the clock, 35 to 40 ms of the
+processor; the raw write 0.6 to 0.7 ms, on a disk that syncs in microseconds, so that the ratio is 94 to 175
+by the clock and about 60 by the processor's time. Deciding was 78 to 85 ms by the clock while each lease
+was compared with all others.
 """
 
 from __future__ import annotations
