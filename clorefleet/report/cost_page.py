@@ -53,7 +53,8 @@ def cost_page(report: CostReport, *, title: str = "") -> str:
         headline=headline(report),
         made_at=moment(report.at, report.question.zone),
         stages=[stage for stage in Stage if stage in report.total.stages],
-        tables=[(titles[i], _bounded(table)) for i, table in enumerate(shown)],
+        tables=[(titles[i], *_bounded(table)) for i, table in enumerate(shown)],
+        bars_max=cost_plots.BARS_MAX,
         notes=[*count_notes(report), *forecast_notes(report), *wallet_notes(report)],
         kept=report.kept[:ROWS_MAX],
         no_plots="" if has_plots else NO_PLOTS,
@@ -72,8 +73,10 @@ def _short(text: str) -> str:
     return cut(text, GPUS_MAX_CHARS)
 
 
-def _bounded(table: TextTable) -> TextTable:
-    return TextTable(table.headings, table.rows[:ROWS_MAX], table.right)
+def _bounded(table: TextTable) -> tuple[TextTable, int]:
+    """With how many rows are left out."""
+    rows = table.rows[:ROWS_MAX]
+    return TextTable(table.headings, rows, table.right), len(table.rows) - len(rows)
 
 
 def _day(row: CostRow) -> str:

@@ -17,8 +17,10 @@ from clorefleet.domain.text import clean_line
 from clorefleet.report.charges import Stage
 from clorefleet.report.cost import CostRow
 from clorefleet.report.cost_report import CostReport
+from clorefleet.report.cost_text import money
 
 BARS_MAX = 12
+_ROOM_FOR_FIGURES = 1.12
 _LABEL_MAX_CHARS = 32
 _TEXT = "#010101"
 _PLACEHOLDERS = {stage: f"#0101{index + 16:02x}" for index, stage in enumerate(Stage)}
@@ -78,6 +80,10 @@ def bars_svg(rows: Sequence[CostRow], salt: str) -> str:
                 axes.barh(places, values, left=left, color=_PLACEHOLDERS[stage], height=0.7)
             left = [before + value for before, value in zip(left, values, strict=True)]
         axes.set_yticks(list(places), names)
+        most = max(left, default=0.0)
+        for place, row, end in zip(places, shown, left, strict=True):
+            axes.text(end + most / 100, place, money(row.usd), va="center")
+        axes.set_xlim(right=most * _ROOM_FOR_FIGURES or None)
 
     return _svg(draw, salt=salt, height=0.9 + 0.32 * max(1, len(shown)))
 
