@@ -34,7 +34,7 @@ SANDBOX_GATEWAY_PORT = 8411
 def make_market(connection: Connection) -> RentProtocol:
     """The profile's market. All processes of a profile share its request limit through a file."""
     from clorefleet.market.client import MarketClient
-    from clorefleet.market.limiter import FileSlot, RequestLimiter
+    from clorefleet.market.limiter import LOWERING_INTERVAL_S, FileSlot, RequestLimiter
     from clorefleet.market.rent import RentProtocol
 
     slot = FileSlot(connection.profile.state_dir / "requests.slot")
@@ -42,7 +42,9 @@ def make_market(connection: Connection) -> RentProtocol:
         connection.market_url,
         connection.api_key if connection.api_key.reveal() else None,
         clock=connection.clock,
-        limiter=RequestLimiter(connection.clock, slot=slot),
+        limiter=RequestLimiter(
+            connection.clock, slot=slot, lowering_s=LOWERING_INTERVAL_S / connection.time_factor
+        ),
     )
     return RentProtocol(client, clock=connection.clock)
 

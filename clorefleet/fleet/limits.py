@@ -141,6 +141,8 @@ SANDBOX_LIMITS = FleetLimits(
     # Its arithmetic of speed is not the planner's: of honest servers it says as little as 0.28 of what the
     # planner does [computed over all recipes]. Only what is below all of that is a slow server.
     give_back_share=0.2,
+    # Its clock may run faster than work does; the market's 600 s between two reductions are then soon over.
+    spot_every=timedelta(seconds=10),
     spot_outbid_every=timedelta(seconds=5),
     outbid_patience=timedelta(seconds=30),
     bid_settles=timedelta(seconds=10),

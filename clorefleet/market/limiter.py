@@ -168,6 +168,8 @@ class RequestLimiter:
     slot: FileSlot | None = None
     general_s: float = GENERAL_INTERVAL_S
     create_s: float = CREATE_INTERVAL_S
+    lowering_s: float = LOWERING_INTERVAL_S
+    """Of this machine's time; less where the market's clock runs faster."""
     wait_max_s: float = WAIT_MAX_S
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: dict[int, Ticket] = field(default_factory=dict)
@@ -241,7 +243,7 @@ class RequestLimiter:
         with self._lock:
             lowered_at_s = self._lowered_at_s.get(order_id)
             now_s = self.clock.monotonic_s()
-        left_s = 0.0 if lowered_at_s is None else lowered_at_s + LOWERING_INTERVAL_S - now_s
+        left_s = 0.0 if lowered_at_s is None else lowered_at_s + self.lowering_s - now_s
         if left_s > 0:
             raise Refused(
                 "The spot price was lowered less than 600 s ago.",

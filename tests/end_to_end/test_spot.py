@@ -99,14 +99,14 @@ def test_outbid_it_is_replaced_by_another_spot_server_and_the_ledger_is_the_bill
 
 
 @pytest.mark.parametrize("spot", ["waiting"], indirect=True)
-def test_outbid_by_little_it_bids_more_and_uses_the_weights_that_are_still_there(spot: Spot):
+def test_outbid_by_little_it_bids_more_keeps_its_weights_and_lowers_its_bid_when_the_rival_leaves(spot: Spot):
     assert spot.cli(*DEPLOY).code == 0
     first = spot.serving()
     assert first is not None
     node = spot.server_dir / "nodes" / str(first["order_id"])
     [weights] = [each for each in node.rglob("*.gguf") if each.stat().st_size > 1_000_000]
     before = weights.stat()
-    spot.control("rent-by-other", {"server_id": first["server_id"], "spot_bid_factor": 1.05})
+    spot.control("rent-by-other", {"server_id": first["server_id"], "spot_bid_factor": 1.15})
     spot.wait_for(lambda: spot.replicas()[0]["outbid_since"])
     spot.wait_for(spot.serving)
     [again] = spot.replicas()
@@ -118,4 +118,16 @@ def test_outbid_by_little_it_bids_more_and_uses_the_weights_that_are_still_there
     counted = spot.cli("cost", "--sandbox", "--json").json["segments"]
     rates = [Decimal(part["price_per_day"]) for part in counted]
     assert len(rates) == 3 and rates[1] == 0 < rates[0] < rates[2], "it waited for nothing"
+    # The rival leaves. The bid falls back by the market's step, a tenth, and once in its 600 s.
+    spot.control("rent-by-other", {"server_id": first["server_id"], "spot_bid_factor": 1.15, "seconds": 1})
+    least = Decimal(first["usd_per_day"])
+    spot.wait_for(lambda: Decimal(spot.replicas()[0]["usd_per_day"]) == least)
+    [still] = spot.replicas()
+    assert (still["order_id"], still["phase"]) == (first["order_id"], "serving")
+    [order] = [each for each in spot.control("orders")["orders"] if each["id"] == first["order_id"]]
+    (raised_at, raised), (first_at, halfway), (second_at, back) = [
+        (at, Decimal(price)) for at, price in order["segments"][-3:]
+    ]
+    assert raised > halfway > back and halfway >= raised * Decimal("0.9")
+    assert second_at - first_at >= 600 and raised_at < first_at
     assert spot.ledger_equals_bill()

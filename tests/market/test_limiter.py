@@ -132,6 +132,17 @@ def test_the_markets_wish_is_honoured_within_reason() -> None:
     assert _go(limiter, clock, Priority.READ) == [PAUSE_MAX_S]
 
 
+def test_a_market_whose_clock_runs_faster_lets_a_bid_fall_again_sooner() -> None:
+    clock = FakeClock()
+    limiter, order = RequestLimiter(clock, lowering_s=10), OrderId(7)
+    limiter.note_lowered(order)
+    clock.sleep(9)
+    with pytest.raises(Refused):
+        limiter.check_lowering(order)
+    clock.sleep(1)
+    limiter.check_lowering(order)
+
+
 def test_a_request_without_a_turn_is_given_up_and_leaves_the_line() -> None:
     clock = FakeClock()
     limiter = RequestLimiter(clock, wait_max_s=5)
