@@ -19,45 +19,36 @@ around a route         the routes died with the process; the next one states all
 
 `clorefleet.domain.intent.KILL_POINTS` is this table as data.
 
-Nothing here talks to a market or a node.
+Bids are in `bid_entries`, what is merely noted in `beliefs`, what an order costs in `counting`; `entries` is
+what they share. Nothing here talks to a market or a node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import BudgetExceeded, MarketError, StoreError
-from clorefleet.domain.event import Event
-from clorefleet.domain.failure import Correction
-from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.host import HostFault
-from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId
+from clorefleet.domain.identity import IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
-from clorefleet.domain.ledger import LedgerSegment, Segments, closed, reopened
-from clorefleet.domain.money import Currency, ExchangeRate, Rate
-from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.money import Rate
 from clorefleet.domain.order import Order
-from clorefleet.domain.plan import Plan
 from clorefleet.domain.text import clean_line
-from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet import budget
-from clorefleet.fleet.action import End, Rent, SetSpotPrice
+from clorefleet.fleet.action import End, Rent
+from clorefleet.fleet.beliefs import Beliefs
+from clorefleet.fleet.bid_entries import BidEntries
+from clorefleet.fleet.counting import close_count, open_count
 from clorefleet.fleet.spending import load_spending
-from clorefleet.store.database import FencingToken, Store
-from clorefleet.store.queries import Transaction
 
 
-class Journal:
+class Journal(BidEntries, Beliefs):
     """The only writer of leases, intents and ledger segments."""
-
-    def __init__(self, store: Store, token: FencingToken) -> None:
-        self._store = store
-        self._token = token
 
     # -- rent
 
@@ -182,7 +173,7 @@ class Journal:
             )
             tx.put_lease(adopted)
             self._close_intent(tx, lease, lease.intent_id, IntentState.DONE, now)
-            _open_count(tx, adopted, order, started_at)
+            open_count(tx, adopted, order, started_at)
             self._event(tx, lease, "order_adopted", f"Order {order.order_id}: {reason}.", now)
         return adopted
 
@@ -191,7 +182,7 @@ class Journal:
         beginning."""
         with self._store.write(self._token) as tx:
             tx.put_lease(lease)
-            _open_count(tx, lease, order, lease.ordered_at or now)
+            open_count(tx, lease, order, lease.ordered_at or now)
             self._event(tx, lease, "orphan_adopted", f"Order {order.order_id} was taken over.", now)
 
     def drop_rent(self, lease: Lease, reason: str, *, now: datetime) -> Lease:
@@ -267,7 +258,7 @@ class Journal:
             tx.put_lease(ended)
             # The market stops charging when it takes the cancel, not when we see the list.
             stopped_at = lease.cancel_asked_at or now
-            _close_count(
+            close_count(
                 tx, action.order_id, lease.lease_id, ended_at=stopped_at, settled=action.settled, now=now
             )
             for intent in tx.intents_of(lease.lease_id):
@@ -292,7 +283,7 @@ class Journal:
                 absent_polls=0,
             )
             tx.put_lease(reopened)
-            _open_count(tx, reopened, order, reopened.ordered_at or now)
+            open_count(tx, reopened, order, reopened.ordered_at or now)
             self._event(tx, lease, "order_reappeared", f"Order {order.order_id}: {reason}.", now)
         return reopened
 
@@ -305,7 +296,7 @@ class Journal:
                 ended_at=now,
             )
             tx.put_lease(ended)
-            _close_count(tx, order.order_id, lease.lease_id, ended_at=now, settled=Decimal(0), now=now)
+            close_count(tx, order.order_id, lease.lease_id, ended_at=now, settled=Decimal(0), now=now)
             tx.note_foreign(order, usd_per_day=None, now=now)
             where = f"Order {order.order_id} on server {order.server_id}"
             self._event(
@@ -315,7 +306,7 @@ class Journal:
 
     def settle(self, lease_id: LeaseId, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:
-            _close_count(tx, order_id, lease_id, ended_at=now, settled=settled, now=now)
+            close_count(tx, order_id, lease_id, ended_at=now, settled=settled, now=now)
 
     # -- jobs
 
@@ -356,108 +347,7 @@ class Journal:
             if error:
                 self._event(tx, lease, "job_start_failed", f"{phase.capitalize()}: {error}", now)
 
-    # -- spot prices and routes
-
-    def begin_spot_price(self, lease: Lease, action: SetSpotPrice, *, now: datetime) -> tuple[Lease, Intent]:
-        """The intent to bid otherwise. A raise is approved from here on, so that it counts at its worst.
-
-        Raises:
-            BudgetExceeded: the new price would pass a ceiling; nothing was written.
-        """
-        price = lease.plan.price
-        is_lower = action.desired != lease.price and action.desired <= (lease.price or price.billed)
-        with self._store.write(self._token) as tx:
-            approved = replace(
-                lease, bid=action.desired, bid_at=now, lowered_at=now if is_lower else lease.lowered_at
-            )
-            if not action.desired <= price.billed:
-                self._check_raise(tx, lease, action.desired, now)
-                approved = replace(approved, plan=_at(lease.plan, action.desired))
-            tx.put_lease(approved)
-            asked = sum(each.effect is Effect.SPOT_PRICE for each in tx.intents_of(lease.lease_id))
-            intent = Intent(
-                intent_id=IntentId(f"{lease.lease_id}-bid-{asked + 1}"),
-                effect=Effect.SPOT_PRICE,
-                lease_id=lease.lease_id,
-                deployment_id=lease.deployment_id,
-                state=IntentState.OPEN,
-                created_at=now,
-                worst_case_usd_per_day=Rate.per_day(budget.running_usd_per_day(approved)),
-                detail=f"{action.desired}: {action.reason}",
-            )
-            self._put(tx, intent)
-            self._event(tx, lease, "spot_price_intended", f"Bidding {action.desired}: {action.reason}.", now)
-        return approved, intent
-
-    @staticmethod
-    def _check_raise(tx: Transaction, lease: Lease, desired: Rate, now: datetime) -> None:
-        deployment = tx.deployment(lease.deployment_id)
-        if deployment is None:
-            raise BudgetExceeded("The deployment is gone.")
-        spending = load_spending(tx, now)
-        others = tuple(each for each in spending.fleet.open_leases if each.lease_id != lease.lease_id)
-        raised = _at(lease.plan, desired)
-        refusal = budget.refusal(
-            deployment,
-            raised,
-            open_leases=[each for each in others if each.deployment_id == lease.deployment_id],
-            spent_today_usd=spending.today_usd.get(lease.deployment_id, Decimal(0)),
-            now=now,
-            fleet=replace(spending.fleet, open_leases=others),
-        )
-        if refusal is not None:
-            raise BudgetExceeded(f"The bid stays: {refusal.text}.")
-
-    def finish_spot_price(
-        self,
-        lease: Lease,
-        intent: Intent,
-        state: IntentState,
-        text: str,
-        *,
-        approved_before: Rate,
-        max_step: Decimal | None,
-        now: datetime,
-    ) -> Lease:
-        """A refusal leaves the order's price, and with it what is approved, as they were."""
-        was_lowered = lease.lowered_at is not None and lease.lowered_at == lease.bid_at
-        told = replace(lease, bid_step_max=lease.bid_step_max if max_step is None else max_step)
-        if state is IntentState.REFUSED:
-            told = replace(told, plan=_at(lease.plan, approved_before))
-        elif was_lowered:
-            # The market counts its 600 s from when it took the bid, which was at most now.
-            told = replace(told, bid_at=now, lowered_at=now)
-        with self._store.write(self._token) as tx:
-            tx.put_lease(told)
-        self.conclude(intent, state, text, now=now)
-        return told
-
-    def approve_bid(self, lease: Lease, approved: Rate) -> Lease:
-        """No more than this is approved from now on, so that the budget counts no more."""
-        lower = replace(lease, plan=_at(lease.plan, approved))
-        with self._store.write(self._token) as tx:
-            tx.put_lease(lower)
-        return lower
-
-    def note_outbid(self, lease: Lease, since: datetime | None, reason: str, *, now: datetime) -> Lease:
-        """A spot order lost its machine, or has it back: then its container starts anew there."""
-        waiting = replace(
-            lease.entered(Phase.WAITING, now),
-            outbid_since=since,
-            restarts=lease.restarts + (since is None),
-            # Weights that were fetched anew are not fetched anew again.
-            corrections=tuple(each for each in lease.corrections if each is not Correction.FETCH_AGAIN),
-            launches=0,
-            start_failures=0,
-            unhealthy_since=None,
-            progress=reason,
-        )
-        with self._store.write(self._token) as tx:
-            tx.put_lease(waiting)
-            name = "spot_outbid" if since is not None else "spot_returned"
-            where = f"{lease.deployment_id}: order {lease.order_id} on server {lease.server_id}"
-            self._event(tx, lease, name, f"{where}: {reason}.", now)
-        return waiting
+    # -- routes
 
     def begin_routes(
         self, opened: Iterable[Lease], left: Iterable[LeaseId], *, serial: str, now: datetime
@@ -485,204 +375,3 @@ class Journal:
         with self._store.write(self._token) as tx:
             for intent in intents:
                 self._put(tx, replace(intent, state=IntentState.DONE, finished_at=now))
-
-    def conclude(self, intent: Intent, state: IntentState, text: str, *, now: datetime) -> None:
-        """How an intent came out, known by its answer or by a reading."""
-        is_doubt = state in (IntentState.OPEN, IntentState.UNKNOWN)
-        concluded = replace(
-            intent,
-            state=state,
-            doubted_at=now if is_doubt else intent.doubted_at,
-            finished_at=None if is_doubt else now,
-            detail=f"{intent.detail}; {clean_line(text)}" if text else intent.detail,
-        )
-        with self._store.write(self._token) as tx:
-            self._put(tx, concluded)
-            if text:
-                name = f"{intent.effect}_{state}"
-                tx.add_event(Event(now, name, clean_line(text), intent.deployment_id, intent.lease_id))
-
-    # -- the guard
-
-    def stop_renting(self, reason: str, *, now: datetime) -> None:
-        """The circuit breaker: nothing more is rented until the user says go on."""
-        with self._store.write(self._token) as tx:
-            guard = tx.guard()
-            if guard.is_stopped:
-                return
-            tx.put_guard(replace(guard, stopped_at=now, stopped_because=reason))
-            tx.add_event(Event(now, "renting_stopped", f"Renting is stopped: {reason}."))
-
-    def note_money(self, rates: Iterable[ExchangeRate], readings: Iterable[WalletReading]) -> None:
-        """What a coin is worth, and what the wallets hold, as this tick read it."""
-        with self._store.write(self._token) as tx:
-            tx.put_coin_rates(rates)
-            tx.put_wallet_readings(readings)
-
-    def prune(self, *, before: datetime) -> None:
-        with self._store.write(self._token) as tx:
-            tx.prune(before=before)
-
-    # -- what is merely noted
-
-    def record(
-        self,
-        leases: Iterable[Lease],
-        events: Iterable[Event],
-        *,
-        now: datetime,
-        ledger: Mapping[LeaseId, tuple[Segments, Segments]] | None = None,
-        foreign: Iterable[Order] = (),
-    ) -> None:
-        """Beliefs that follow a reading and cost nothing: one transaction for all of a tick's.
-
-        `ledger` has the segments of leases whose count changed: as they were, and as they are now. `foreign`
-        are live orders that are not ours.
-        """
-        leases, events, ledger, foreign = tuple(leases), tuple(events), ledger or {}, tuple(foreign)
-        if not (leases or events or ledger or foreign):
-            return
-        with self._store.write(self._token) as tx:
-            tx.note_leases(leases)
-            spends = []
-            for before, after in ledger.values():
-                order_id = after[-1].order_id
-                if len(before) == len(after) == 1 and _only_spend_differs(before[0], after[0]):
-                    spends.append((order_id, after[0]))
-                else:
-                    _put_count(tx, order_id, after)
-            tx.note_spends(spends)
-            for order in foreign:
-                _note_foreign(tx, order, now)
-            for event in events:
-                tx.add_event(event)
-
-    def record_facts(
-        self, lease: Lease, facts: NodeFacts, discrepancies: tuple[Discrepancy, ...], *, now: datetime
-    ) -> None:
-        with self._store.write(self._token) as tx:
-            tx.put_node_facts(lease, facts, discrepancies, now=now)
-
-    def explain(
-        self, deployment_id: DeploymentId, text: str, *, is_final: bool = False, now: datetime
-    ) -> None:
-        """A deployment's note, written when its words change."""
-        with self._store.write(self._token) as tx:
-            deployment = tx.deployment(deployment_id)
-            if deployment is None or deployment.note == text:
-                return
-            tx.put_deployment(replace(deployment, note=text, has_given_up=is_final))
-            if text:
-                name = "deployment_gave_up" if is_final else "deployment_waits"
-                tx.add_event(Event(now, name, text, deployment_id))
-
-    def note_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
-        """What is wanted and why; an event where the number changed."""
-        with self._store.write(self._token) as tx:
-            before = tx.wanted().get(deployment_id)
-            tx.put_wanted(deployment_id, wanted, now=now)
-            if before is None or before.replicas != wanted.replicas:
-                text = f"{deployment_id}: {wanted.replicas} replica(s) wanted: {wanted.reason}."
-                tx.add_event(Event(now, "replicas_wanted", text, deployment_id))
-
-    def record_start_up(self, lease: Lease, *, now: datetime) -> None:
-        """A replica serves for the first time: how long that took is what later leads are made of."""
-        with self._store.write(self._token) as tx:
-            tx.put_start_up(lease, now - lease.created_at, now=now)
-
-    # -- inside a transaction
-
-    def _put(self, tx: Transaction, intent: Intent) -> None:
-        tx.put_intent(intent, fencing_token=self._token.number)
-
-    @staticmethod
-    def _intent(tx: Transaction, lease: Lease, intent_id: IntentId) -> Intent | None:
-        return next((i for i in tx.intents_of(lease.lease_id) if i.intent_id == intent_id), None)
-
-    def _close_intent(
-        self,
-        tx: Transaction,
-        lease: Lease,
-        intent_id: IntentId,
-        state: IntentState,
-        now: datetime,
-        detail: str = "",
-    ) -> None:
-        intent = self._intent(tx, lease, intent_id)
-        if intent is not None and intent.is_in_doubt:
-            self._put(tx, replace(intent, state=state, finished_at=now, detail=detail or intent.detail))
-
-    @staticmethod
-    def _event(tx: Transaction, lease: Lease, name: str, text: str, now: datetime) -> None:
-        tx.add_event(Event(now, name, text, lease.deployment_id, lease.lease_id))
-
-
-def _note_foreign(tx: Transaction, order: Order, now: datetime) -> None:
-    usd_per_day = order.price.amount if order.price.currency is Currency.USD else None
-    if tx.note_foreign(order, usd_per_day=usd_per_day, now=now):
-        text = f"bills {order.price} and is not ours; it is left alone."
-        where = f"Order {order.order_id} on server {order.server_id}"
-        tx.add_event(Event(now, "foreign_order", f"{where} {text}"))
-
-
-def _at(plan: Plan, billed: Rate) -> Plan:
-    """The same plan at another approved price."""
-    return replace(plan, price=replace(plan.price, billed=billed))
-
-
-def _only_spend_differs(before: LedgerSegment, after: LedgerSegment) -> bool:
-    return all(getattr(before, name) == getattr(after, name) for name in _BESIDE_SPEND)
-
-
-_BESIDE_SPEND = tuple(each.name for each in fields(LedgerSegment) if each.name != "market_spend")
-
-
-def _open_count(tx: Transaction, lease: Lease, order: Order, started_at: datetime) -> None:
-    """The order bills: begin to count, or count on where it was counted before."""
-    mine = _of_lease(tx.order_segments(order.order_id), lease.lease_id)
-    _put_count(tx, order.order_id, reopened(mine) if mine else (_segment_of(lease, order, started_at),))
-
-
-def _close_count(
-    tx: Transaction,
-    order_id: OrderId,
-    lease_id: LeaseId,
-    *,
-    ended_at: datetime,
-    settled: Decimal | None,
-    now: datetime,
-) -> None:
-    mine = _of_lease(tx.order_segments(order_id), lease_id)
-    _put_count(tx, order_id, closed(mine, ended_at=ended_at, settled=settled, now=now))
-
-
-def _of_lease(segments: Segments, lease_id: LeaseId) -> Segments:
-    return tuple(each for each in segments if each.lease_id == lease_id)
-
-
-def _put_count(tx: Transaction, order_id: OrderId, counted: Segments) -> None:
-    """One lease's segments anew. A market may give an old number to a new order (A21): what another lease's
-    order of that number cost stays as it is."""
-    anew = iter(counted)
-    lease_ids = {each.lease_id for each in counted}
-    existing = tx.order_segments(order_id)
-    kept = [next(anew) if each.lease_id in lease_ids else each for each in existing]
-    tx.put_order_segments(order_id, (*kept, *anew))
-
-
-def _segment_of(lease: Lease, order: Order, started_at: datetime) -> LedgerSegment:
-    price = lease.plan.price
-    fee = order.creation_fee
-    return LedgerSegment(
-        lease_id=lease.lease_id,
-        deployment_id=lease.deployment_id,
-        order_id=order.order_id,
-        price=order.price,
-        is_spot=order.is_spot,
-        fee_percent=price.fee_percent,
-        creation_fee=price.creation_fee if fee is None else fee.amount,
-        usd_per_unit=price.usd_per_unit,
-        rate_source=price.rate_source,
-        started_at=started_at,
-        market_spend=order.spend.amount,
-    )
