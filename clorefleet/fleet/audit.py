@@ -300,6 +300,44 @@ def at_rent(facts: RentFacts) -> Iterator[Violation]:
 
 
 @dataclass(frozen=True, slots=True)
+class BidFacts:
+    """What is true at the instant at which an order's bid is changed."""
+
+    lease: Lease | None
+    """The one that holds the order, as it durably stands in the store."""
+    intents: tuple[Intent, ...]
+    """Of that lease, likewise."""
+    order_id: OrderId
+    desired: Rate
+    is_ours: bool
+    token: int
+    leader: int | None
+    ceiling_usd_per_day: Decimal | None
+    running_usd_per_day: Decimal
+    """Of all live orders of the deployment, this one at the new bid."""
+
+
+def at_bid(facts: BidFacts) -> Iterator[Violation]:
+    """S3, S4, S5, S8, S9."""
+    subject = f"order {facts.order_id}"
+    if not facts.is_ours:
+        yield Violation("S9", subject, "its bid was changed, and it is not ours")
+    if facts.leader != facts.token:
+        yield Violation("S8", subject, f"token {facts.token} bid while {facts.leader} leads")
+    lease = facts.lease
+    if lease is None or not any(i.effect is Effect.SPOT_PRICE and i.is_in_doubt for i in facts.intents):
+        yield Violation("S5", subject, "its bid was changed without an open intent in the store")
+        return
+    approved = lease.plan.price.billed
+    if approved.currency is not facts.desired.currency or facts.desired.amount > approved.amount:
+        yield Violation("S4", subject, f"{facts.desired} was bid, {approved} approved")
+    ceiling = facts.ceiling_usd_per_day
+    if ceiling is not None and facts.running_usd_per_day > ceiling:
+        text = f"${facts.running_usd_per_day:.4f}/day runs with the new bid, the budget is ${ceiling}/day"
+        yield Violation("S3", subject, text)
+
+
+@dataclass(frozen=True, slots=True)
 class CancelFacts:
     order_id: OrderId
     is_ours: bool

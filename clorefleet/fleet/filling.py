@@ -10,7 +10,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import ServerId
-from clorefleet.domain.lease import Lease
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet import budget, failover, moves, spot
 from clorefleet.fleet.action import Action, Explain, GiveBack, Rent
@@ -74,10 +74,10 @@ def fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
     for slot in empty[: deployment.attempts_max - attempts]:
         plans = spot.preferred(_mixed(report.plans, deployment, len(empty), held, avoided), losses)
         plan, why_not = first_allowed(plans, deployment, held, snapshot, avoided=avoided)
-        outbid = [lease for lease in held if lease.outbid_since is not None]
+        outbid = [lease for lease in held if lease.outbid_since is not None and not _is_leaving(lease)]
         if plan is None and outbid:
             # It may bill again at any moment, so that the budget counts it. Would there be one without it?
-            left = [lease for lease in held if lease.outbid_since is None]
+            left = [lease for lease in held if lease not in outbid]
             found, _ = first_allowed(plans, deployment, left, without(snapshot, outbid), avoided=avoided)
             if found is not None:
                 why = "the budget does not carry another server beside the one that was outbid"
@@ -90,6 +90,10 @@ def fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         yield Rent(deployment.deployment_id, slot, plan, _why_rented(slot, held, losses, plan))
         # One rent per deployment and tick: the next one sees this one's outcome and cost.
         return
+
+
+def _is_leaving(lease: Lease) -> bool:
+    return lease.state is LeaseState.ENDING or lease.phase is Phase.DRAINING
 
 
 def _why_rented(slot: int, held: Iterable[Lease], losses: int, plan: Plan) -> str:

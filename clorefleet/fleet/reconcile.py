@@ -111,7 +111,12 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     if leases != snapshot.leases:
         snapshot = replace(snapshot, leases=leases)
     for deployment in snapshot.deployments:
-        found = tuple(fill_slots(snapshot, deployment))
+        leaving = {each.lease_id for each in actions if isinstance(each, _LEAVING)}
+        found = tuple(
+            each
+            for each in fill_slots(snapshot, deployment)
+            if not (isinstance(each, GiveBack) and each.lease_id in leaving)
+        )
         rented = {each.plan.offer.server_id for each in found if isinstance(each, Rent)}
         snapshot = replace(snapshot, asked_servers=snapshot.asked_servers | rented) if rented else snapshot
         actions.extend(found)

@@ -87,6 +87,17 @@ class Accidents:
                     order = spot[int(incident.arg * len(spot))]
                     world.market.end(order, now_s, "outbid")
                     world.market.taken_until_s[order.host.server_id] = now_s + 3600
+            case "F14o":
+                spot = [order for order in mine if order.is_spot and order.rival is None]
+                if spot:
+                    world.switches.note("F14o")
+                    order = spot[int(incident.arg * len(spot))]
+                    # From little more than our bid to more than the server costs on demand.
+                    more = Decimal("1.02") + Decimal(str(round(incident.arg * 7 % 1, 3)))
+                    until_s = now_s + incident.lasts_s
+                    world.market.outbid(order, order.price * more, until_s)
+                    world.agenda.note_change(until_s)
+                    world.agenda.plan_errand("rivals leave", until_s)
             case _:
                 pass
 
@@ -113,6 +124,8 @@ class Accidents:
             case "restore":
                 self._lose_memory(home)
                 home.house.restore()
+            case "rivals leave":
+                self._world.market.end_rivals()
             case "stall ends":
                 for process in home.processes:
                     process.clock.stalled_at_s = None

@@ -99,6 +99,7 @@ KINDS = {
         FaultKind("F12", "the host restarts in the middle of a job", _N, 2),
         FaultKind("F13", "the weights are wrong", _N, 2),
         FaultKind("F14", "a spot order is taken away", _O, weight=2),
+        FaultKind("F14o", "a rival outbids a spot order, which waits", _O, lasts_s=(1800, 40_000), weight=0),
         FaultKind("F15", "the tunnel is dead", _W, lasts_s=(30, 900)),
         FaultKind("F16", "the engine is up and answers nothing", _N, 1),
         FaultKind("F17", "the host reboots again and again", _N, 1),

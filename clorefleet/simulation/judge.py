@@ -17,15 +17,18 @@ from clorefleet.domain.deployment import Desired
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.money import Rate
 from clorefleet.domain.order import Order, OrderList, RentRequest
 from clorefleet.domain.text import LINE_MAX_CHARS
 from clorefleet.fleet.action import Action, DropRent, End
 from clorefleet.fleet.audit import (
     READINGS_TO_END,
     Audit,
+    BidFacts,
     CancelFacts,
     RentFacts,
     Violation,
+    at_bid,
     at_cancel,
     at_drop,
     at_end,
@@ -299,16 +302,49 @@ class Judge:
         until_s = next_s if order.ended_s is None else order.ended_s
         if order.is_live and _is_excused(order, lease):
             until_s = now_s
-        seconds = max(0.0, until_s - max(midnight_s, order.created_s) - 180)
+        from_s = max(midnight_s, order.created_s)
+        seconds = max(0.0, until_s - from_s - order.waited_s(from_s, min(now_s, until_s)) - 180)
         if seconds <= 0:
             return Decimal(0)
         price = lease.plan.price
         # The ledger values what a coin cost when it was spent; the cheaper of both rates is certain.
         now_worth = self._world.market.rates[price.billed.currency] / price.usd_per_unit
-        cost = _usd_per_day(order, lease) * Decimal(seconds) / _DAY_S * min(Decimal(1), now_worth)
+        least = min((amount for _, amount in order.bids if amount), default=order.price.amount)
+        # What was bid before a raise may have been less: the cheaper of both is certain as well.
+        share = min(Decimal(1), least / order.price.amount)
+        cost = _usd_per_day(order, lease) * share * Decimal(seconds) / _DAY_S * min(Decimal(1), now_worth)
         if until_s - order.created_s >= 600 and order.created_s + 600 >= midnight_s:
             cost += price.creation_fee * price.usd_per_unit
         return cost
+
+    def bid(self, process: Process, order: TrueOrder, desired: Rate) -> None:
+        with process.home.house.open().read() as tx:
+            leases = {f"{process.fleet_name}/{lease.lease_id}": lease for lease in tx.leases()}
+            lease, leader = leases.get(order.nonce), tx.leadership()
+            intents = () if lease is None else tx.intents_of(lease.lease_id)
+            deployment = None if lease is None else tx.deployment(lease.deployment_id)
+        running = Decimal(0)
+        for other in self._world.market.live():
+            held = leases.get(other.nonce)
+            if held is None or lease is None or held.deployment_id != lease.deployment_id:
+                continue
+            if not other.is_duplicate and not _is_excused(other, held):
+                running += _usd_per_day(replace(other, price=desired) if other is order else other, held)
+        budget = None if deployment is None else deployment.requirement.budget
+        # A lower bid spends less, whatever the budget has become meanwhile.
+        is_raised = order.price.amount < desired.amount
+        facts = BidFacts(
+            lease=lease,
+            intents=intents,
+            order_id=order.order_id,
+            desired=desired,
+            is_ours=order.asked_by == process.fleet_name,
+            token=0 if process.token is None else process.token.number,
+            leader=None if leader is None else leader.token,
+            ceiling_usd_per_day=budget.per_day.amount if budget is not None and is_raised else None,
+            running_usd_per_day=running,
+        )
+        self._refuse(at_bid(facts))
 
     def cancel(self, process: Process, order: TrueOrder) -> None:
         with process.home.house.open().read() as tx:
@@ -430,7 +466,12 @@ class Judge:
 
 
 def _fills(lease: Lease) -> bool:
-    return lease.state in (LeaseState.INTENT, LeaseState.ORDERED) and lease.phase is not Phase.DRAINING
+    """One that was outbid waits beside its replacement."""
+    return (
+        lease.state in (LeaseState.INTENT, LeaseState.ORDERED)
+        and lease.phase is not Phase.DRAINING
+        and lease.outbid_since is None
+    )
 
 
 def _is_excused(order: TrueOrder, lease: Lease) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
 
-from clorefleet.domain.money import Currency
+from clorefleet.domain.money import Currency, Rate
 from clorefleet.domain.order import OrderList, RentRequest
 from clorefleet.fleet.audit import Violation
 from clorefleet.simulation.accidents import Accidents
@@ -115,6 +115,7 @@ class World:
             self._judge_cancel,
             self._judge_list,
             lambda caller, request: self.judge.asked(_as_process(caller), request),
+            self._judge_bid,
         )
         self.homes = [self.make_home("main", on_sqlite=scenario.is_on_sqlite)]
         self.judge = Judge(self)
@@ -209,6 +210,7 @@ class World:
         self.turns.bunched.clear()
         self.market.prices.clear()
         self.market.taken_until_s.clear()
+        self.market.end_rivals(all_of_them=True)
         self.market.rates = dict(RATES)
         self.market.extra_hosts = tuple(
             Host(900 + number, Currency.USD, Decimal("1.1"), None, 60 * DAY_S, 30, 60, 30)
@@ -284,6 +286,9 @@ class World:
     def _judge_cancel(self, caller: Caller, order: TrueOrder) -> None:
         if not isinstance(caller, Hand):
             self.judge.cancel(_as_process(caller), order)
+
+    def _judge_bid(self, caller: Caller, order: TrueOrder, desired: Rate) -> None:
+        self.judge.bid(_as_process(caller), order, desired)
 
     def _judge_list(self, caller: Caller, listed: OrderList) -> None:
         if not isinstance(caller, Hand):

@@ -63,6 +63,8 @@ LOWERING_S = 600.0
 _TIDES = (Decimal(1), Decimal(1), Decimal("0.8"), Decimal("0.6"))
 _TIDE_S = 4 * 3600
 TIMEOUT_S = 30.0
+_RIVALS_FROM = 800_000
+"""Numbers of other renters' orders."""
 DRIP_S = 170.0
 
 
@@ -97,6 +99,12 @@ class TrueOrder:
     bids: list[tuple[int, Decimal]] = field(default_factory=list)
     """What was bid before, each up to so many charged seconds."""
     lowered_s: float = float("-inf")
+    rival: Rate | None = None
+    """What another renter bids for its server meanwhile: it waits, and is charged nothing."""
+    rival_until_s: float = 0
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when it waited, as far as that is over."""
+    waits_since_s: float = 0
     constant: _Constant | None = None
     """Of its record in the list, as it was last shown."""
     held: Order | None = None
@@ -107,6 +115,15 @@ class TrueOrder:
     @property
     def is_live(self) -> bool:
         return self.ended_s is None
+
+    @property
+    def charged_rate(self) -> Decimal:
+        return self.price.amount if self.rival is None else Decimal(0)
+
+    def waited_s(self, from_s: float, until_s: float) -> float:
+        """Of that stretch, how long it had no server, and was charged nothing."""
+        waits = self.waits if self.rival is None else [*self.waits, (self.waits_since_s, until_s)]
+        return sum(max(0.0, min(end_s, until_s) - max(start_s, from_s)) for start_s, end_s in waits)
 
     @cached_property
     def key(self) -> tuple[OrderId, ServerId]:
@@ -148,6 +165,7 @@ class Market:
     on_cancel: Callable[[Caller, TrueOrder], None]
     on_list: Callable[[Caller, OrderList], None]
     on_ask: Callable[[Caller, RentRequest], None]
+    on_bid: Callable[[Caller, TrueOrder, Rate], None]
     orders: list[TrueOrder] = field(default_factory=list)
     rates: dict[Currency, Decimal] = field(default_factory=lambda: dict(RATES))
     prices: dict[int, Decimal] = field(default_factory=dict)
@@ -195,7 +213,7 @@ class Market:
         age_s = (self.time.now_s if order.ended_s is None else order.ended_s) - order.created_s
         charged_s = self._charged_s(age_s)
         until_s, priced = 0, Decimal(0)
-        for end_s, amount in (*order.bids, (charged_s, order.price.amount)):
+        for end_s, amount in (*order.bids, (charged_s, order.charged_rate)):
             priced += amount * (end_s - until_s)
             until_s = end_s
         rent = priced / 86_400 * _FEE_FACTOR[order.is_spot]
@@ -210,9 +228,32 @@ class Market:
         """What was charged so far stays as it is."""
         if not order.price <= desired:
             order.lowered_s = self.time.now_s
-        order.bids.append((self._charged_s(self.time.now_s - order.created_s), order.price.amount))
+        self._charge_so_far(order)
         order.price, order.held = desired, None
         self.trace(f"order {order.order_id} bids {desired}")
+        if order.rival is not None and order.rival <= desired:
+            self.give_back(order)
+
+    def outbid(self, order: TrueOrder, rival: Rate, until_s: float) -> None:
+        """Another renter has its server until then, or until it bids as much: it waits, its disk stays."""
+        self._charge_so_far(order)
+        order.rival, order.rival_until_s, order.waits_since_s = rival, until_s, self.time.now_s
+        self.trace(f"order {order.order_id} is outbid by {rival}")
+
+    def give_back(self, order: TrueOrder) -> None:
+        """Its server is its own again, and starts anew."""
+        self._charge_so_far(order)
+        order.waits.append((order.waits_since_s, self.time.now_s))
+        order.rival = None
+        self.trace(f"order {order.order_id} has its server back")
+
+    def end_rivals(self, *, all_of_them: bool = False) -> None:
+        for order in self.live():
+            if order.rival is not None and (all_of_them or order.rival_until_s <= self.time.now_s):
+                self.give_back(order)
+
+    def _charge_so_far(self, order: TrueOrder) -> None:
+        order.bids.append((self._charged_s(self.time.now_s - order.created_s), order.charged_rate))
 
     def usd_per_day(self, order: TrueOrder) -> Decimal:
         """With fee, at the rate of the plan's time as drawn; jumps of the rate are not the fleet's doing."""
@@ -394,7 +435,7 @@ class Market:
         constant = order.constant
         if constant is None or constant.skew_s != skew_s or constant.port != order.port:
             constant = order.constant = self._constant(order, skew_s)
-        is_up = now_s - order.created_s > order.host.boot_s / 2
+        is_up = now_s - order.created_s > order.host.boot_s / 2 and order.rival is None
         shown = Order(
             order_id=order.order_id,
             server_id=ServerId(order.host.server_id),
@@ -562,15 +603,17 @@ class Desk:
         return Rented()
 
     def fetch_spot_market(self, server_id: ServerId) -> SpotMarket:
-        """Our own bid and the least price: rivals come as incidents that end the order (F14)."""
+        """Our own bid and the least price; a rival's where one has the server (F14o), not one that ends the
+        order at once (F14)."""
         self._read()
         host = next((each for each in self._market.hosts() if each.server_id == server_id), None)
         price = None if host is None else self._market.price_of(host, is_spot=True)
         least = () if host is None or price is None else (Rate.per_day(price, host.currency),)
         bids = tuple(
-            SpotBid(order.order_id, order.price, is_active=True, is_mine=True)
+            bid
             for order in self._market.live()
             if order.is_spot and order.host.server_id == server_id
+            for bid in _bids_of(order)
         )
         rates = MarketRates(())
         return SpotMarket(
@@ -585,6 +628,9 @@ class Desk:
             raise OfferGone("no such order")
         if not order.price <= desired and market.time.now_s - order.lowered_s < LOWERING_S:
             raise Refused("lowered a moment ago", reason="can_lower_spot_price_once_per_600_seconds")
+        market.on_bid(self._caller, order, desired)
+        if order.rival is not None:
+            switches.note("F14o", "bid more")
         market.bid(order, desired)
         if switches.strikes("A2"):
             market.pass_time(TIMEOUT_S)
@@ -620,6 +666,14 @@ class Desk:
         if switches.strikes("A4"):
             return CancelUnknown("HTTP 500")
         return CancelAccepted()
+
+
+def _bids_of(order: TrueOrder) -> tuple[SpotBid, ...]:
+    own = SpotBid(order.order_id, order.price, is_active=order.rival is None, is_mine=True)
+    if order.rival is None:
+        return (own,)
+    other = OrderId(_RIVALS_FROM + order.order_id)
+    return own, SpotBid(other, order.rival, is_active=True, is_mine=False)
 
 
 def _refusal(arg: float) -> MarketError:

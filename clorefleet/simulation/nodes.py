@@ -70,6 +70,8 @@ class Node:
     is_slow: bool = False
     is_mute: bool = False
     reboots: bool = False
+    starts: int = 0
+    """Times that it began anew, after another renter had it."""
     lie: Discrepancy | None = None
     jobs: dict[str, TrueJob] = field(default_factory=dict)
 
@@ -97,7 +99,13 @@ class Nodes:
             if order.is_swapped or not order.host.is_honest:
                 node.lie = Discrepancy("gpu_model", "RTX 4090", "GTX 1060", is_fatal=True)
             self._note_change(order.created_s + order.host.boot_s)
-        return self._nodes[key]
+        node = self._nodes[key]
+        if node.starts != len(order.waits):
+            node.starts = len(order.waits)
+            for job in node.jobs.values():
+                if job.state is JobState.RUNNING:
+                    job.state = JobState.LOST
+        return node
 
     def find(self, order_id: OrderId | None) -> TrueOrder | None:
         return next((order for order in self._market.live() if order.order_id == order_id), None)
@@ -136,7 +144,7 @@ class NodeDesk:
         if true is None:
             return NodeView(trouble="no route to host")
         node = self._nodes.of(true)
-        if node.never_boots or node.is_dead or now_s < true.created_s + true.host.boot_s:
+        if node.never_boots or node.is_dead or now_s < true.created_s + true.host.boot_s or true.rival:
             return NodeView(trouble="connection refused")
         if lease.lease_id not in self._nodes.keys:
             return NodeView(trouble="our key is gone", lacks_key=True)
@@ -209,7 +217,7 @@ class NodeDesk:
         if true is None or switches.holds("F4", now_s):
             raise NodeUnreachable("no banner in time")
         node = self._nodes.of(true)
-        if node.is_dead:
+        if node.is_dead or true.rival is not None:
             raise NodeUnreachable("no route to host")
         job_id = lease.job_id(phase, attempt)
         if job_id in node.jobs:

@@ -19,9 +19,17 @@ from clorefleet.domain.errors import MarketError, OfferGone
 from clorefleet.domain.identity import IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.money import Rate
 from clorefleet.domain.node import Credentials, NodeView
 from clorefleet.domain.order import Order, OrderList, RentRequest
-from clorefleet.domain.outcome import CancelAccepted, CancelOutcome, RentOutcome, RentRefused, RentUnknown
+from clorefleet.domain.outcome import (
+    CancelAccepted,
+    CancelOutcome,
+    RentOutcome,
+    RentRefused,
+    RentUnknown,
+    SpotPriceOutcome,
+)
 from clorefleet.fleet.action import (
     Action,
     Adopt,
@@ -33,6 +41,7 @@ from clorefleet.fleet.action import (
     Rent,
     Reopen,
     ReportForeign,
+    SetSpotPrice,
     Settle,
 )
 from clorefleet.fleet.edges import Market, Nodes
@@ -120,6 +129,14 @@ class _AsksForEachOrder(_Around):
             self._edge.fetch_orders(include_completed=include_completed)
         listed: OrderList = self._edge.fetch_orders(include_completed=include_completed)
         return listed
+
+
+class _BidsMore(_Around):
+    """Bids so much that no rival comes near."""
+
+    def set_spot_price(self, order_id: OrderId, desired: Rate, *, current: Rate) -> SpotPriceOutcome:
+        outcome: SpotPriceOutcome = self._edge.set_spot_price(order_id, desired * 2, current=current)
+        return outcome
 
 
 class _CancelledIsGone(_Around):
@@ -346,6 +363,13 @@ class _NoCancelIntent(Journal):
         return replace(lease.moved(LeaseState.ENDING), cancel_asked_at=now) if lease.order_id else lease
 
 
+class _NoBidIntent(Journal):
+    def begin_spot_price(self, lease: Lease, action: SetSpotPrice, *, now: datetime) -> tuple[Lease, Intent]:
+        told = super().begin_spot_price(lease, action, now=now)
+        self.conclude(told[1], IntentState.DONE, "it will be taken", now=now)
+        return told
+
+
 class _CountsFromNow(Journal):
     """The ledger begins anew with each adoption and forgets to count."""
 
@@ -428,6 +452,8 @@ BUGS = (
     Bug("the intent is skipped", ("S5",), fleet=_journalling(_NoIntent)),
     Bug("the intent is written afterwards", ("S5",), fleet=_journalling(_NoLeaseBeforeRent)),
     Bug("the intent of a cancel is skipped", ("S5",), fleet=_journalling(_NoCancelIntent)),
+    Bug("a bid is changed without an intent", ("S5",), ("F14o",), fleet=_journalling(_NoBidIntent)),
+    Bug("more is bid than was approved", ("S4",), ("F14o",), market=_BidsMore),
     Bug("the fencing token is ignored", ("S8", "S2", "L5"), ("C3", "C5", "C5", "C5"), store=_NoFencing),
     Bug("a paused process acts all the same", ("S8", "S2"), ("C3", "C5", "C5", "C5"),
         limits=lambda limits: replace(limits, effect_lead=_HOURS)),

@@ -21,6 +21,8 @@ SQLITE_EVERY = 10
 """One seed in so many lives on the real SQLite store."""
 RIVAL_SHARE = 0.3
 """Of all lives, in which two deployments of one fleet go for the same servers at the same time."""
+OUTBID_SHARE = 0.4
+"""Of all lives, in which others bid more for spot servers, so far as the fleet has any."""
 _BEGINNINGS = (
     datetime(2026, 11, 24, 9, 0, tzinfo=UTC),
     datetime(2026, 12, 30, 18, 0, tzinfo=UTC),
@@ -98,7 +100,7 @@ def draw(seed: int, *, is_on_sqlite: bool | None = None, also: tuple[str, ...] =
         ends_s=ends_s,
         hosts=tuple(_host(chance, 100 + number) for number in range(chance.randint(8, 16))),
         wishes=_with_rival(seed, _wishes(chance, ends_s)),
-        incidents=_incidents(chance, ends_s, also),
+        incidents=_with_rivals(seed, ends_s, _incidents(chance, ends_s, also), also),
         limits=_limits(chance),
         busy_s=chance.uniform(4, 15),
         quiet_s=chance.uniform(40, 120),
@@ -162,7 +164,8 @@ def _with_rival(seed: int, wishes: tuple[Wish, ...]) -> tuple[Wish, ...]:
 
 
 def _incidents(chance: random.Random, ends_s: float, also: tuple[str, ...]) -> tuple[Incident, ...]:
-    chosen = chance.sample(sorted(KINDS), chance.randint(12, 26))
+    drawn = [fault for fault, kind in KINDS.items() if kind.weight]
+    chosen = chance.sample(sorted(drawn), chance.randint(12, 26))
     kinds = [KINDS[fault] for fault in chosen]
     weights = [kind.weight for kind in kinds]
     incidents = []
@@ -172,9 +175,30 @@ def _incidents(chance: random.Random, ends_s: float, also: tuple[str, ...]) -> t
     # Early trouble as well: most of what can go wrong does so while something is being rented.
     incidents += [_incident(chance, chance.choices(kinds, weights)[0], 7200) for _ in range(7)]
     more = random.Random(f"{ends_s}")  # noqa: S311 - the rest of the life stays as it is without them
-    for fault in also:
+    for fault in filter(drawn.__contains__, also):
         incidents += [_incident(more, KINDS[fault], within_s) for within_s in (3600, ends_s / 2, ends_s)]
     return tuple(sorted(incidents, key=lambda incident: incident.at_s))
+
+
+def _with_rivals(
+    seed: int, ends_s: float, incidents: tuple[Incident, ...], also: tuple[str, ...]
+) -> tuple[Incident, ...]:
+    """In some lives others bid more than the fleet for its spot servers, and leave after a while. Drawn
+    apart: the rest of the life stays as it is without them."""
+    chance = random.Random(f"outbid {seed}")  # noqa: S311 - seeded chance, not cryptography
+    if chance.random() >= OUTBID_SHARE and "F14o" not in also:
+        return incidents
+    kind = KINDS["F14o"]
+    rivals = [
+        Incident(
+            at_s=chance.uniform(1800, ends_s),
+            fault=kind.fault,
+            lasts_s=chance.uniform(*kind.lasts_s),
+            arg=chance.random(),
+        )
+        for _ in range(chance.randint(2, 6))
+    ]
+    return tuple(sorted((*incidents, *rivals), key=lambda incident: incident.at_s))
 
 
 def _incident(chance: random.Random, kind: FaultKind, ends_s: float) -> Incident:

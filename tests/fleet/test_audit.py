@@ -7,12 +7,13 @@ from decimal import Decimal
 
 import pytest
 
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Rate
+from clorefleet.domain.money import Currency, Rate
 from clorefleet.fleet.action import Cancel, Rent, StopRenting
-from clorefleet.fleet.audit import READINGS_TO_EXPLAIN, Audit, audit
+from clorefleet.fleet.audit import READINGS_TO_EXPLAIN, Audit, BidFacts, at_bid, audit
 from clorefleet.fleet.reconcile import reconcile
 from tests.fleet.builders import NOW, deployment, lease, minutes, order, orders, plan, report, snapshot
 
@@ -92,3 +93,39 @@ def test_a_violation_stops_renting_with_its_reason_and_never_a_cancel():
     assert "S1 order 9" in stop.reason
     assert any(isinstance(each, Cancel) for each in actions)
     assert not any(isinstance(each, Rent) for each in actions)
+
+
+RAISE = Rate.per_day("1.3")
+BIDDER = lease(order_id=OrderId(900), plan=replace(plan(), price=replace(plan().price, billed=RAISE)))
+ASKED = Intent(
+    IntentId("l1-bid-1"), Effect.SPOT_PRICE, BIDDER.lease_id, BIDDER.deployment_id, IntentState.OPEN, NOW
+)
+BID = BidFacts(
+    lease=BIDDER,
+    intents=(ASKED,),
+    order_id=OrderId(900),
+    desired=RAISE,
+    is_ours=True,
+    token=1,
+    leader=1,
+    ceiling_usd_per_day=Decimal(2),
+    running_usd_per_day=Decimal("1.365"),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({}, set()),
+        ({"desired": Rate.per_day("0.9")}, set()),
+        ({"is_ours": False}, {"S9"}),
+        ({"leader": 2}, {"S8"}),
+        ({"intents": ()}, {"S5"}),
+        ({"intents": (replace(ASKED, state=IntentState.DONE),)}, {"S5"}),
+        ({"desired": Rate.per_day("1.31")}, {"S4"}),
+        ({"desired": Rate.per_day(1, Currency.CLORE)}, {"S4"}),
+        ({"running_usd_per_day": Decimal("2.01")}, {"S3"}),
+    ],
+)
+def test_a_bid_is_ours_journalled_approved_and_within_the_budget(change: dict, broken: set):
+    assert {each.invariant for each in at_bid(replace(BID, **change))} == broken

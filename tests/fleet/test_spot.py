@@ -297,6 +297,26 @@ def test_where_the_budget_does_not_carry_both_the_waiting_one_is_given_up_first(
     assert not of_kind(Rent, found)
 
 
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        replace(LOST, phase=Phase.DRAINING),
+        replace(LOST, phase=Phase.DRAINING, state=LeaseState.ENDING, cancel_asked_at=NOW),
+        replace(LOST, plan=replace(LOST.plan, setup=replace(LOST.plan.setup, model="another"))),
+    ],
+    ids=["drains", "is being cancelled", "is given back in this very tick"],
+)
+def test_a_waiting_one_that_leaves_already_is_not_given_up_twice(leaving: Lease):
+    """Found by the simulation: the second time cannot be performed, and ended the tick."""
+    tight = replace(WISH, requirement=replace(WISH.requirement, budget=parse_budget("2.2/day")))
+    taken = auction("1.0", mine="1.0", holds=False)
+    found = outbid_with(
+        spot_plan(8, "1.9"), market=taken, held=leaving, deployments=(tight,), spending=spending_of(leaving)
+    )
+    assert len(of_kind(GiveBack, found)) == (leaving.phase is Phase.WAITING)
+    assert not of_kind(Rent, found)
+
+
 def spending_of(*leases: Lease):
     from clorefleet.fleet.budget import FleetSpending
 
