@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Profile
@@ -40,3 +40,9 @@ class GlobalOptions:
 
 options = GlobalOptions()
 """The options of this process: one command runs in it."""
+
+
+def is_utf8(stream: TextIO) -> bool:
+    """Whether every letter can be written to it; what has no encoding takes text as it is."""
+    encoding = getattr(stream, "encoding", None)
+    return encoding is None or encoding.lower().replace("-", "").replace("_", "") == "utf8"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REASON_MAX_CHARS = 200
 
+SERVER_MAX = 2**31 - 1
+"""What a store of any kind can keep."""
 app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
@@ -236,7 +238,7 @@ def _give_verdict(server: int, verdict: str, reason: str) -> None:
     from clorefleet.domain.identity import ServerId
     from clorefleet.domain.text import clean_line
 
-    if server <= 0:
+    if not 0 < server <= SERVER_MAX:
         raise BadInput(f"{server} is no server's number.", remedy="`clorefleet offers` shows them.")
     now = clock_of(options.profile()).now()
     words = clean_line(reason, max_chars=REASON_MAX_CHARS)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from clorefleet import __version__
-from clorefleet.cli.context import options
+from clorefleet.cli.context import is_utf8, options
 from clorefleet.cli.parameter import convert_what_must_be, describe
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def main() -> int:
     """Run the command line; the exit code."""
     from clorefleet.domain.errors import ClorefleetError, ExitCode
 
+    _print_what_the_locale_cannot()
     try:
         code = root()(standalone_mode=False, prog_name="clorefleet")
         _tell_what_does_not_end()
@@ -222,6 +224,13 @@ def main() -> int:
         return code
 
 
+def _print_what_the_locale_cannot() -> None:
+    """A letter that the terminal's encoding lacks is shown as `?`; it ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not is_utf8(stream):
+            stream.reconfigure(errors="replace")
+
+
 def _tell_what_does_not_end() -> None:
     """Orders whose cancel the market keeps refusing are shown by every command until they are gone."""
     if not options.has_run:
@@ -244,9 +253,14 @@ def _tell_of_an_older_sandbox() -> None:
     """After an update of clorefleet the sandbox's server goes on as it was started."""
     if not (options.has_run and options.sandbox):
         return
+    from clorefleet.domain.errors import ClorefleetError
     from clorefleet.sandbox import process
 
-    if text := process.outdated(options.profile().sandbox_dir):
+    try:
+        text = process.outdated(options.profile().sandbox_dir)
+    except ClorefleetError:
+        return  # the command itself has said so
+    if text:
         sys.stderr.write(text + "\n")
 
 
@@ -292,7 +306,8 @@ def _print_error(error: ClorefleetError) -> None:
                 "exit_code": int(error.exit_code),
             }
         }
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=2, ensure_ascii=not is_utf8(sys.stdout))
+        sys.stdout.write(text + "\n")
         return
     from clorefleet.cli.output import tell_error
 

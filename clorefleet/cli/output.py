@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import typer
 
 from clorefleet.cli import progress
-from clorefleet.cli.context import options
+from clorefleet.cli.context import is_utf8, options
 from clorefleet.domain.text import clean_line
 from clorefleet.report.commands import for_profile
 from clorefleet.report.words import age as age
@@ -33,13 +33,13 @@ LEAST_CHARS, LAST_LEAST_CHARS = 10, 24
 
 def print_json(document: object) -> None:
     """One JSON document on stdout; Decimals as text, instants in ISO 8601."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, default=_plain)
+    text = json.dumps(document, indent=2, ensure_ascii=not is_utf8(sys.stdout), default=_plain)
     sys.stdout.write(_for_this_profile(text) + "\n")
 
 
 def print_json_line(document: object) -> None:
     """One document a line: what follows something goes on until it is interrupted."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, default=_plain) + "\n")
+    sys.stdout.write(json.dumps(document, ensure_ascii=not is_utf8(sys.stdout), default=_plain) + "\n")
     sys.stdout.flush()
 
 

@@ -39,7 +39,7 @@ def simulate(
     scale: float = typer.Option(
         0, "--scale", min=0, help="Times the trace's rate at the peak; 0: the peak needs about 4 replicas."
     ),
-    seed: int = typer.Option(1, "--seed", help="The same seed gives the same figures."),
+    seed: int = typer.Option(1, "--seed", min=0, help="The same seed gives the same figures."),
     prices: str = typer.Option(
         "seeded",
         "--prices",

@@ -155,7 +155,10 @@ def test_the_documented_exit_codes_are_the_ones_in_use():
     ("words", "told"),
     [
         (("simulate", "smollm2-135m", "--weeks", "99"), "--weeks should be less than or equal to 26"),
+        (("simulate", "smollm2-135m", "--seed=-1"), "--seed should be greater than or equal to 0"),
         (("hosts", "block", "abc"), "SERVER should be a whole number"),
+        (("hosts", "block", "9" * 20), "is no server's number"),
+        (("hosts", "unblock", "9" * 20), "is no server's number"),
         (("plan",), "needs a MODEL"),
         (("deploy", "smollm2-135m"), "needs --budget AMOUNT"),
         (("hosts", "hist"), "has no command “hist”"),
@@ -173,3 +176,18 @@ def test_a_slip_is_told_in_one_form_with_what_to_type(cli, words, told):
     assert run.code == ExitCode.USAGE and run.out == ""
     assert run.err.startswith("Error: ") and "\nNext:  " in run.err and told in run.err
     assert "Usage:" not in run.err and "Traceback" not in run.err
+
+
+NO_UTF8 = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_terminal_without_our_letters_is_shown_others_and_json_escapes_them(cli):
+    shown = cli("models", "calibration", **NO_UTF8)
+    assert shown.code == 0 and "?" in shown.out and shown.out.isascii()
+    told = cli("models", "calibration", "--json", **NO_UTF8)
+    assert told.out.isascii() and told.json == cli("models", "calibration", "--json").json
+
+
+def test_options_that_contradict_each_other_are_told_once(cli):
+    run = cli("status", "--profile", "work", "--sandbox")
+    assert run.code == ExitCode.USAGE and "contradict" in run.err and "Traceback" not in run.err
