@@ -15,7 +15,8 @@ from clorefleet.fleet.edges import Market as Edge
 from clorefleet.fleet.sweep import all_live, end_orders
 from clorefleet.market.rent import RentProtocol
 from clorefleet.simulation.clock import ProcessClock
-from clorefleet.simulation.market import Desk, Market
+from clorefleet.simulation.desk import Desk
+from clorefleet.simulation.market import Market
 
 FAULTS = (("A1", 2), ("A4", 1), ("A7", 1), ("A14", 2), ("A15", 1), ("A16", 1), ("A22", 1))
 """What may strike meanwhile, and how often."""

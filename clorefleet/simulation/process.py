@@ -16,9 +16,10 @@ from clorefleet.fleet.loop import Fleet
 from clorefleet.market.rent import RentProtocol
 from clorefleet.simulation.choice import Chooser
 from clorefleet.simulation.clock import ProcessClock
+from clorefleet.simulation.desk import Desk
 from clorefleet.simulation.faults import BOUNDARIES, PAUSES, Incident, Switches
 from clorefleet.simulation.house import House, ProcessStore
-from clorefleet.simulation.market import Desk, Market
+from clorefleet.simulation.market import Market
 from clorefleet.simulation.nodes import NodeDesk, Nodes
 from clorefleet.simulation.planted import HARMLESS, Bug
 from clorefleet.simulation.scenario import Scenario
