@@ -172,7 +172,12 @@ def measure(nodes: int, offers: int) -> tuple[dict[str, float], float, float]:
 
 
 def month() -> None:
-    """A replica that fails and is replaced twice a day, for 31 days: memory and rows at each week's end.
+    """Some thirty servers rented and given back a day, for 31 days: memory and rows at each week's end. Ticks
+    lie ten minutes apart, which is longer than probing may take, so that none ever serves; two a day
+    are ended by the market.
+
+    Measured 2026-11-28: 900 rents; the heap 1.8 MB on day 3, 2.4 on day 10 and 2.7 on day 31, the store 5.1,
+    6.4 and 10.5 MB: leases and ledger are kept for ever, as the account of the money.
 
     The market of the tests lives in this process too, and it never forgets an order. What ended three
     days ago is taken out of it, so that the heap is that of the fleet.
