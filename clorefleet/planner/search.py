@@ -20,7 +20,7 @@ from clorefleet.domain.setup import Setup, Speculation
 from clorefleet.planner.fit import check_fit
 from clorefleet.planner.hardware import MIB, Hardware
 from clorefleet.planner.software import check_software, parse_version, why_indivisible
-from clorefleet.planner.split_fit import choose_experts_in_ram, split_layers
+from clorefleet.planner.split_fit import cannot_hold, choose_experts_in_ram, split_layers
 from clorefleet.planner.tensor_fit import (
     KT_MEMORY_FRACTION,
     VLLM_UTILISATION,
@@ -142,11 +142,12 @@ def _whole(
 def _llamacpp(setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> tuple[Setup, Fit]:
     if len(hardware.gpus) > 1:
         setup = replace(setup, layers_per_gpu=split_layers(recipe, hardware).counts)
-    fit = check_fit(setup, recipe, hardware)
-    if fit.fits:
-        return _grown(setup, fit, recipe, hardware)
-    if fit.binding != "vram" or not recipe.architecture.experts:
-        return setup, fit
+    if not recipe.architecture.experts or not cannot_hold(recipe, checkpoint, hardware):
+        fit = check_fit(setup, recipe, hardware)
+        if fit.fits:
+            return _grown(setup, fit, recipe, hardware)
+        if fit.binding != "vram" or not recipe.architecture.experts:
+            return setup, fit
     kv = kv_bytes(recipe, setup.context_tokens, 1, kv_dtype=setup.kv_dtype)
     in_ram = choose_experts_in_ram(recipe, checkpoint, hardware, kv_total_bytes=kv)
     setup = replace(setup, experts_in_ram=in_ram)

@@ -227,7 +227,7 @@ class ShapeTable:
 
 class ShapeMemo:
     """Tables kept from one plan to the next, as long as their recipes are the same objects and nothing new
-    was measured."""
+    was measured. Of one thread."""
 
     TABLES_MAX = 64
 

@@ -46,6 +46,15 @@ def split_layers(recipe: Recipe, hardware: Hardware) -> LayerSplit:
     return LayerSplit(tuple(end - begin for begin, end in pairwise([0, *ends])))
 
 
+def cannot_hold(recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> bool:
+    """True only where the GPUs surely lack memory for the weights alone, which is sooner seen than added up.
+
+    Dividing the checkpoint's bytes among layers loses less than a byte for each.
+    """
+    held = weights_of(recipe, checkpoint).total - mtp_layers(recipe).stop
+    return held > sum(hardware.vram_mib) * MIB
+
+
 def choose_experts_in_ram(
     recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware, *, kv_total_bytes: int
 ) -> tuple[int, ...]:
@@ -95,7 +104,8 @@ def split_memory(
     split = LayerSplit(setup.layers_per_gpu) if setup.layers_per_gpu else split_layers(recipe, hardware)
     needs = []
     for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
-        experts = sum(1 for layer in run if layer in with_experts and layer not in in_ram)
+        mine = range(max(run.start, with_experts.start), min(run.stop, with_experts.stop))
+        experts = len(mine) - len(in_ram.intersection(mine))
         held = _plain_bytes(recipe, weights, len(run)) + experts * weights.expert_layer
         need = held * (1 + uneven) + _share(recipe, kv, len(run)) + reserve
         needs.append((mib * MIB - need, mib, len(run), experts))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clorefleet.domain.money import Rate
+from clorefleet.domain.recipe import EngineName
 from clorefleet.planner import plan_requirement
 from clorefleet.planner.calibration import UNCALIBRATED
-from clorefleet.planner.fit import in_room, without_room
+from clorefleet.planner.fit import check_fit, in_room, without_room
 from clorefleet.planner.hardware import GIB, Hardware
 from clorefleet.planner.search import setups
 from clorefleet.planner.shapes import Floors, Shape, ShapeMemo, ShapeTable
+from clorefleet.planner.split_fit import cannot_hold
 from tests.planner.machines import GPUS, RECIPES, hardware, machine, market, wish
 
 MARKET_OFFERS = 3200
@@ -69,6 +73,17 @@ def test_a_bounded_memo_forgets_and_answers_alike(monkeypatch):
     for _ in range(3):
         assert plan_requirement(wish(), market(*offers), RECIPES["glm-5.1"], GPUS, memo=memo) == fresh
     assert memo.table(wish(), RECIPES["glm-5.1"]).evaluated <= 2
+
+
+@given(kinds, st.integers(1, 16), st.sampled_from(sorted(RECIPES)))
+@settings(max_examples=80, deadline=None)
+def test_what_surely_cannot_be_held_is_refused_for_memory_by_the_full_arithmetic_too(kind, count, model):
+    (gpu, vram_gib), recipe = kind, RECIPES[model]
+    here = without_room(hardware(machine(gpu, count, vram_gib, cuda_version=(13, 0))))
+    for setup, _ in setups(recipe, here, context_tokens=2048, engines=(EngineName.LLAMACPP,)):
+        if cannot_hold(recipe, recipe.checkpoint(setup.checkpoint), here):
+            whole = replace(setup, experts_in_ram=(), concurrency=1)
+            assert check_fit(whole, recipe, here).binding == "vram"
 
 
 @pytest.mark.parametrize("lack, code", [({"ram_gib": 64}, "ram"), ({"disk_free_bytes": 9 * GIB}, "disk")])
