@@ -37,8 +37,8 @@ class FleetLimits:
     doubt_polls: int = 3
     """Readings of the order list, all after the doubt, that must miss the order as well."""
     doubt_polls_without_clock: int = 60
-    """Readings that must miss the order where our clock was set back behind the doubt: no time can be
-    measured then, and this many take longer than the graces at any pace."""
+    """Readings that must miss the order where no clock shows that the grace is over, since ours was set back
+    behind the doubt, or the market's stands still: this many take longer than the graces at any pace."""
     absent_key_memory: timedelta = timedelta(hours=1)
     """How long the key is kept of a rent that was dropped, and of an order that left the list unasked: one
     that shows up late is ended only after its server has let this key in."""

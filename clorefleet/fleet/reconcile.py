@@ -167,15 +167,29 @@ def _resolve_doubt(
     polls = lease.absent_polls + 1
     yield NoteAbsence(lease.lease_id, polls)
     grace = limits.accepted_grace if was_accepted else limits.doubt_grace
-    waited = orders.read_at - doubted_at
+    waited = _waited(orders, lease, doubted_at, limits)
     # A clock that was set back says nothing about the time that has passed; many readings do.
-    is_over = waited >= grace if waited >= timedelta(0) else polls >= limits.doubt_polls_without_clock
+    is_over = polls >= limits.doubt_polls_without_clock or (waited is not None and waited >= grace)
     if polls >= limits.doubt_polls and is_over:
         yield DropRent(
             lease.lease_id,
             f"no order for server {lease.server_id} appeared in {polls} readings over "
             f"{_words(orders.read_at - doubted_at)}",
         )
+
+
+def _waited(orders: OrderList, lease: Lease, doubted_at: datetime, limits: FleetLimits) -> timedelta | None:
+    """Since the market was asked for the order; None where no clock can tell.
+
+    Ours may have jumped meanwhile, and another machine's, which asked, may differ from it: where the market
+    told its time then and now, no more than that has passed.
+    """
+    ours = orders.read_at - doubted_at
+    known = [ours] if ours >= timedelta(0) else []
+    if orders.told_at is not None and lease.asked_at_market is not None:
+        # The request left within the lead after that.
+        known.append(max(timedelta(0), orders.told_at - lease.asked_at_market - limits.effect_lead))
+    return min(known, default=None)
 
 
 def is_order_of(order: Order, lease: Lease, snapshot: Snapshot) -> bool:

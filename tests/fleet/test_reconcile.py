@@ -348,6 +348,19 @@ def test_a_rent_in_doubt_is_dropped_only_after_grace_and_several_readings():
     assert decided(DropRent, leases=(rarely_read,), intents=(in_doubt(),)) == []
 
 
+def test_the_grace_of_a_doubt_is_over_by_the_markets_own_clock_too():
+    """D1, C7, S2: ours jumped, or the daemon that asked was on a machine whose clock is minutes behind."""
+    asked = replace(DOUBTFUL, asked_at_market=NOW - minutes(1.5))
+    situation = {"leases": (asked,), "intents": (in_doubt(),)}
+    early = replace(orders(), told_at=NOW)
+    assert decided(DropRent, **situation, orders=early) == []
+    late = replace(orders(), told_at=NOW + minutes(0.5))
+    assert len(decided(DropRent, **situation, orders=late)) == 1
+    # A date that never changes, from a cache say, locks no slot for ever.
+    often_missed = replace(asked, absent_polls=60)
+    assert len(decided(DropRent, leases=(often_missed,), intents=(in_doubt(),), orders=early)) == 1
+
+
 def test_an_accepted_rent_is_looked_for_longer_than_a_doubtful_one():
     """No open intent: the market had said yes, and lists have been seen a minute late."""
     assert decided(DropRent, leases=(DOUBTFUL,), intents=()) == []

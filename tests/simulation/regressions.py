@@ -63,4 +63,11 @@ CASES = (
         wishes=(1055.2717972966168, 1209.9744357166935, 1636.0146255772856),
         hosts=(112, 114, 115),
     ),
+    # S2: after a takeover by a daemon whose clock was ahead, a rent in doubt was given up too early.
+    Case(
+        seed=46223,
+        incidents=(19862.935476277034, 47708.637610317404, 71605.86975443135, 89360.74220978697),
+        wishes=(122675.10594232794,),
+        hosts=(112,),
+    ),
 )
