@@ -31,7 +31,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @wish.takes_wishes("budget")
 def deploy(
     wishes: wish.Wishes,
-    replicas: int = typer.Option(1, "--replicas", min=1, max=16, help="Copies to keep."),
+    copies: int | None = typer.Option(
+        None, "--replicas", min=1, max=16, help="Copies to keep; default: 1, or as many as are kept already."
+    ),
     name: str = typer.Option("", "--name", help="Name of the deployment; default: the model's."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
     detach: bool = typer.Option(False, "--detach", "-d", help="Do not watch."),
@@ -65,6 +67,7 @@ def deploy(
         store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
+        replicas = existing.replicas if copies is None else copies
         kept = _continued(store, connection, existing, requirement, replicas, yes=yes, dry_run=dry_run)
         if dry_run:
             note("Nothing was changed: this is a dry run.")
@@ -78,7 +81,7 @@ def deploy(
         if kept != existing:
             with store.write() as tx:
                 tx.put_deployment(kept)
-    elif not _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=dry_run):
+    elif not _begin(store, connection, requirement, deployment_id, copies or 1, yes=yes, dry_run=dry_run):
         return
     _run(store, connection, deployment_id, detach=detach)
 
@@ -125,9 +128,13 @@ def _check_same_wish(existing: Deployment, requirement: Requirement, replicas: i
         )
         if before != after
     ] or ["other constraints"]
+    name = existing.deployment_id
+    remedy = f"`clorefleet stop {name}` first, or give the new one a name: --name NAME."
+    if replace(old, budget=requirement.budget) == requirement:
+        remedy = f"Another number is kept by: clorefleet scale {name} {replicas}{options.profile().flag}"
     raise BadInput(
-        f"“{existing.deployment_id}” is already deployed with other wishes ({', '.join(differences)}).",
-        remedy=f"`clorefleet stop {existing.deployment_id}` first, or give the new one a name: --name NAME.",
+        f"“{name}” is already deployed with other wishes ({', '.join(differences)}).",
+        remedy=remedy,
         money="Nothing was changed; what runs goes on.",
     )
 

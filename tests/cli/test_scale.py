@@ -113,3 +113,14 @@ def test_a_yes_is_written_down_with_its_event(store: Store):
     with store.read() as tx:
         [event] = [each for _, each in tx.events(TINY) if each.name == "scale_wished"]
     assert "2 replicas were asked for" in event.text
+
+
+def test_deploy_again_keeps_the_number_and_names_scale_for_another(account: CommandLine, store: Store):
+    with store.write() as tx:
+        tx.put_deployment(deployment(replicas=2))
+    again = ("deploy", "smollm2-135m", "--budget", "16/day", "--name", "tiny", "--dry-run")
+    run = account(*again)
+    assert run.code == 0, run.err
+    refused = account(*again, "--replicas", "3")
+    assert refused.code == ExitCode.USAGE and "replicas 2 → 3" in refused.err
+    assert "clorefleet scale tiny 3" in refused.err and kept(store).replicas == 2
