@@ -109,7 +109,7 @@ def test_completion_opens_no_connection(monkeypatch):
                     assert isinstance(words(None, param, ""), list)
 
 
-WITHOUT_NAMES = {"file", "files", "command", "repo"}
+WITHOUT_NAMES = {"file", "files", "command", "repo", "replicas"}
 """Arguments that the shell completes itself, or that nothing on this machine knows."""
 
 
