@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 FRESH_MINUTES = 10
-_WIDTH, _HEIGHT = 58, 12
+_WIDTH, _HEIGHT = 54, 12
+_HOURS_UP_TO_DAYS = 2
+"""A shorter history is drawn over hours."""
 
 
 @app.command()
@@ -155,27 +157,29 @@ def _show_one(found: Standing, rows: list[PriceSnapshot], *, plot: bool) -> None
         )
     if plot and len({row.at for row in rows} | {now.at}) > 1:
         say()
-        say_verbatim(_drawn([*rows, now]))
+        say_verbatim(drawn([*rows, now]))
 
 
-def _drawn(rows: Iterable[PriceSnapshot]) -> str:
-    """The tenth percentile over days, the present on the right."""
+def drawn(rows: Iterable[PriceSnapshot]) -> str:
+    """The tenth percentile over days or hours, the present on the right."""
     import plotille
 
     ordered = sorted(rows, key=lambda row: row.at)
     end = ordered[-1].at
-    days = [(row.at - end).total_seconds() / 86_400 for row in ordered]
+    is_long = (end - ordered[0].at).days >= _HOURS_UP_TO_DAYS
+    unit, unit_s = ("days", 86_400) if is_long else ("hours", 3_600)
+    ago = [(row.at - end).total_seconds() / unit_s for row in ordered]
     # Floats: a picture has no cents.
     values = [float(row.p10) for row in ordered]
     figure = plotille.Figure()
     figure.width, figure.height = _WIDTH, _HEIGHT
     figure.origin = False
-    figure.x_label, figure.y_label = "days", "USD"
-    figure.x_ticks_fkt = lambda value, _: f"{value:.1f}"
+    figure.x_label, figure.y_label = unit, "USD"
+    figure.x_ticks_fkt = lambda value, _: f"{value:.1f}".replace("-0.0", "0.0")
     figure.y_ticks_fkt = lambda value, _: f"{value:.2f}"
-    figure.set_x_limits(min_=min(days[0], -0.01), max_=0)
+    figure.set_x_limits(min_=min(ago[0], -0.01), max_=0)
     figure.set_y_limits(min_=0, max_=max(*values, 0.01) * 1.1)
-    figure.plot(days, values)
+    figure.plot(ago, values)
     return "\n".join(line.rstrip(" \u2800") for line in str(figure.show()).splitlines())
 
 

@@ -77,7 +77,9 @@ def _show(profile: Profile, found: FleetStatus, notes: list[str], *, with_stoppe
         return
     shown = [each for each in found.deployments if with_stopped or each.state != "stopped"]
     if not shown:
-        say(f"Nothing is deployed in profile “{profile.name}”.")
+        stopped = len(found.deployments)
+        rest = f" {stopped} stopped: `clorefleet status --all`." if stopped else ""
+        say(f"Nothing is deployed in profile “{profile.name}”.{rest}")
     else:
         table(
             ("DEPLOYMENT", "STATE", "REPLICA", "SERVER", "SINCE", "TOK/S", "USD/DAY", "SPENT"),

@@ -35,7 +35,7 @@ class HostHistory:
     def state(self, now: datetime, memory: timedelta) -> str:
         """Whether plans take it, and why not; `memory` is how long a fault counts."""
         if not self.is_left_out:
-            return "taken"
+            return "take it"
         last = self.verdicts[-1] if self.verdicts else None
         if last is not None and last.verdict is Verdict.BLOCKED:
             return f"blocked by you{f': {last.reason}' if last.reason else ''}"

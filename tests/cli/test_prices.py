@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
+
+from clorefleet.cli.prices import drawn
+from clorefleet.domain.price import PriceSnapshot
+from tests.fleet.builders import NOW
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "json" / "prices.schema.json").read_text("utf-8"))
 
@@ -48,3 +54,11 @@ def test_a_simulation_plays_what_was_seen(account):
     account("prices")
     run = account("simulate", "smollm2-135m", "--weeks", "1", "--prices", "seen", "--json")
     assert "1 hours of the price history" in run.json["deployments"][0]["prices"]
+
+
+@pytest.mark.parametrize(("apart", "unit"), [(timedelta(minutes=29), "hours"), (timedelta(days=20), "days")])
+def test_a_history_is_drawn_in_eighty_columns_over_hours_or_days(apart: timedelta, unit: str):
+    usd = Decimal("2.77")
+    rows = [PriceSnapshot("RTX 4090", False, at, 9, *[usd] * 6) for at in (NOW - apart, NOW)]
+    lines = drawn(rows).splitlines()
+    assert max(map(len, lines)) <= 80 and f"({unit})" in "".join(lines) and "-0.0 " not in lines[-1]
