@@ -32,8 +32,7 @@ NONCE_BYTES = 16
 PASSWORD_BYTES = 18
 """144 bits, 24 letters: nobody types it but from a copy."""
 PLACE_BYTES = 8
-_PLACE_FILE = ".place"
-"""No lease has a name like this."""
+_PLACE_FILE = "key-place"
 _LEASE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_KEY_TEXT = re.compile(
     r"-----BEGIN OPENSSH PRIVATE KEY-----\n[A-Za-z0-9+/=\n]{1,2000}-----END OPENSSH PRIVATE KEY-----\n"
@@ -122,7 +121,7 @@ def delete_keys(state_dir: Path, lease_id: LeaseId) -> None:
 
 def key_place(state_dir: Path) -> str:
     """The name of this key folder, drawn when it is first asked for. What it holds, no other machine has."""
-    file = make_private_dir(state_dir / "keys") / _PLACE_FILE
+    file = make_private_dir(state_dir) / _PLACE_FILE
     if not file.exists():
         write_private_file(file, secrets.token_hex(PLACE_BYTES).encode())
     return file.read_text("ascii")
