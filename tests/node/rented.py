@@ -84,7 +84,7 @@ def rent(
     wanted = replace(
         make_plan(), offer=offer or make_offer(ram_bytes=truth.ram_bytes, disk_free_bytes=10**11)
     )
-    lease = make_lease(plan=wanted, lease_id=LeaseId(f"l{number}"))
+    lease = make_lease(plan=wanted, lease_id=LeaseId(f"rented{number}"))
     credentials = operator.prepare(lease.lease_id)
     port = rack.start(
         number,

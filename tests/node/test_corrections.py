@@ -130,7 +130,7 @@ def rented(hub_url: str, folder: Path, state: Path, wanted: Setup, truth: Server
         state / "state", hub_url=hub_url, recipes=load_recipes(), allow_loopback=True, known_answers=()
     )
     try:
-        lease_id = LeaseId("l1")
+        lease_id = LeaseId("corrected")
         credentials = operator.prepare(lease_id)
         port = rack.start(
             900,

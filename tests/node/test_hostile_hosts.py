@@ -36,7 +36,7 @@ from tests.fleet.builders import lease as make_lease
 from tests.fleet.builders import order as make_order
 from tests.node.hostile_host import HONEST_PROBE, MARK, Answer, HostileHost, Script, say
 
-LEASE = LeaseId("l1")
+LEASE = LeaseId("attacked")
 CANARIES = {
     "CLORE_API_KEY": "canary-market-key-7f3a91",
     "HF_TOKEN": "hf_canaryhubtoken7f3a91",

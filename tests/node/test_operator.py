@@ -34,7 +34,8 @@ from tests.sandbox.node_world import TWO_4090, RunningRack, tiny_assets
 
 ORDER_ID = 900
 LIMIT_S = 40.0
-LEASE_ID = LeaseId("l1")
+LEASE_ID = LeaseId("operated")
+"""Of these tests alone: an engine's port follows from it, and others run beside them."""
 
 
 @dataclass
