@@ -86,7 +86,7 @@ SET_OUT_WITHIN_S, ANSWERED_WITHIN_S = 10.0, 8.0
 READY_S_MAX = 60
 KILLS_PER_WISH = 8
 """A wish is changed once it is fulfilled, or after this many kills."""
-MORE_KILLS = 1.5
+MORE_KILLS = 2.5
 """A fault that has not fired may have this many times the kills, until it has."""
 COMMAND_S_MAX = 400
 SETTLE_S_MAX = 240
