@@ -116,7 +116,9 @@ class Service:
         self._token = token
         self._pace = pace
         self._standby = standby
-        self._tick_due_s = self._tick_began_s = time.monotonic()
+        self._hung_from_s = time.monotonic() + tick_s_max
+        """From when on the tick that is due, or under way, counts as hung. Read without the lock, which what
+        hangs may hold."""
         self._ended = ended
         self._lock = threading.Lock()
         self._is_ticking = False
@@ -190,9 +192,7 @@ class Service:
             self._ended.set()
 
     def _is_hung(self) -> bool:
-        with self._lock:
-            since_s = self._tick_began_s if self._is_ticking else self._tick_due_s
-        return time.monotonic() - since_s > self._tick_s_max
+        return time.monotonic() > self._hung_from_s
 
     def _plan_others(self) -> None:
         self._repeat(_BEAT, self._beat_alone, leadership.BEAT_EVERY_S, executor=_BEAT)
@@ -230,7 +230,6 @@ class Service:
     def _plan_tick(self, pause_s: float) -> None:
         if self._ended.is_set():
             return
-        self._tick_due_s = time.monotonic() + pause_s
         at = datetime.now(UTC) + timedelta(seconds=pause_s)
         self._scheduler.add_job(
             self._tick, DateTrigger(at), id=_TICK, replace_existing=True, misfire_grace_time=None
@@ -239,7 +238,8 @@ class Service:
     def _tick(self) -> None:
         with self._lock:
             self._is_ticking, self._is_wanted = True, False
-            self._tick_began_s = time.monotonic()
+        began_s = time.monotonic()
+        self._hung_from_s = began_s + self._tick_s_max
         pause_s = self._pace.busy_s
         self.counts.started += 1
         try:
@@ -266,11 +266,12 @@ class Service:
             # The loop's boundary: log it, leave the durable state as it is, and look again.
             log.exception("tick_failed")
             self.counts.failed += 1
-        self.counts.last_took_s = time.monotonic() - self._tick_began_s
+        self.counts.last_took_s = time.monotonic() - began_s
         self.counts.leads = self._token is not None
         with self._lock:
             # Planned under the lock: a `wake` between would plan its tick first, and lose it to this one.
             self._is_ticking = False
+            self._hung_from_s = time.monotonic() + pause_s + self._tick_s_max
             self._plan_tick(0.0 if self._is_wanted else pause_s)
 
     def _step_back(self, error: LostLeadership) -> None:
