@@ -46,7 +46,7 @@ def budget(
     from clorefleet.domain.event import Event
     from clorefleet.domain.identity import DeploymentId
     from clorefleet.domain.money import parse_budget
-    from clorefleet.fleet.budget import running_usd_per_day
+    from clorefleet.fleet.budget import committed_usd_per_day
     from clorefleet.fleet.spending import load_spending
     from clorefleet.store.database import open_store
 
@@ -83,7 +83,7 @@ def budget(
     with store.read() as tx:
         spending = load_spending(tx, now)
     guard, fleet = spending.fleet.guard, spending.fleet
-    committed = sum((running_usd_per_day(lease) for lease in fleet.open_leases), Decimal(0))
+    committed = committed_usd_per_day(fleet.open_leases)
     if options.as_json:
         print_json(
             {

@@ -24,9 +24,11 @@ class GlobalOptions:
     @property
     def flag(self) -> str:
         """What the user added to say which profile; see `Profile.flag`. Nothing is looked at."""
-        if self.sandbox or self.profile_name == "sandbox":
-            return " --sandbox"
-        return "" if self.profile_name in ("", "default") else f" --profile {self.profile_name}"
+        if not (self.sandbox or self.profile_name):
+            return ""  # as nearly always: nothing is imported for it
+        from clorefleet.config.profile import SANDBOX, flag_of
+
+        return flag_of(SANDBOX if self.sandbox else self.profile_name)
 
     def profile(self) -> Profile:
         """The chosen profile; its state folder exists afterwards."""

@@ -12,7 +12,6 @@ from clorefleet.cli.output import confirm, note, print_json, say, usd
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Profile
-    from clorefleet.domain.lease import Lease
     from clorefleet.store.database import Store
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -62,6 +61,7 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
     from clorefleet.config.profile import connect, store_url
     from clorefleet.daemon import process
     from clorefleet.domain.deployment import Desired
+    from clorefleet.fleet.budget import committed_usd_per_day
     from clorefleet.fleet.wish import stopped
     from clorefleet.store.database import open_store
 
@@ -74,7 +74,8 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
         if options.as_json:
             _say_bill(name, _spent(store, name))
         return
-    question = f"Stop {name}? Its {len(leases)} server(s), at {usd(_per_day(leases))}/day, are given back."
+    daily = committed_usd_per_day(leases)
+    question = f"Stop {name}? Its {len(leases)} server(s), at {usd(daily)}/day, are given back."
     confirm(question, yes=yes or profile.is_sandbox, what="Stopping", otherwise="It goes on.")
     with store.write() as tx:
         tx.put_deployment(stopped(deployment))
@@ -99,12 +100,6 @@ def _spent(store: Store, name: str) -> Decimal:
         segments = tx.segments(DeploymentId(name))
     # All of them have ended: the present moment changes none.
     return sum((each.cost_usd(datetime.now(UTC)) for each in segments), Decimal(0))
-
-
-def _per_day(leases: list[Lease]) -> Decimal:
-    from clorefleet.fleet.budget import running_usd_per_day
-
-    return sum(map(running_usd_per_day, leases), Decimal(0))
 
 
 def _say_bill(name: str, total: Decimal) -> None:

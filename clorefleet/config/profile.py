@@ -46,9 +46,14 @@ class Profile:
     @property
     def flag(self) -> str:
         """What to add to a command so that it means this profile: "", ` --sandbox` or ` --profile x`."""
-        if self.is_sandbox:
-            return " --sandbox"
-        return "" if self.name == DEFAULT else f" --profile {self.name}"
+        return flag_of(self.name)
+
+
+def flag_of(name: str) -> str:
+    """`Profile.flag` of a name that may be no profile's."""
+    if name == SANDBOX:
+        return " --sandbox"
+    return "" if name == DEFAULT else f" --profile {name}"
 
 
 @dataclass(frozen=True, slots=True)

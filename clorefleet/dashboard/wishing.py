@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Origin
 from clorefleet.domain.errors import BadInput
@@ -18,7 +17,7 @@ from clorefleet.domain.event import Event
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.money import Money
-from clorefleet.fleet.budget import running_usd_per_day
+from clorefleet.fleet.budget import committed_usd_per_day
 from clorefleet.fleet.wish import means, scaled, stopped
 from clorefleet.store.database import Store
 from clorefleet.store.queries import Transaction
@@ -52,7 +51,7 @@ def ask_stop(tx: Transaction, name: str) -> Question | None:
         return None
     leases = _open_leases(tx, wish)
     serving = sum(lease.phase is Phase.SERVING for lease in leases)
-    hourly = _usd_per_day(leases) / 24
+    hourly = committed_usd_per_day(leases) / 24
     lines = [
         f"{_servers(len(leases))} given back, {serving} of which {'serves' if serving == 1 else 'serve'} now."
         if leases
@@ -115,10 +114,6 @@ def _write(
 
 def _open_leases(tx: Transaction, wish: Deployment) -> list[Lease]:
     return [lease for lease in tx.open_leases() if lease.deployment_id == wish.deployment_id]
-
-
-def _usd_per_day(leases: list[Lease]) -> Decimal:
-    return sum((running_usd_per_day(lease) for lease in leases), Decimal(0))
 
 
 def _servers(count: int) -> str:

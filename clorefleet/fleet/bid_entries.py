@@ -38,17 +38,15 @@ class BidEntries(Entries):
                 approved = replace(approved, plan=_at(lease.plan, action.desired))
             tx.put_lease(approved)
             asked = sum(each.effect is Effect.SPOT_PRICE for each in tx.intents_of(lease.lease_id))
-            intent = Intent(
-                intent_id=IntentId(f"{lease.lease_id}-bid-{asked + 1}"),
-                effect=Effect.SPOT_PRICE,
-                lease_id=lease.lease_id,
-                deployment_id=lease.deployment_id,
-                state=IntentState.OPEN,
-                created_at=now,
+            intent = self._open_intent(
+                tx,
+                lease,
+                Effect.SPOT_PRICE,
+                IntentId(f"{lease.lease_id}-bid-{asked + 1}"),
+                f"{action.desired}: {action.reason}",
                 worst_case_usd_per_day=Rate.per_day(budget.running_usd_per_day(approved)),
-                detail=f"{action.desired}: {action.reason}",
+                now=now,
             )
-            self._put(tx, intent)
             self._event(tx, lease, "spot_price_intended", f"Bidding {action.desired}: {action.reason}.", now)
         return approved, intent
 

@@ -283,6 +283,11 @@ def _is_far_below(ceiling: _Ceiling, rate: Decimal, limits: FleetLimits) -> bool
     return per_day is not None and rate <= per_day and ahead <= per_day
 
 
+def committed_usd_per_day(leases: Iterable[Lease]) -> Decimal:
+    """What they all cost, each at its worse price."""
+    return sum(map(running_usd_per_day, leases), Decimal(0))
+
+
 def running_usd_per_day(lease: Lease) -> Decimal:
     """The worse of the approved and the billed price, with fee, in USD at the plan's rate."""
     price = lease.plan.price

@@ -7,8 +7,9 @@ from datetime import datetime
 
 from clorefleet.domain.event import Event
 from clorefleet.domain.identity import IntentId
-from clorefleet.domain.intent import Intent, IntentState
+from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import Lease
+from clorefleet.domain.money import Rate
 from clorefleet.domain.text import clean_line
 from clorefleet.store.database import FencingToken, Store
 from clorefleet.store.queries import Transaction
@@ -41,6 +42,30 @@ class Entries:
 
     def _put(self, tx: Transaction, intent: Intent) -> None:
         tx.put_intent(intent, fencing_token=self._token.number)
+
+    def _open_intent(
+        self,
+        tx: Transaction,
+        lease: Lease,
+        effect: Effect,
+        intent_id: IntentId,
+        detail: str,
+        *,
+        worst_case_usd_per_day: Rate | None = None,
+        now: datetime,
+    ) -> Intent:
+        intent = Intent(
+            intent_id=intent_id,
+            effect=effect,
+            lease_id=lease.lease_id,
+            deployment_id=lease.deployment_id,
+            state=IntentState.OPEN,
+            created_at=now,
+            worst_case_usd_per_day=worst_case_usd_per_day,
+            detail=detail,
+        )
+        self._put(tx, intent)
+        return intent
 
     @staticmethod
     def _intent(tx: Transaction, lease: Lease, intent_id: IntentId) -> Intent | None:

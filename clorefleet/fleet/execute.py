@@ -355,9 +355,7 @@ class Executor:
         return orders.told_at + since if is_known else orders.told_at
 
     def _is_still_wished(self, action: Rent) -> bool:
-        deployment = next(
-            (each for each in self._snapshot.deployments if each.deployment_id == action.deployment_id), None
-        )
+        deployment = self._snapshot.deployment(action.deployment_id)
         return deployment is not None and self._journal.is_still_wished(deployment)
 
     def _has_slept(self, since: datetime, since_s: float) -> bool:

@@ -139,7 +139,7 @@ def _mixed(
     if deployment.scale is None or empty < 2 or not usable:
         return plans
     ceiling = deployment.requirement.budget
-    committed = sum((budget.running_usd_per_day(lease) for lease in held), Decimal(0))
+    committed = budget.committed_usd_per_day(held)
     mix = choose_mix(
         usable,
         empty * capacity_of(usable[0]),

@@ -82,18 +82,14 @@ class Journal(BidEntries, Beliefs):
             if refusal is not None:
                 raise BudgetExceeded(f"Not rented: {refusal.text}.")
             tx.put_lease(lease)
-            self._put(
+            self._open_intent(
                 tx,
-                Intent(
-                    intent_id=lease.intent_id,
-                    effect=Effect.RENT,
-                    lease_id=lease.lease_id,
-                    deployment_id=lease.deployment_id,
-                    state=IntentState.OPEN,
-                    created_at=now,
-                    worst_case_usd_per_day=Rate.per_day(action.plan.price.first_day_usd),
-                    detail=action.reason,
-                ),
+                lease,
+                Effect.RENT,
+                lease.intent_id,
+                action.reason,
+                worst_case_usd_per_day=Rate.per_day(action.plan.price.first_day_usd),
+                now=now,
             )
             self._event(
                 tx,
@@ -226,18 +222,8 @@ class Journal(BidEntries, Beliefs):
                 self._event(tx, lease, "cancelling", f"Cancelling order {order_id}: {reason}.", now)
             ending = replace(ending, cancel_asked_at=now, cancel_attempts=lease.cancel_attempts + 1)
             tx.put_lease(ending)
-            self._put(
-                tx,
-                Intent(
-                    intent_id=IntentId(f"{lease.lease_id}-cancel-{ending.cancel_attempts}"),
-                    effect=Effect.CANCEL,
-                    lease_id=lease.lease_id,
-                    deployment_id=lease.deployment_id,
-                    state=IntentState.OPEN,
-                    created_at=now,
-                    detail=f"order {order_id}: {reason}",
-                ),
-            )
+            intent_id = IntentId(f"{lease.lease_id}-cancel-{ending.cancel_attempts}")
+            self._open_intent(tx, lease, Effect.CANCEL, intent_id, f"order {order_id}: {reason}", now=now)
         return ending
 
     def finish_cancel(self, lease: Lease, state: IntentState, text: str, *, now: datetime) -> None:
@@ -322,18 +308,8 @@ class Journal(BidEntries, Beliefs):
                 now=now,
                 state="running",
             )
-            self._put(
-                tx,
-                Intent(
-                    intent_id=IntentId(lease.job_id(phase, attempt)),
-                    effect=Effect.START_JOB,
-                    lease_id=lease.lease_id,
-                    deployment_id=lease.deployment_id,
-                    state=IntentState.OPEN,
-                    created_at=now,
-                    detail=clean_line(reason),
-                ),
-            )
+            intent_id = IntentId(lease.job_id(phase, attempt))
+            self._open_intent(tx, lease, Effect.START_JOB, intent_id, clean_line(reason), now=now)
             self._event(tx, lease, "job_started", f"{phase.capitalize()}, attempt {attempt}: {reason}.", now)
         return started
 
@@ -357,18 +333,8 @@ class Journal(BidEntries, Beliefs):
         with self._store.write(self._token) as tx:
             gone = [lease for lease in map(tx.lease, left) if lease is not None]
             for lease, word in [*((each, "opened") for each in opened), *((each, "closed") for each in gone)]:
-                intents.append(
-                    Intent(
-                        intent_id=IntentId(f"{lease.lease_id}-route-{serial}"),
-                        effect=Effect.ROUTE,
-                        lease_id=lease.lease_id,
-                        deployment_id=lease.deployment_id,
-                        state=IntentState.OPEN,
-                        created_at=now,
-                        detail=word,
-                    )
-                )
-                self._put(tx, intents[-1])
+                intent_id = IntentId(f"{lease.lease_id}-route-{serial}")
+                intents.append(self._open_intent(tx, lease, Effect.ROUTE, intent_id, word, now=now))
         return tuple(intents)
 
     def finish_routes(self, intents: Iterable[Intent], *, now: datetime) -> None:

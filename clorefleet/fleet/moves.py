@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from decimal import Decimal
 from functools import partial
 
 from clorefleet.domain.deployment import ConsolidatePolicy, Deployment
@@ -74,7 +73,7 @@ def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, 
     )
     refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
     ceiling = deployment.requirement.budget
-    committed = sum((budget.running_usd_per_day(lease) for lease in mine), Decimal(0))
+    committed = budget.committed_usd_per_day(mine)
     return judge(
         deployment,
         deployment.consolidate or ConsolidatePolicy(),

@@ -110,8 +110,8 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     leases = bidding.as_coming_back(snapshot, actions, limits)
     if leases != snapshot.leases:
         snapshot = replace(snapshot, leases=leases)
+    leaving = {each.lease_id for each in actions if isinstance(each, _LEAVING)}
     for deployment in snapshot.deployments:
-        leaving = {each.lease_id for each in actions if isinstance(each, _LEAVING)}
         found = tuple(
             each
             for each in fill_slots(snapshot, deployment)

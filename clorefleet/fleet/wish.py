@@ -15,7 +15,7 @@ from clorefleet.domain.deployment import Deployment, Desired, Origin
 from clorefleet.domain.errors import BadInput
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Money
-from clorefleet.fleet.budget import running_usd_per_day
+from clorefleet.fleet.budget import committed_usd_per_day
 
 REPLICAS_MAX = 16
 
@@ -78,7 +78,7 @@ def more_usd_per_day(before: Deployment, after: Deployment, leases: Sequence[Lea
     more = max(0, after.replicas - before.replicas)
     if not leases:
         return None
-    return sum(map(running_usd_per_day, leases), Decimal(0)) / len(leases) * more
+    return committed_usd_per_day(leases) / len(leases) * more
 
 
 def means(before: Deployment, after: Deployment, leases: Sequence[Lease]) -> tuple[str, ...]:

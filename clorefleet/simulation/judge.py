@@ -186,7 +186,7 @@ class Judge:
         if listed.keys() <= noted:
             return
         for order in self._world.market.orders:
-            key = (order.order_id, ServerId(order.host.server_id))
+            key = order.key
             record = listed.get(key)
             if record is None or key in noted or order.asked_by != process.fleet_name:
                 continue
@@ -457,8 +457,7 @@ class Judge:
                 continue  # of two orders that the market made of one request, the lease holds the other
             counted = [each for each in segments if each.lease_id == lease.lease_id]
             is_counted = any(each.cost(now).amount for each in counted)
-            key = (order.order_id, ServerId(order.host.server_id))
-            was_shown = key in self._shown.get(home.fleet_name, ())
+            was_shown = order.key in self._shown.get(home.fleet_name, ())
             is_excused = not was_shown or self.may_be_foreign(home, order, lease)
             if is_excused and lease.order_id is None and not is_counted:
                 continue  # no list told of it in time; or it was disowned: reported as foreign
