@@ -114,7 +114,8 @@ _FRESH_COUNTS = {
 
 
 _BEGINS = (Rent, StartWork, SetSpotPrice)
-"""What a process that was asked to end does not begin any more. Cancels go out all the same."""
+"""What a process does not begin any more that was asked to end, or slept since it read the market. Cancels go
+out all the same."""
 
 
 class Executor:
@@ -180,6 +181,9 @@ class Executor:
             if isinstance(action, _BEGINS) and self._is_ending():
                 # The effect in hand was finished; the next daemon's first tick decides this anew.
                 log.info("action_left action=%s why=ending", type(action).__name__)
+                continue
+            if isinstance(action, _BEGINS) and self._is_outdated():
+                log.info("action_left action=%s why=outdated", type(action).__name__)
                 continue
             try:
                 self._perform_one(action)
@@ -349,10 +353,13 @@ class Executor:
         orders = self._snapshot.orders
         if orders is None or orders.told_at is None:
             return None
-        # Where our clock jumped meanwhile, the time since then is not known; a tick is short.
-        since = now - orders.read_at
-        is_known = timedelta(0) <= since <= self._limits.order_ct_skew
-        return orders.told_at + since if is_known else orders.told_at
+        return orders.told_at + max(timedelta(0), now - orders.read_at)
+
+    def _is_outdated(self) -> bool:
+        """What this tick read is too old to rent for, or our clock has jumped since: the next one decides."""
+        orders = self._snapshot.orders
+        read_at = self._snapshot.now if orders is None else orders.read_at
+        return abs(self._clock.now() - read_at) > self._limits.reading_life
 
     def _is_still_wished(self, action: Rent) -> bool:
         deployment = self._snapshot.deployment(action.deployment_id)

@@ -253,3 +253,21 @@ def test_what_the_user_changes_while_a_rent_waits_for_its_turn_keeps_it_from_bei
     world.tick(3)
     assert world.market.rent_calls == 0
     assert world.leases() == ()
+
+
+def test_nothing_is_rented_for_a_reading_that_is_an_hour_old(world: World):
+    """A laptop that slept in the middle of a tick: offers and orders may have changed, and an order that came
+    of it late could not be told from another fleet's by its time."""
+    chosen = world.fleet.planner
+
+    def slept(requirement: Requirement, view: MarketView) -> PlanReport:
+        world.clock.sleep(3600)
+        return chosen(requirement, view)
+
+    world.wish()
+    world.fleet = replace(world.fleet, planner=slept)
+    world.tick()
+    assert world.market.rent_calls == 0 and world.leases() == ()
+    world.fleet = replace(world.fleet, planner=chosen)
+    world.tick()
+    assert world.market.rent_calls == 1

@@ -70,4 +70,18 @@ CASES = (
         wishes=(122675.10594232794,),
         hosts=(112,),
     ),
+    # S1: a process that slept between its reading and its rent did not know the late order as its own.
+    Case(
+        seed=2164,
+        incidents=(
+            37777.829093580825,
+            63175.66405911573,
+            64773.770373812615,
+            69530.78968371727,
+            76450.44357592985,
+            91385.7576350762,
+        ),
+        wishes=(1104.016657576072, 4377.263195608299, 51059.99066793125),
+        hosts=(103, 104, 105),
+    ),
 )
