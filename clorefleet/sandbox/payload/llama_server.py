@@ -27,7 +27,6 @@ BUILD = llama_flags.VERSION
 WARM_UP_S = 12.0
 _RESIDENT = ("none", "mlock", "mmap+mlock")
 """Load modes that need all of the CPU's part in RAM."""
-REAL_THREADS_MAX = 4
 REAL_CONTEXT_MAX = 8192
 _LOADING = json.dumps({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
 GIB = 1 << 30
@@ -114,7 +113,7 @@ def serve_real(model: Path, args: dict) -> int:
     params.port = args.get("port", 8080)
     params.n_parallel = args.get("parallel", 1)
     params.n_ctx = min(args.get("ctx_size", 0) or REAL_CONTEXT_MAX, REAL_CONTEXT_MAX * params.n_parallel)
-    params.cpuparams.n_threads = max(1, min(args.get("threads", 2), REAL_THREADS_MAX, os.cpu_count() or 1))
+    params.cpuparams.n_threads = text_writer.threads(args.get("threads", 2), os.cpu_count() or 1)
     params.warmup = False
     params.use_jinja = "no_jinja" not in args
     params.endpoint_metrics = "metrics" in args

@@ -18,6 +18,16 @@ PROMPT_CHARS_MAX = 6000
 TOKENS_MAX = 1500
 _PASSED_ON = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "response_format", "presence_penalty")
 _CHARS_PER_TOKEN = 4
+THREADS_MAX = 4
+
+
+def threads(asked: int, processors: int) -> int:
+    """How many an engine gets of those that were asked for: at most half of the machine's processors.
+
+    llama.cpp's threads wait for each other in a busy loop. On a machine of two processors that others kept busy
+    as well, two threads took ten times the processor time of one, and ten times as long.
+    """
+    return max(1, min(asked, THREADS_MAX, processors // 2))
 
 
 class Writer:
@@ -33,7 +43,7 @@ class Writer:
         params.model.path = str(node_truth.HOME / "writer.gguf")
         params.hostnames = [str(folder / f"writer-{os.getpid()}.sock")]
         params.n_ctx, params.n_parallel = CONTEXT_TOKENS * SLOTS, SLOTS
-        params.cpuparams.n_threads = 2
+        params.cpuparams.n_threads = threads(2, os.cpu_count() or 1)
         params.warmup, params.use_jinja, params.verbosity = False, True, -1
         self._server = xllamacpp.Server(params)
 
