@@ -68,7 +68,7 @@ class Store:
         with _translated(), self._engine.connect() as connection:
             if not self.is_sqlite:
                 connection.execution_options(isolation_level="REPEATABLE READ")
-            yield Transaction(connection)
+            yield Transaction(connection, writes=False)
 
     def write(self, token: FencingToken | None = None) -> AbstractContextManager[Transaction]:
         """One durable change.
@@ -90,7 +90,7 @@ class Store:
             with connection.begin():
                 if not self.is_sqlite:
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK_ID})")
-                transaction = Transaction(connection)
+                transaction = Transaction(connection, writes=True)
                 if token is not None:
                     check_fencing(transaction, token)
                 yield transaction

@@ -130,11 +130,12 @@ class LastTick:
 class Transaction:
     """Questions and changes inside one transaction of `Store.read` or `Store.write`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, writes: bool) -> None:
         self._connection = connection
+        self._writes = writes
         self._session: Session | None = None
         self._leader: Leadership | None = None
-        """As read or written in this transaction, which holds its row."""
+        """As read or written in this transaction."""
 
     @property
     def session(self) -> Session:
@@ -653,9 +654,10 @@ class Transaction:
     # -- leadership
 
     def leadership(self) -> Leadership | None:
-        """The one row of it, locked until the transaction ends."""
+        """The one row of it. In a transaction that writes it is locked until that ends. One that only reads
+        takes no lock: PostgreSQL would refuse it when the leader has beaten since the transaction began."""
         if self._leader is None:
-            row = self._execute(_THE_LEADER).first()
+            row = self._execute(_THE_LEADER_LOCKED if self._writes else _THE_LEADER).first()
             self._leader = (
                 None if row is None else Leadership(row.token, row.holder, row.expires_at, row.beat)
             )
@@ -861,7 +863,8 @@ _DEPLOYMENT = _table(DeploymentRow)
 _SINCE = bindparam("since", type_=UtcDateTime())
 _THE_LEADER = sa_select(
     _LEADERSHIP.c.token, _LEADERSHIP.c.holder, _LEADERSHIP.c.expires_at, _LEADERSHIP.c.beat
-).with_for_update()
+)
+_THE_LEADER_LOCKED = _THE_LEADER.with_for_update()
 _SET_LEADER = update(_LEADERSHIP).where(_LEADERSHIP.c.row_id == 1)
 _LAST_TICK = sa_select(
     _TICK.c.count.label("ticks"), _TICK.c.finished_at, _TICK.c.orders_read_at, _TICK.c.trouble

@@ -363,6 +363,21 @@ def test_a_released_leadership_is_free_at_once(store: Store):
     assert leadership.acquire(store, "b", now=NOW) is not None
 
 
+def test_who_only_reads_who_leads_neither_hinders_the_leader_nor_is_refused(any_url: str):
+    store = open_store(any_url)
+    token = leadership.acquire(store, "a", now=NOW)
+    with store.read() as tx:
+        assert tx.deployments() == ()
+        leadership.renew(store, token, now=NOW)
+        leader = tx.leadership()
+        assert leader is not None and leader.beat == 0, "one state, that of its first question"
+        leadership.renew(store, token, now=NOW)
+    with store.read() as tx:
+        leader = tx.leadership()
+        assert leader is not None and leader.beat == 2
+    store.dispose()
+
+
 def test_old_events_are_dropped_with_a_tick(store: Store, monkeypatch: pytest.MonkeyPatch):
     """S15: the store stays bounded however long a daemon runs."""
     for module in ("clorefleet.store.queries", "clorefleet.simulation.memory_store"):

@@ -24,8 +24,8 @@ THREADS_MAX = 4
 def threads(asked: int, processors: int) -> int:
     """How many an engine gets of those that were asked for: at most half of the machine's processors.
 
-    llama.cpp's threads wait for each other in a busy loop. On a machine of two processors that others kept busy
-    as well, two threads took ten times the processor time of one, and ten times as long.
+    llama.cpp's threads wait for each other in a busy loop. On a machine of two processors that others kept
+    busy as well, two threads took ten times the processor time of one, and ten times as long.
     """
     return max(1, min(asked, THREADS_MAX, processors // 2))
 
