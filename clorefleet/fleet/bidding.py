@@ -44,7 +44,7 @@ def bid(
     if found is Standing.OUTBID:
         yield NoteOutbid(lease.lease_id, snapshot.now, "another renter has its server now; it bills nothing")
         return
-    if _bid_is_in_doubt(snapshot, lease):
+    if not lease.is_proven or _bid_is_in_doubt(snapshot, lease):
         return
     is_settled = lease.bid_at is None or snapshot.now - lease.bid_at >= limits.bid_settles
     if lease.bid == order.price != lease.plan.price.billed and is_settled:
@@ -76,6 +76,8 @@ def _decide_outbid(
     if found is Standing.HOLDS:
         yield NoteOutbid(lease.lease_id, None, "it has its server back; what is on its disk is used again")
         return
+    if not lease.is_proven:
+        return  # it may be somebody else's bid
     market = snapshot.spot_markets.get(lease.server_id)
     report = snapshot.plans.get(lease.deployment_id)
     waiting = f"outbid for {in_words(snapshot.now - since)}; it bills nothing"

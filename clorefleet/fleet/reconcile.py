@@ -237,7 +237,8 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
         if gone:
             return
     overrun = "" if lease.outbid_since is not None else _overrun(snapshot, lease, limits)
-    if not lease.is_proven and lease.phase is Phase.WAITING and not overrun:
+    is_awaited = lease.phase is Phase.WAITING and lease.outbid_since is None and not overrun
+    if not lease.is_proven and is_awaited:
         yield from _prove(snapshot, lease, order, limits)
         return
     if order is not None:
@@ -435,14 +436,21 @@ def _is_reopened_and_unproven(lease: Lease) -> bool:
 def _prove_reopened(snapshot: Snapshot, lease: Lease, order: Order, limits: FleetLimits) -> Iterator[Action]:
     """A late order of a rent that was in doubt, or somebody else's on that server: as in `_prove`, nothing
     cancels it before our key has opened the server. Where the key does not within the time of waiting, the
-    order is reported, not ended: our slot was filled long ago, and this may be another fleet's."""
+    order is reported, not ended: our slot was filled long ago, and this may be another fleet's.
+
+    That goes for a key on another machine too: since the rent was dropped, its server was free for anybody,
+    unlike that of a rent in doubt, so that what can be read of the order says too little."""
     view = snapshot.nodes.get(lease.lease_id, _NOTHING_SEEN)
+    waited = _words(limits.phase[Phase.WAITING])
     if view.is_hostile:
         yield Disown(lease.lease_id, order, view.trouble)
     elif view.host_key:
         yield Cancel(lease.lease_id, order.order_id, lease.reason)
-    elif snapshot.now - lease.phase_since > limits.phase[Phase.WAITING]:
-        waited = _words(limits.phase[Phase.WAITING])
+    elif snapshot.now - lease.phase_since <= limits.phase[Phase.WAITING]:
+        return
+    elif view.key_is_elsewhere:
+        yield Disown(lease.lease_id, order, f"{view.trouble}, which was not back within {waited}")
+    else:
         yield Disown(lease.lease_id, order, f"our key did not open its server within {waited}")
 
 
@@ -590,7 +598,8 @@ def _serving(snapshot: Snapshot, lease: Lease, view: NodeView, limits: FleetLimi
         return
     if view == _NOTHING_SEEN:
         return
-    if lease.unhealthy_since is None:
+    if lease.unhealthy_since is None or snapshot.now < lease.unhealthy_since:
+        # A clock that was set back would give a silent server as much more time, which bills.
         yield NoteHealth(lease.lease_id, snapshot.now, view.trouble or "the engine does not answer")
     elif snapshot.now - lease.unhealthy_since > limits.unhealthy:
         why = f"it has not answered for {_words(limits.unhealthy)}: {view.trouble or 'no reason known'}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clorefleet.domain.money import Currency
 from clorefleet.simulation.faults import Incident
+from clorefleet.simulation.nodes import KeyFolder
 from clorefleet.simulation.process import Home
 from clorefleet.simulation.scenario import DAY_S, RATES, Wish, WishKind
 
@@ -52,6 +53,14 @@ class Accidents:
             case "C3" if len(home.processes) == 1:
                 world.switches.note("C3")
                 world.turns.start(home, offset_s=(incident.arg - 0.5) * 60)
+            case "C3k" if len(home.processes) == 1:
+                folder = KeyFolder(f"{home.fleet_name} elsewhere")
+                home.key_folders.append(folder)
+                # Both machines keep the same time, to half a minute; D1 sets both.
+                first = home.processes[0]
+                offset_s = first.clock.offset_s + (incident.arg - 0.5) * 60
+                second = world.turns.start(home, offset_s=offset_s, key_folder=folder)
+                second.has_jumped_s = first.has_jumped_s
             case "C4" if len(world.homes) == 1:
                 world.switches.note("C4")
                 other = world.make_home("other", on_sqlite=False)

@@ -71,6 +71,13 @@ KINDS = {
         FaultKind("C1", "killed at a boundary of an effect", _N, 1, weight=6),
         FaultKind("C2", "killed again during recovery, twice", _N, 1, weight=2),
         FaultKind("C3", "a second daemon on the same store", _O, weight=0.7),
+        FaultKind(
+            "C3k",
+            "a machine on the same store takes over without the keys",
+            _W,
+            lasts_s=(1800, 20_000),
+            weight=0,
+        ),
         FaultKind("C4", "a second fleet on the same account", _O, weight=0.5),
         FaultKind("C5", "suspended for an hour, lock expired", _N, 1, weight=3),
         FaultKind("C7", "told to end in the middle of a rent", _N, 1),

@@ -1,7 +1,7 @@
 """Compare what the fleet believes with what is true, by the invariants of `clorefleet.fleet.audit`.
 
 The judge sees both sides: the store, as it durably stands, and the market's true orders. It excuses only
-what no fleet could know: an order that the list hid, and one that a lost store had known.
+what no fleet could know (`excuses`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ from clorefleet.fleet.audit import (
 )
 from clorefleet.fleet.loop import TickResult, may_need_key
 from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.simulation.excuses import Excuses
 from clorefleet.simulation.faults import CANARY
 from clorefleet.simulation.market import TrueOrder
+from clorefleet.simulation.nodes import KeyFolder
 from clorefleet.simulation.process import Home, Process
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Broken(Exception):
 class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
+        self.excuses = Excuses(world)
         self._audits: dict[str, Audit] = {}
         self._ticks = 0
         self._partial = 0
@@ -150,19 +153,11 @@ class Judge:
             segments=segments,
             closed_leases=tuple(lease for lease in leases if not lease.is_open),
             foreign=frozenset(
-                order.key for order in strange if self.may_be_foreign(home, order, by_nonce.get(order.nonce))
+                order.key
+                for order in strange
+                if self.excuses.may_be_foreign(home, order, by_nonce.get(order.nonce))
             ),
         )
-
-    def may_be_foreign(self, home: Home, order: TrueOrder, lease: Lease | None) -> bool:
-        """Not made by this fleet, or nobody could tell: the market made it twice, the store that knew of it
-        is lost, or it showed up after its rent was given up and its server never let our key in."""
-        if order.asked_by != home.fleet_name or order.is_duplicate or lease is None:
-            return True
-        if lease.order_id is not None and lease.order_id != order.order_id:
-            return True  # of two orders that the market made of one request, the lease holds the other
-        was_disowned = lease.ordered_at is not None and lease.order_id is None
-        return order.was_hidden and was_disowned and not lease.is_open
 
     # -- what the fleet was told, and what it made of it
 
@@ -266,10 +261,10 @@ class Judge:
             held = leases.get(other.nonce)
             if held is None or lease is None or held.deployment_id != lease.deployment_id:
                 continue
-            if other.is_duplicate:
-                continue
+            if self.excuses.may_be_foreign(process.home, other, held):
+                continue  # what it costs is in no ledger
             worst_today += self._worst_today(process, other, held)
-            if not other.is_live or _is_excused(other, held):
+            if not other.is_live or self.excuses.is_excused(process.home, other, held):
                 continue
             running += _usd_per_day(other, held)
             if other is not order and held.slot == lease.slot and (_fills(held) or not held.is_open):
@@ -285,13 +280,8 @@ class Judge:
             # its way is kept by ending what it now forbids.
             ceiling_usd_per_day=self._ceiling.get(order.nonce),
             running_usd_per_day=running,
-            worst_today_usd=Decimal(0) if self._is_day_unsure(process) else worst_today,
+            worst_today_usd=Decimal(0) if self.excuses.is_day_unsure(process) else worst_today,
         )
-
-    def _is_day_unsure(self, process: Process) -> bool:
-        """After a jump of the clock, or a loss of the books, "today" means different things."""
-        now_s = self._world.now_s()
-        return process.home.has_lost_memory or now_s - process.has_jumped_s < 2 * _DAY_S
 
     def _worst_today(self, process: Process, order: TrueOrder, lease: Lease) -> Decimal:
         """What the order has cost and can still cost on the process's today, to the grain of charging."""
@@ -300,7 +290,7 @@ class Judge:
         since_midnight_s = (clock - clock.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
         midnight_s, next_s = now_s - since_midnight_s, now_s - since_midnight_s + _DAY_S
         until_s = next_s if order.ended_s is None else order.ended_s
-        if order.is_live and _is_excused(order, lease):
+        if order.is_live and self.excuses.is_excused(process.home, order, lease):
             until_s = now_s
         from_s = max(midnight_s, order.created_s)
         seconds = max(0.0, until_s - from_s - order.waited_s(from_s, min(now_s, until_s)) - 180)
@@ -328,7 +318,7 @@ class Judge:
             held = leases.get(other.nonce)
             if held is None or lease is None or held.deployment_id != lease.deployment_id:
                 continue
-            if not other.is_duplicate and not _is_excused(other, held):
+            if not other.is_duplicate and not self.excuses.is_excused(process.home, other, held):
                 running += _usd_per_day(replace(other, price=desired) if other is order else other, held)
         budget = None if deployment is None else deployment.requirement.budget
         # A lower bid spends less, whatever the budget has become meanwhile.
@@ -359,7 +349,7 @@ class Judge:
         store = process.store
         facts = CancelFacts(
             order_id=order.order_id,
-            is_ours=order.asked_by == process.fleet_name,
+            is_ours=order.asked_by == process.fleet_name or self.excuses.could_be_ours(process, order),
             was_journalled=is_open or (store is not None and store.has_failed),
             token=0 if process.token is None else process.token.number,
             leader=None if leader is None else leader.token,
@@ -424,15 +414,23 @@ class Judge:
                 self._bills(home, tx)
                 events = tx.events(limit=100_000)
                 kept = repr((tx.deployments(), tx.leases(), tx.segments(), events))
-                useless = [key for key in home.nodes.keys if self._outlives(home, tx.lease(key))]
+                keys = sorted(key for folder in self._tidied(home) for key in folder.keys)
+                useless = [key for key in keys if self._outlives(home, tx.lease(key))]
             if CANARY in kept:
                 self._refuse([Violation("S10", home.fleet_name, "a secret is in the store")])
             for number, event in events:
                 subject = f"event {number} {event.name}"
                 self._refuse(inert_text(subject, event.text, max_chars=EVENT_MAX_CHARS))
             if useless and not home.has_lost_memory:
-                keys = ", ".join(sorted(useless))
-                self._refuse([Violation("S10", f"keys {keys}", "outlive their ended orders")])
+                self._refuse([Violation("S10", f"keys {', '.join(useless)}", "outlive their ended orders")])
+
+    def _tidied(self, home: Home) -> list[KeyFolder]:
+        """Where useless keys must be gone: a machine that stands by leaves its own as they are until it has
+        led for as long as it takes to look for them."""
+        if len(home.key_folders) == 1:
+            return home.key_folders
+        since_s = self._world.now_s() - self._world.scenario.limits.prune_every.total_seconds()
+        return [each.key_folder for each in home.processes if each.is_alive and each.leads_since_s < since_s]
 
     def _outlives(self, home: Home, lease: Lease | None) -> bool:
         """By the clocks that wrote when the lease ended; the last look for keys may be a while ago."""
@@ -458,7 +456,7 @@ class Judge:
             counted = [each for each in segments if each.lease_id == lease.lease_id]
             is_counted = any(each.cost(now).amount for each in counted)
             was_shown = order.key in self._shown.get(home.fleet_name, ())
-            is_excused = not was_shown or self.may_be_foreign(home, order, lease)
+            is_excused = not was_shown or self.excuses.may_be_foreign(home, order, lease)
             if is_excused and lease.order_id is None and not is_counted:
                 continue  # no list told of it in time; or it was disowned: reported as foreign
             self._refuse(of_bill(order.order_id, counted, world.market.bill(order), now))
@@ -471,11 +469,6 @@ def _fills(lease: Lease) -> bool:
         and lease.phase is not Phase.DRAINING
         and lease.outbid_since is None
     )
-
-
-def _is_excused(order: TrueOrder, lease: Lease) -> bool:
-    """The list hid the order, so that its lease was closed by the rules."""
-    return order.was_hidden and not lease.is_open
 
 
 def _usd_per_day(order: TrueOrder, lease: Lease) -> Decimal:

@@ -30,7 +30,7 @@ from clorefleet.simulation.house import MemoryHouse, SqliteHouse
 from clorefleet.simulation.judge import Broken, Judge
 from clorefleet.simulation.listening import heard
 from clorefleet.simulation.market import Caller, Market, TrueOrder
-from clorefleet.simulation.nodes import Nodes
+from clorefleet.simulation.nodes import KeyFolder, Nodes
 from clorefleet.simulation.planted import HARMLESS, Bug
 from clorefleet.simulation.process import Home, Killed, Process
 from clorefleet.simulation.scenario import DAY_S, RATES, Host, Scenario, Wish
@@ -133,7 +133,7 @@ class World:
 
     def make_home(self, name: str, *, on_sqlite: bool) -> Home:
         house = SqliteHouse() if on_sqlite else MemoryHouse()
-        return Home(name, house, Nodes(self.market, self.agenda.note_change))
+        return Home(name, house, Nodes(self.market, self.agenda.note_change), [KeyFolder(name)])
 
     def suspend(self, process: Process, seconds: float) -> None:
         """The machine sleeps in the middle of a tick; everybody else goes on."""

@@ -76,14 +76,23 @@ class Node:
     jobs: dict[str, TrueJob] = field(default_factory=dict)
 
 
+@dataclass
+class KeyFolder:
+    """The login keys on one machine, which outlive its processes."""
+
+    place: str
+    keys: set[LeaseId] = field(default_factory=set)
+
+
 class Nodes:
-    """The servers of one fleet, and its key folder, which outlives its processes."""
+    """The servers of one fleet."""
 
     def __init__(self, market: Market, note_change: Callable[[float], None]) -> None:
         self._market = market
         self._note_change = note_change
         self._nodes: dict[tuple[OrderId, float], Node] = {}
-        self.keys: set[LeaseId] = set()
+        self.met_without_key: set[LeaseId] = set()
+        """Leases that a machine looked at whose key is in another machine's folder."""
 
     def of(self, order: TrueOrder) -> Node:
         key = (order.order_id, order.created_s)
@@ -114,13 +123,14 @@ class Nodes:
 class NodeDesk:
     """How one process reaches the nodes."""
 
-    def __init__(self, nodes: Nodes, market: Market, caller: Caller) -> None:
+    def __init__(self, nodes: Nodes, folder: KeyFolder, market: Market, caller: Caller) -> None:
         self._nodes = nodes
+        self._folder = folder
         self._market = market
         self._caller = caller
 
     def prepare(self, lease_id: LeaseId) -> Credentials:
-        self._nodes.keys.add(lease_id)
+        self._folder.keys.add(lease_id)
         self._caller.at("keys made")
         return Credentials(
             f"ssh-ed25519 {lease_id}",
@@ -130,23 +140,34 @@ class NodeDesk:
         )
 
     def forget(self, lease_id: LeaseId) -> None:
-        self._nodes.keys.discard(lease_id)
+        self._folder.keys.discard(lease_id)
 
     def kept_keys(self) -> frozenset[LeaseId]:
-        return frozenset(self._nodes.keys)
+        return frozenset(self._folder.keys)
 
     def key_place(self) -> str:
-        return self._caller.fleet_name
+        return self._folder.place
+
+    def _is_key_elsewhere(self, lease: Lease) -> bool:
+        return lease.lease_id not in self._folder.keys and lease.key_place not in ("", self._folder.place)
 
     def look(self, lease: Lease, order: Order) -> NodeView:
         true = self._nodes.find(order.order_id)
         switches, now_s = self._market.switches, self._market.time.now_s
         if true is None:
             return NodeView(trouble="no route to host")
+        if self._is_key_elsewhere(lease):
+            if lease.lease_id not in self._nodes.met_without_key:
+                self._nodes.met_without_key.add(lease.lease_id)
+                switches.note("C3k")
+            is_healthy = False if lease.phase is Phase.SERVING else None
+            return NodeView(
+                trouble="its login key is on another machine", key_is_elsewhere=True, is_healthy=is_healthy
+            )
         node = self._nodes.of(true)
         if node.never_boots or node.is_dead or now_s < true.created_s + true.host.boot_s or true.rival:
             return NodeView(trouble="connection refused")
-        if lease.lease_id not in self._nodes.keys:
+        if lease.lease_id not in self._folder.keys:
             return NodeView(trouble="our key is gone", lacks_key=True)
         if true.nonce != f"{self._caller.fleet_name}/{lease.lease_id}":
             return NodeView(trouble="the server does not know our key", is_hostile=True)
@@ -216,6 +237,8 @@ class NodeDesk:
         switches, now_s = self._market.switches, self._market.time.now_s
         if true is None or switches.holds("F4", now_s):
             raise NodeUnreachable("no banner in time")
+        if self._is_key_elsewhere(lease):
+            raise NodeUnreachable("its login key is on another machine")
         node = self._nodes.of(true)
         if node.is_dead or true.rival is not None:
             raise NodeUnreachable("no route to host")
@@ -233,7 +256,7 @@ class NodeDesk:
 
     def backend(self, lease: Lease) -> Backend | None:
         true = self._nodes.find(lease.order_id)
-        if true is None or self._nodes.of(true).is_dead:
+        if true is None or self._nodes.of(true).is_dead or self._is_key_elsewhere(lease):
             return None
         return Backend(lease.lease_id, lease.plan.setup.model, _SOCKET)
 

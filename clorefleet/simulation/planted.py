@@ -167,6 +167,14 @@ class _KeepsKeys(_Around):
         return
 
 
+class _TakesKeyForNeverMade(_Around):
+    """As if what another machine has the key of had never been asked for."""
+
+    def look(self, lease: Lease, order: Order) -> NodeView:
+        view: NodeView = self._edge.look(lease, order)
+        return replace(view, key_is_elsewhere=False, lacks_key=view.lacks_key or view.key_is_elsewhere)
+
+
 class _LogsPassword(_Around):
     def prepare(self, lease_id: LeaseId) -> Credentials:
         credentials: Credentials = self._edge.prepare(lease_id)
@@ -462,6 +470,8 @@ BUGS = (
     Bug("a bill is off by the last unit", ("S7",), fleet=_journalling(_Settles)),
     Bug("final bills are not asked for", ("S7",), ("A9v", "A17"), fleet=_without(Settle)),
     Bug("a key is not deleted", ("S10",), nodes=_KeepsKeys),
+    Bug("a key on another machine counts as never made", ("S1", "S2"), ("C3k", "A2", "A2"),
+        nodes=_TakesKeyForNeverMade),
     Bug("a password is logged", ("S10",), nodes=_LogsPassword),
     Bug("a host's words are logged as they are", ("S14",), ("G3", "G3"), nodes=_LogsRaw),
     Bug("the list is asked for again and again", ("S15",), market=_AsksForEachOrder),

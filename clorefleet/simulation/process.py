@@ -20,7 +20,7 @@ from clorefleet.simulation.desk import Desk
 from clorefleet.simulation.faults import BOUNDARIES, PAUSES, Incident, Switches
 from clorefleet.simulation.house import House, ProcessStore
 from clorefleet.simulation.market import Market
-from clorefleet.simulation.nodes import NodeDesk, Nodes
+from clorefleet.simulation.nodes import KeyFolder, NodeDesk, Nodes
 from clorefleet.simulation.planted import HARMLESS, Bug
 from clorefleet.simulation.scenario import Scenario
 from clorefleet.store import leadership
@@ -53,19 +53,24 @@ class Around(Protocol):
 
 @dataclass
 class Home:
-    """What one fleet has on disk and outlives its processes: the store and the key folder."""
+    """What one fleet has on disk and outlives its processes: the store, and on each machine the keys."""
 
     fleet_name: str
     house: House
     nodes: Nodes
+    key_folders: list[KeyFolder]
+    """By machine; the first machine's first."""
     processes: list[Process] = field(default_factory=list)
     has_lost_memory: bool = False
 
 
 class Process:
-    def __init__(self, name: str, home: Home, world: Around, *, offset_s: float) -> None:
+    def __init__(
+        self, name: str, home: Home, world: Around, *, offset_s: float, key_folder: KeyFolder
+    ) -> None:
         self.name = name
         self.home = home
+        self.key_folder = key_folder
         self.fleet_name = home.fleet_name
         self.clock = world.make_clock(offset_s)
         self._world = world
@@ -84,6 +89,7 @@ class Process:
         self.uneventful = 0
         self.troubled = 0
         self.deaths_to_come = 0
+        self.leads_since_s = float("-inf")
         self.births = 0
         self.has_jumped_s = float("-inf")
         self._standby: leadership.Standby | None = None
@@ -107,12 +113,13 @@ class Process:
             return False
         self._standby = None
         self.token, self.store = token, store
+        self.leads_since_s = self.now_s()
         bug = self._world.bug or HARMLESS
         desk = Desk(self._world.market, self, clock_offset_s=lambda: self.clock.offset_s)
         self.fleet = bug.fleet(
             store=bug.store(store),
             market=bug.market(RentProtocol(desk, clock=self.clock)),
-            nodes=bug.nodes(NodeDesk(self.home.nodes, self._world.market, self)),
+            nodes=bug.nodes(NodeDesk(self.home.nodes, self.key_folder, self._world.market, self)),
             planner=self._world.choose,
             clock=self.clock,
             set_routes=self._set_routes,

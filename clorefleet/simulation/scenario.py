@@ -14,7 +14,7 @@ from enum import StrEnum
 from clorefleet.domain.lease import Phase
 from clorefleet.domain.money import Currency
 from clorefleet.fleet.limits import FleetLimits
-from clorefleet.simulation.faults import KINDS, FaultKind, Incident, Way
+from clorefleet.simulation.faults import BOUNDARIES, KINDS, FaultKind, Incident, Way
 
 DAY_S = 86_400
 SQLITE_EVERY = 10
@@ -23,6 +23,10 @@ RIVAL_SHARE = 0.3
 """Of all lives, in which two deployments of one fleet go for the same servers at the same time."""
 OUTBID_SHARE = 0.4
 """Of all lives, in which others bid more for spot servers, so far as the fleet has any."""
+TAKEOVER_SHARE = 0.25
+"""Of all lives, in which another machine, without the keys of the first, takes over from it."""
+_DIES_AT = ("keys made", "rent after intent", "rent after effect", "rent after record", "reading", "reading")
+"""Where the machine goes down that is taken over from: in the middle of a rent, or between two."""
 _BEGINNINGS = (
     datetime(2026, 11, 24, 9, 0, tzinfo=UTC),
     datetime(2026, 12, 30, 18, 0, tzinfo=UTC),
@@ -93,14 +97,19 @@ def draw(seed: int, *, is_on_sqlite: bool | None = None, also: tuple[str, ...] =
     # The real store takes ten times as long for each tick: its lives are shorter, and no other.
     is_short = seed % SQLITE_EVERY == 0
     ends_s = (chance.uniform(0.2, 0.4) if is_short else chance.uniform(0.8, 2)) * DAY_S
+    began_at = chance.choice(_BEGINNINGS) + timedelta(seconds=chance.randrange(DAY_S // 4))
+    hosts = tuple(_host(chance, 100 + number) for number in range(chance.randint(8, 16)))
+    wishes = _with_rival(seed, _wishes(chance, ends_s))
     return Scenario(
         seed=seed,
         is_on_sqlite=is_short if is_on_sqlite is None else is_on_sqlite,
-        began_at=chance.choice(_BEGINNINGS) + timedelta(seconds=chance.randrange(DAY_S // 4)),
+        began_at=began_at,
         ends_s=ends_s,
-        hosts=tuple(_host(chance, 100 + number) for number in range(chance.randint(8, 16))),
-        wishes=_with_rival(seed, _wishes(chance, ends_s)),
-        incidents=_with_rivals(seed, ends_s, _incidents(chance, ends_s, also), also),
+        hosts=hosts,
+        wishes=wishes,
+        incidents=_with_takeovers(
+            seed, ends_s, wishes, _with_rivals(seed, ends_s, _incidents(chance, ends_s, also), also), also
+        ),
         limits=_limits(chance),
         busy_s=chance.uniform(4, 15),
         quiet_s=chance.uniform(40, 120),
@@ -199,6 +208,30 @@ def _with_rivals(
         for _ in range(chance.randint(2, 6))
     ]
     return tuple(sorted((*incidents, *rivals), key=lambda incident: incident.at_s))
+
+
+def _with_takeovers(
+    seed: int, ends_s: float, wishes: tuple[Wish, ...], incidents: tuple[Incident, ...], also: tuple[str, ...]
+) -> tuple[Incident, ...]:
+    """In some lives the machine that has the keys goes down for a while: in the middle of a rent, between
+    two, or when it has just given up a rent whose order is late. Drawn apart: the rest of the life stays as
+    it is without them."""
+    chance = random.Random(f"takeover {seed}")  # noqa: S311 - seeded chance, not cryptography
+    if chance.random() >= TAKEOVER_SHARE and "C3k" not in also:
+        return incidents
+    found: list[Incident] = []
+    for number in range(chance.randint(1, 3)):
+        at_s = chance.uniform(0, 7200 if number == 0 else ends_s)
+        dies_at = chance.choice(_DIES_AT)
+        if number == 0 and chance.random() < 0.5:
+            asked_s = chance.choice(wishes).at_s
+            found.append(Incident(asked_s, "A2"))
+            found.append(Incident(asked_s, "A9", arg=chance.uniform(0.9, 1)))
+            at_s, dies_at = asked_s + chance.uniform(60, 230), "reading"
+        lasts_s = chance.uniform(*KINDS["C3k"].lasts_s)
+        found.append(Incident(at_s, "C3k", lasts_s=lasts_s, arg=chance.random()))
+        found.append(Incident(at_s, "C1", arg=(BOUNDARIES.index(dies_at) + 0.5) / len(BOUNDARIES)))
+    return tuple(sorted((*incidents, *found), key=lambda incident: incident.at_s))
 
 
 def _incident(chance: random.Random, kind: FaultKind, ends_s: float) -> Incident:

@@ -14,6 +14,7 @@ from clorefleet.fleet.action import Explain, NoteAbsence, NoteProgress, ReportFo
 from clorefleet.fleet.audit import Violation
 from clorefleet.fleet.loop import TickResult
 from clorefleet.simulation.judge import Broken
+from clorefleet.simulation.nodes import KeyFolder
 from clorefleet.simulation.process import Home, Killed, Process
 from clorefleet.store import leadership
 
@@ -38,8 +39,11 @@ class Turns:
         self.bunched: Counter[str] = Counter()
         """Ticks that come at once, by process (D5)."""
 
-    def start(self, home: Home, *, offset_s: float) -> Process:
-        process = Process(f"{home.fleet_name}{len(home.processes) + 1}", home, self._world, offset_s=offset_s)
+    def start(self, home: Home, *, offset_s: float, key_folder: KeyFolder | None = None) -> Process:
+        """`key_folder`: the first machine's, where none is given."""
+        name = f"{home.fleet_name}{len(home.processes) + 1}"
+        folder = key_folder or home.key_folders[0]
+        process = Process(name, home, self._world, offset_s=offset_s, key_folder=folder)
         home.processes.append(process)
         self._world.agenda.plan_turn(process, self._world.time.now_s)
         return process
@@ -60,11 +64,20 @@ class Turns:
             self._end_well(process)
         if not process.is_alive:
             delay_s = self._world.dice.between(1, 300, "restart", process.name, process.turn)
+            delay_s = max(delay_s, self._stays_down_s(process))
             self._world.agenda.plan_turn(process, self._world.time.now_s + delay_s)
             self.call_standby(process)
         else:
             self._world.agenda.plan_turn(process, self._world.time.now_s + self._gap_s(process, result))
         self._world.judge.after_tick(process, result)
+
+    def _stays_down_s(self, process: Process) -> float:
+        """The first machine, where its keys are, for as long as another is to take over from it (C3k)."""
+        home, now_s = process.home, self._world.now_s()
+        down = self._world.switches.holds("C3k", now_s)
+        if down is None or len(home.key_folders) == 1 or process.key_folder is not home.key_folders[0]:
+            return 0.0
+        return down.at_s + down.lasts_s - now_s
 
     def _look_again_s(self, standby: Process) -> float:
         """While another leads there is nothing to see; when it stops, `call_standby` says so."""

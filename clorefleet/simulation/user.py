@@ -97,7 +97,7 @@ class User:
         for order in self._world.market.live():
             if order.asked_by != home.fleet_name:
                 continue
-            if self._world.judge.may_be_foreign(home, order, leases.get(order.nonce)):
+            if self._world.judge.excuses.may_be_foreign(home, order, leases.get(order.nonce)):
                 self._world.market.end(order, self._world.time.now_s, "ended by the user's hand")
 
     def order_by_hand(self, arg: float) -> None:

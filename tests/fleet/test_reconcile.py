@@ -300,6 +300,17 @@ def test_an_order_that_is_not_what_another_machine_asked_for_is_disowned(unlike:
     assert after_takeover(GiveBack, late, orders=listed) == []
 
 
+def test_a_late_order_of_a_dropped_rent_whose_key_is_elsewhere_is_told_and_not_ended():
+    """C4, S9: since the rent was dropped its server was free for anybody: what can be read is not enough."""
+    reopened = lease(LeaseState.ENDING, Phase.DRAINING, is_proven=False, order_id=OrderId(900))
+    just_seen = replace(reopened, phase_since=NOW - minutes(19))
+    assert after_takeover(Disown, just_seen) == [], "the other machine might be back with the key until then"
+    late = replace(reopened, phase_since=NOW - minutes(21))
+    [told] = after_takeover(Disown, late)
+    assert "login key is on another machine, which was not back within 20 min" in told.reason
+    assert after_takeover(Cancel, late) == []
+
+
 @pytest.mark.parametrize("view", [ELSEWHERE, NodeView(trouble="the key is gone", lacks_key=True)])
 @pytest.mark.parametrize("phase", [Phase.WAITING, Phase.SERVING])
 def test_no_host_is_blamed_where_only_our_key_is_missing(view: NodeView, phase: Phase):
@@ -611,6 +622,16 @@ def test_a_silent_replica_is_noted_then_given_back():
     assert len(decided(NoteHealth, leases=(held,), orders=orders(order()), nodes=silent)) == 1
     long_silent = replace(held, unhealthy_since=NOW - minutes(4))
     assert len(decided(GiveBack, leases=(long_silent,), orders=orders(order()), nodes=silent)) == 1
+
+
+def test_a_clock_that_was_set_back_gives_a_silent_replica_no_more_time():
+    """D1: what had been silent since "tomorrow" billed for as long as the clock needed to get there."""
+    silent = {L1: NodeView(trouble="no route", is_healthy=False)}
+    ahead = lease(
+        LeaseState.ORDERED, Phase.SERVING, phase_since=NOW - minutes(60), unhealthy_since=NOW + minutes(600)
+    )
+    [noted] = decided(NoteHealth, leases=(ahead,), orders=orders(order()), nodes=silent)
+    assert noted.unhealthy_since == NOW
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,15 @@ def test_a_server_that_is_back_starts_anew_and_is_not_replaced():
     assert back.since is None and not of_kind(Rent, found)
 
 
+def test_one_that_no_key_ever_opened_is_told_to_be_back_too_and_its_bid_is_left_alone():
+    """F14o, C3k: it waited for its key without end, and billed once its server was back. S9: its bid may be
+    somebody else's."""
+    unproven = replace(LOST, is_proven=False)
+    [back] = of_kind(NoteOutbid, outbid_with(market=auction("1.0", mine="1.0"), held=unproven))
+    assert back.since is None, "from then on the time limit of waiting counts again"
+    assert not of_kind(SetSpotPrice, outbid_with(spot_plan(8, "1.9"), held=unproven))
+
+
 def test_who_serves_first_stays_whether_it_is_the_old_server_or_the_new_one():
     new = serving(lease_id="l2", plan=spot_plan(8), order_id=OrderId(901), phase_since=NOW - minutes(1))
     both = orders(spot_order(ssh=None), spot_order(order_id=901, server_id=8))
