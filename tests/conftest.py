@@ -6,8 +6,21 @@ can fail to parse a module while finalizers of event loops run ("AST constructor
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
+import pytest
+
+from tests.order import spread
 
 hypothesis.settings.register_profile("default", deadline=None)
 
 pytest_plugins = ["tests.postgres"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits runs beside what computes: see `tests.order`."""
+    files = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.path)]
+    waits = [file for file in files if file[0].get_closest_marker("end_to_end")]
+    computes = [file for file in files if not file[0].get_closest_marker("end_to_end")]
+    items[:] = itertools.chain.from_iterable(spread(waits, computes))
