@@ -32,11 +32,11 @@ def status() -> None:
     """
     from clorefleet.config.profile import store_url
     from clorefleet.store.database import connect_engine
-    from clorefleet.store.migrate import current_revision, head_revision
+    from clorefleet.store.revision import current_revision, newest_revision
 
     engine, file = connect_engine(store_url(options.profile()))
     place = str(file) if file else engine.url.render_as_string(hide_password=True)
-    found, wanted = current_revision(engine), head_revision()
+    found, wanted = current_revision(engine), newest_revision()
     engine.dispose()
     if options.as_json:
         print_json({"place": place, "revision": found, "wanted": wanted, "is_current": found == wanted})
@@ -56,8 +56,8 @@ def upgrade() -> None:
     """
     from clorefleet.config.profile import store_url
     from clorefleet.store.database import connect_engine
-    from clorefleet.store.migrate import current_revision
     from clorefleet.store.migrate import upgrade as run_missing
+    from clorefleet.store.revision import current_revision
 
     engine, file = connect_engine(store_url(options.profile()))
     before = current_revision(engine)

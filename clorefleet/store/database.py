@@ -25,8 +25,8 @@ from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
 from clorefleet.domain.text import clean_line
 from clorefleet.store.codec import json_text
-from clorefleet.store.migrate import upgrade
 from clorefleet.store.queries import Transaction
+from clorefleet.store.revision import current_revision, newest_revision
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another's transaction; each of ours is milliseconds long."""
@@ -145,7 +145,10 @@ def open_store(url: str, *, migrate: bool = True) -> Store:
     engine, sqlite_file = connect_engine(url)
     if migrate:
         with _translated():
-            upgrade(engine, sqlite_file=sqlite_file)
+            if current_revision(engine) != newest_revision():
+                from clorefleet.store.migrate import upgrade
+
+                upgrade(engine, sqlite_file=sqlite_file)
     return Store(engine)
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from clorefleet.config.places import migrations_dir
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
@@ -26,6 +25,7 @@ from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Currency, Money, Rate
 from clorefleet.domain.wanted import Wanted
+from clorefleet.store.revision import newest_revision
 
 if TYPE_CHECKING:
     from clorefleet.domain.books import PhaseEntry
@@ -205,7 +205,7 @@ def glance(store_url: str) -> Iterator[Glance]:
             connection.row_factory = sqlite3.Row
             connection.execute("BEGIN")
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            if found is None or found[0] != _newest_revision():
+            if found is None or found[0] != newest_revision():
                 raise NotForAGlance("another revision")
             yield Glance(connection)
     except (sqlite3.Error, msgspec.ValidationError, ValueError, TypeError, KeyError) as error:
@@ -263,11 +263,6 @@ def _open(store_url: str) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None
     )
-
-
-def _newest_revision() -> str:
-    """By the names of the revisions' files, without reading any."""
-    return max(file.name.partition("_")[0] for file in (migrations_dir() / "versions").glob("[0-9]*_*.py"))
 
 
 def _deployment(row: dict[str, Any]) -> Deployment:

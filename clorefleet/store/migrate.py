@@ -18,7 +18,6 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine
@@ -27,6 +26,7 @@ from sqlalchemy.engine import make_url
 from clorefleet.config.places import migrations_dir
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.text import clean_line
+from clorefleet.store.revision import current_revision, newest_revision
 
 DUMP_TIMEOUT_S = 3600
 _UPGRADE_LOCK_ID = 0x636C6F7265
@@ -39,27 +39,13 @@ def _config() -> Config:
     return config
 
 
-def current_revision(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def head_revision() -> str:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise StoreError(
-            f"There are no migrations in {migrations_dir()}.", remedy="Install clorefleet again."
-        )
-    return head
-
-
 def upgrade(engine: Engine, *, sqlite_file: Path | None = None) -> bool:
     """Run what is missing; true when something was.
 
     Raises:
         StoreError: when the database is newer than this program.
     """
-    found, wanted = current_revision(engine), head_revision()
+    found, wanted = current_revision(engine), newest_revision()
     if found == wanted:
         return False
     config = _config()

@@ -20,6 +20,7 @@ from clorefleet.domain.identity import OrderId
 from clorefleet.domain.lease import Phase
 from clorefleet.store import codec, migrate
 from clorefleet.store.database import connect_engine, open_store
+from clorefleet.store.revision import current_revision, newest_revision
 from tests.fleet.builders import NOW, deployment, lease
 
 REVISIONS = [each.revision for each in ScriptDirectory.from_config(migrate._config()).walk_revisions()][::-1]
@@ -153,7 +154,7 @@ def test_a_kill_in_the_middle_leaves_the_store_as_it_was(old_url: str, monkeypat
         open_store(old_url)
     monkeypatch.undo()
     engine, _ = connect_engine(old_url)
-    assert migrate.current_revision(engine) == REVISIONS[0]
+    assert current_revision(engine) == REVISIONS[0]
     engine.dispose()
     test_everything_of_the_first_release_is_there_after_all_upgrades(old_url)
 
@@ -174,6 +175,14 @@ def test_sqlite_is_copied_before_an_upgrade_with_what_is_in_its_log(tmp_path: Pa
     assert copy.stat().st_mode & 0o077 == 0
 
 
+def test_the_newest_revision_by_its_files_name_is_the_one_that_alembic_ends_at(any_url: str):
+    engine, _ = connect_engine(any_url)
+    assert current_revision(engine) is None
+    upgrade_to(engine, "head")
+    assert current_revision(engine) == newest_revision()
+    engine.dispose()
+
+
 def test_a_newer_store_is_refused_and_left_alone(old_url: str):
     """C8."""
     engine, _ = connect_engine(old_url)
@@ -182,5 +191,5 @@ def test_a_newer_store_is_refused_and_left_alone(old_url: str):
     with pytest.raises(StoreError) as caught:
         open_store(old_url)
     assert "9999" in caught.value.what
-    assert migrate.current_revision(engine) == "9999"
+    assert current_revision(engine) == "9999"
     engine.dispose()
