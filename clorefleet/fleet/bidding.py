@@ -90,6 +90,23 @@ def _decide_outbid(
         yield SetSpotPrice(lease.lease_id, order.order_id, raised.desired, raised.reason)
 
 
+ENOUGH = "its server came back, and its slot has two others by now"
+
+
+def has_enough(snapshot: Snapshot, lease: Lease, *, came_back: int) -> bool:
+    """Two servers of its slot are on the way to serving, of which one is enough: a third would only bill.
+
+    Args:
+        came_back: servers of the slot that others gave back in this tick already.
+    """
+    others = (
+        each
+        for each in snapshot.leases_of(lease.deployment_id)
+        if each.slot == lease.slot and each.lease_id != lease.lease_id and is_held(each)
+    )
+    return sum(1 for _ in others) + came_back >= 2
+
+
 def _why_not_awaited(snapshot: Snapshot, lease: Lease) -> str:
     """Enough other replicas are held, beside the one of its own slot."""
     deployment = snapshot.deployment(lease.deployment_id)

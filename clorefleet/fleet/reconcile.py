@@ -17,6 +17,7 @@ Rules that keep money safe:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
-from clorefleet.domain.identity import LeaseId, OrderId, ServerId
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import OpenBill
 from clorefleet.domain.node import JobReport, JobState, NodeView
@@ -79,12 +80,19 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
         limits=limits,
     )
     adopted: set[tuple[OrderId, ServerId]] = set()
+    back: Counter[tuple[DeploymentId, int]] = Counter()
     for lease in snapshot.leases:
         decided = tuple(_decide_lease(snapshot, lease, limits))
         orders = {(each.order.order_id, each.order.server_id) for each in decided if isinstance(each, Adopt)}
         if orders & adopted:
             continue  # another lease has the order from this tick on: the next one finds none for this
         adopted |= orders
+        if any(isinstance(each, NoteOutbid) and each.since is None for each in decided):
+            slot = (lease.deployment_id, lease.slot)
+            if bidding.has_enough(snapshot, lease, came_back=back[slot]):
+                decided = (GiveBack(lease.lease_id, bidding.ENOUGH, cause=Cause.OUTBID),)
+            else:
+                back[slot] += 1
         if (
             lease.lease_id in over
             and lease.is_proven

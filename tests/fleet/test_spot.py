@@ -346,6 +346,21 @@ def test_who_serves_first_stays_whether_it_is_the_old_server_or_the_new_one():
     assert given.lease_id == LOST.lease_id and given.cause is Cause.OUTBID
 
 
+def test_of_two_that_come_back_at_once_beside_a_replacement_one_is_given_up():
+    """S2, found by the simulation: three servers of one slot billed, and the audit stopped all renting."""
+    other = replace(LOST, lease_id="l3", plan=spot_plan(9), order_id=OrderId(902))
+    new = serving(
+        lease_id="l2", plan=spot_plan(8), order_id=OrderId(901), phase=Phase.PROBING, phase_since=NOW
+    )
+    listed = orders(
+        spot_order(), spot_order(order_id=901, server_id=8), spot_order(order_id=902, server_id=9)
+    )
+    found = decide(LOST, other, new, orders=listed, nodes={LOST.lease_id: ANSWERS, "l3": ANSWERS})
+    [back], [given] = of_kind(NoteOutbid, found), of_kind(GiveBack, found)
+    assert (back.lease_id, given.lease_id) == (LOST.lease_id, other.lease_id)
+    assert "two others" in given.reason
+
+
 @pytest.mark.parametrize("wish", [replace(WISH, replicas=0), replace(WISH, desired=Desired.STOPPED)])
 def test_what_nobody_wants_any_more_does_not_wait(wish):
     assert of_kind(GiveBack, outbid_with(deployments=(wish,)))
