@@ -103,7 +103,7 @@ def budget(
     if guard.total_usd is not None:
         say(f"Spent of the total: {usd(fleet.spent_total_usd, 4)}.")
     if guard.is_stopped:
-        note(f"Renting is stopped: {guard.stopped_because}. Go on: clorefleet budget --resume{profile.flag}")
+        note(f"Renting is stopped: {guard.stopped_because}. `clorefleet budget --resume` goes on.")
 
 
 def _words(guard: FleetGuard) -> str:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say, say_verbatim
+from clorefleet.cli.output import note, print_json, say, say_verbatim, usd
 from clorefleet.cli.progress import working
+
+if TYPE_CHECKING:
+    from clorefleet.config.profile import Profile
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -57,7 +64,7 @@ def start(
 
 @app.command()
 def stop() -> None:
-    """End the daemon. What is rented goes on billing, and nothing watches it.
+    """End the daemon. What is rented goes on billing, and nothing watches it: it says how much that is.
 
     Example:
 
@@ -68,17 +75,46 @@ def stop() -> None:
     profile = options.profile()
     with working("Waiting for the daemon to end"):
         was_running = process.stop(profile.state_dir)
+    bills = _billing(profile)
     if options.as_json:
-        print_json({"was_running": was_running})
+        hourly = None if bills is None else bills.usd_per_day / 24
+        orders = None if bills is None else bills.orders
+        print_json({"was_running": was_running, "orders": orders, "usd_per_hour": hourly})
         return
-    if not was_running:
-        say("No daemon runs.")
+    say("The daemon has ended." if was_running else "No daemon runs.")
+    _say_what_bills(bills)
+
+
+@dataclass(frozen=True, slots=True)
+class _Billing:
+    """What bills on without a daemon."""
+
+    orders: int
+    """Those that may exist: rents in doubt, and orders that were not yet seen to end."""
+    usd_per_day: Decimal
+
+
+def _billing(profile: Profile) -> _Billing | None:
+    """By this machine's records; None where they cannot be read."""
+    from clorefleet.config.profile import store_url
+    from clorefleet.domain.errors import ClorefleetError
+    from clorefleet.fleet.budget import committed_usd_per_day
+    from clorefleet.store.glance import look
+
+    try:
+        leases = look(store_url(profile), lambda tx: tx.open_leases())
+    except (ClorefleetError, OSError, ValueError):
+        return None
+    return _Billing(len(leases), committed_usd_per_day(leases))
+
+
+def _say_what_bills(bills: _Billing | None) -> None:
+    if bills is not None and not bills.orders:
         return
-    say("The daemon has ended.")
-    note(
-        "Orders that exist go on billing, unwatched. "
-        f"`clorefleet stop --all{profile.flag}` ends them; `clorefleet daemon start{profile.flag}` goes on."
-    )
+    what = "The store cannot be read: orders that exist go on billing"
+    if bills is not None:
+        what = f"{bills.orders} order(s) go on billing up to {usd(bills.usd_per_day / 24, 4)}/hour"
+    note(f"{what}, unwatched. `clorefleet daemon start` watches them, `clorefleet stop --all` ends them.")
 
 
 @app.command()
@@ -213,11 +249,7 @@ def uninstall() -> None:
     path.unlink(missing_ok=True)
     _systemctl("daemon-reload", is_needed=False)
     note(f"Removed {path}.")
-    note(
-        "Orders that exist go on billing, unwatched. "
-        f"`clorefleet daemon start{profile.flag}` watches them, "
-        f"`clorefleet stop --all{profile.flag}` ends them."
-    )
+    _say_what_bills(_billing(profile))
 
 
 def _systemctl(*words: str, is_needed: bool = True) -> None:

@@ -549,8 +549,14 @@ class DaemonStarted(TypedDict):
     was_started: bool
 
 
+class SandboxStopped(TypedDict):
+    was_running: bool
+
+
 class DaemonStopped(TypedDict):
     was_running: bool
+    orders: int | None
+    usd_per_hour: Decimal | None
 
 
 class DaemonStatus(TypedDict):
@@ -666,7 +672,7 @@ DOCUMENTS: dict[str, tuple[object, ...]] = {
     "dashboard": (DashboardLink,),
     "sandbox serve": (SandboxServer,),
     "sandbox status": (SandboxStatus,),
-    "sandbox stop": (DaemonStopped,),
+    "sandbox stop": (SandboxStopped,),
     "sandbox reset": (SandboxReset,),
     "doctor": (Doctor,),
 }

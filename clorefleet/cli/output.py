@@ -39,7 +39,8 @@ def print_json(document: object) -> None:
 
 def print_json_line(document: object) -> None:
     """One document a line: what follows something goes on until it is interrupted."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=not is_utf8(sys.stdout), default=_plain) + "\n")
+    text = json.dumps(document, ensure_ascii=not is_utf8(sys.stdout), default=_plain)
+    sys.stdout.write(_for_this_profile(text) + "\n")
     sys.stdout.flush()
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import typer
+
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.cli.progress import working
@@ -19,6 +21,7 @@ from clorefleet.domain.identity import OrderId, ServerId
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
+    from clorefleet.domain.lease import Lease
     from clorefleet.domain.order import Order
     from clorefleet.fleet.edges import Market
 
@@ -43,13 +46,15 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         order for order in live if foreign or ours is None or ours.explains(order) or order.image in images
     ]
     left = [order for order in live if order not in wanted]
+    maybe = [] if ours is None else [order for order in left if ours.may_have_made(order)]
     for order in left:
-        note(f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {order.price}")
+        note(_left_alone(order, ours))
     if not wanted:
         if options.as_json:
             print_json({"ended": [], "left": [order.order_id for order in left]})
-        else:
+        elif not maybe:
             say("No order of ours bills.")
+        _end_with(maybe)
         return
     for order in wanted:
         note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")
@@ -62,6 +67,25 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         say(f"{len(wanted)} order(s) ended: the market lists none of them any more.")
     if left:
         note("Add --foreign to end the others too.")
+    _end_with(maybe)
+
+
+def _left_alone(order: Order, ours: OurOrders | None) -> str:
+    from clorefleet.fleet.strange import words
+    from clorefleet.fleet.sweep import hourly
+
+    lease = None if ours is None else ours.may_have_made(order)
+    if lease is not None:
+        return words(order.order_id, order.server_id, hourly(order), lease)
+    return f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {hourly(order)}"
+
+
+def _end_with(maybe: list[Order]) -> None:
+    """Not all has ended, where an order is left that may be ours."""
+    from clorefleet.domain.errors import ExitCode
+
+    if maybe:
+        raise typer.Exit(ExitCode.ORPHANS)
 
 
 def _live_orders(connection: Connection, market: Market, *, is_store_stopped: bool) -> tuple[Order, ...]:
@@ -117,9 +141,16 @@ class OurOrders:
     """The store never knew a lease: it is new, or of another machine."""
     servers_in_doubt: frozenset[ServerId]
     """A rent of these was asked for and not yet seen: an order on one of them is taken for ours."""
+    leases: tuple[Lease, ...]
 
     def explains(self, order: Order) -> bool:
         return order.order_id in self.orders or order.server_id in self.servers_in_doubt
+
+    def may_have_made(self, order: Order) -> Lease | None:
+        """The lease of a rent whose order this may be; nothing here can tell."""
+        from clorefleet.fleet.strange import lease_it_may_be_of
+
+        return lease_it_may_be_of(order.server_id, order.created_at, self.leases)
 
 
 def _stop_wishing(profile: Profile) -> OurOrders | None:
@@ -141,6 +172,7 @@ def _stop_wishing(profile: Profile) -> OurOrders | None:
         frozenset(lease.order_id for lease in leases if lease.order_id is not None),
         not leases,
         frozenset(lease.server_id for lease in leases if lease.is_open and lease.order_id is None),
+        leases,
     )
 
 

@@ -59,7 +59,7 @@ def read_status(profile: Profile) -> tuple[FleetStatus, list[str]]:
             wanted=tx.wanted(),
             settled_usd=tx.settled_usd(),
         )
-        return found, _guard_notes(profile, tx)
+        return found, _guard_notes(tx)
 
     return look(store_url(profile), ask)
 
@@ -139,18 +139,33 @@ def guard_notes(profile: Profile) -> list[str]:
     from clorefleet.config.profile import store_url
     from clorefleet.store.glance import look
 
-    return look(store_url(profile), lambda tx: _guard_notes(profile, tx))
+    return look(store_url(profile), _guard_notes)
 
 
-def _guard_notes(profile: Profile, tx: Look) -> list[str]:
+def _guard_notes(tx: Look) -> list[str]:
     from clorefleet.fleet.wallet import wallet_warning
 
     guard = tx.guard()
     notes = [warning for warning in map(wallet_warning, tx.wallet_readings()) if warning]
     if guard.is_stopped:
-        notes.append(
-            f"Renting is stopped: {guard.stopped_because}. Go on: clorefleet budget --resume{profile.flag}"
-        )
+        notes.append(f"Renting is stopped: {guard.stopped_because}. `clorefleet budget --resume` goes on.")
+    return [*notes, *strange_notes(tx)]
+
+
+def strange_notes(tx: Look, name: str = "") -> list[str]:
+    """Of each order that bills and that nothing here explains; only those that may be of deployment `name`,
+    where it is given."""
+    orders = tx.strange_orders()
+    if not orders:
+        return []
+    from clorefleet.fleet.strange import lease_it_may_be_of, told
+
+    leases = tx.leases(since=min(order.first_seen_at for order in orders))
+    notes = []
+    for order in orders:
+        lease = lease_it_may_be_of(order.server_id, order.first_seen_at, leases)
+        if not name or (lease is not None and lease.deployment_id == name):
+            notes.append(told(order, leases))
     return notes
 
 

@@ -71,6 +71,7 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
         leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
     if deployment.desired is Desired.STOPPED and not leases:
         note(f"{name} is stopped already; nothing of it bills.")
+        _say_what_may_be_of_it(store, name)
         if options.as_json:
             _say_bill(name, _spent(store, name))
         return
@@ -89,6 +90,16 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
         note("Stopped watching; the daemon goes on until the market shows the orders gone.")
         raise
     _say_bill(name, total)
+    _say_what_may_be_of_it(store, name)
+
+
+def _say_what_may_be_of_it(store: Store, name: str) -> None:
+    from clorefleet.cli.status import strange_notes
+
+    with store.read() as tx:
+        notes = strange_notes(tx, name)
+    for text in notes:
+        note(text)
 
 
 def _spent(store: Store, name: str) -> Decimal:

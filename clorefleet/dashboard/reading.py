@@ -24,6 +24,7 @@ from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Money
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.planning import Planning
+from clorefleet.fleet import strange
 from clorefleet.fleet.budget import midnight_utc
 from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.spending import load_spending
@@ -234,6 +235,7 @@ def read_overview(tx: Transaction, sources: Sources, now: datetime) -> Overview:
     if tick is not None and tick.trouble:
         warnings.append(f"The daemon's last tick had trouble: {tick.trouble}")
     warnings += [_unending(each) for each in _replicas(status) if each.cancel_attempts > 1]
+    warnings += _strange(tx)
     return Overview(
         at=now,
         usd_per_hour=sum((each.usd_per_day for each in status), Decimal(0)) / HOURS_A_DAY,
@@ -393,6 +395,13 @@ def _replicas(status: Iterable[DeploymentStatus]) -> list[ReplicaStatus]:
 def _budget(deployment: Deployment) -> Decimal | None:
     budget = deployment.requirement.budget
     return None if budget is None else budget.per_day.amount
+
+
+def _strange(tx: Transaction) -> list[str]:
+    """Of each order that bills and that nothing here explains."""
+    orders = tx.strange_orders()
+    leases = tx.leases(since=min(each.first_seen_at for each in orders)) if orders else ()
+    return [strange.told(each, leases) for each in orders]
 
 
 def _unending(replica: ReplicaStatus) -> str:

@@ -61,6 +61,8 @@ class Cause(StrEnum):
     """Nothing is wrong: another renter has the spot server now."""
     NO_KEY_HERE = "no_key_here"
     """Nothing is wrong with the server: the key that opens it is on another machine, or gone."""
+    UNPROVEN = "unproven"
+    """Whose its order is, nothing here can tell: no key here opened its server."""
     UNKNOWN = "unknown"
 
 
@@ -99,7 +101,7 @@ HOST_IS_TO_BLAME = frozenset(
     }
 )
 """Causes after which later plans leave the server out, whatever they would run on it."""
-NOBODY_FAILED = frozenset({Cause.SUPERSEDED, Cause.OUTBID, Cause.NO_KEY_HERE})
+NOBODY_FAILED = frozenset({Cause.SUPERSEDED, Cause.OUTBID, Cause.NO_KEY_HERE, Cause.UNPROVEN})
 """Neither a failure nor an attempt that counts."""
 NO_RETRY_HELPS = frozenset(
     {

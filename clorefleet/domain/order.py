@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 
 from clorefleet.domain.identity import OrderId, OwnerId, ServerId
@@ -48,6 +49,17 @@ class Order:
     @property
     def currency(self) -> Currency:
         return self.price.currency
+
+
+@dataclass(frozen=True, slots=True)
+class StrangeOrder:
+    """An order on the account that no lease explains, as the store remembers it."""
+
+    order_id: OrderId
+    server_id: ServerId
+    usd_per_day: Decimal | None
+    """Without fee, at the coin's rate of then; None where that was not known."""
+    first_seen_at: datetime
 
 
 @dataclass(frozen=True)

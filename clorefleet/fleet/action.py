@@ -143,11 +143,13 @@ class Reopen:
 
 @dataclass(frozen=True, slots=True)
 class Disown:
-    """The order that we took for a rent in doubt is somebody else's: left alone, and reported."""
+    """The order that we took for a rent in doubt is left alone, and reported: it is somebody else's, or
+    nothing here can tell."""
 
     lease_id: LeaseId
     order: Order
     reason: str
+    may_be_ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)

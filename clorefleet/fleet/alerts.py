@@ -27,6 +27,7 @@ FAILURES = frozenset(
         "order_lost",
         "order_reappeared",
         "foreign_order",
+        "order_disowned",
         "deployment_gave_up",
         "renting_stopped",
         "fleet_file_not_followed",

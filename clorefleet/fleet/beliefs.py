@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import Segments
-from clorefleet.domain.money import Currency, ExchangeRate
+from clorefleet.domain.money import Currency, ExchangeRate, Period
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order
 from clorefleet.domain.wanted import Wanted
+from clorefleet.fleet import strange
 from clorefleet.fleet.counting import only_spend_differs, put_count
 from clorefleet.fleet.entries import Entries
 from clorefleet.store.queries import Transaction
@@ -68,7 +70,10 @@ class Beliefs(Entries):
                     put_count(tx, order_id, after)
             tx.note_spends(spends)
             for order in foreign:
-                _note_foreign(tx, order, now)
+                if note_strange(tx, order, now=now):
+                    price = str(order.price.per(Period.HOUR))
+                    text = strange.words(order.order_id, order.server_id, price, None)
+                    tx.add_event(Event(now, "foreign_order", text))
             for event in events:
                 tx.add_event(event)
 
@@ -106,9 +111,9 @@ class Beliefs(Entries):
             tx.put_start_up(lease, now - lease.created_at, now=now)
 
 
-def _note_foreign(tx: Transaction, order: Order, now: datetime) -> None:
-    usd_per_day = order.price.amount if order.price.currency is Currency.USD else None
-    if tx.note_foreign(order, usd_per_day=usd_per_day, now=now):
-        text = f"bills {order.price} and is not ours; it is left alone."
-        where = f"Order {order.order_id} on server {order.server_id}"
-        tx.add_event(Event(now, "foreign_order", f"{where} {text}"))
+def note_strange(tx: Transaction, order: Order, *, now: datetime) -> bool:
+    """Remember an order that nothing here explains, and what it bills; true when it is new to us."""
+    rates = {rate.currency: rate.usd_per_unit for rate in tx.coin_rates()} | {Currency.USD: Decimal(1)}
+    rate = rates.get(order.price.currency)
+    usd_per_day = None if rate is None else order.price.per(Period.DAY).amount * rate
+    return tx.note_foreign(order, usd_per_day=usd_per_day, now=now)

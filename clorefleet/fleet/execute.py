@@ -232,10 +232,11 @@ class Executor:
                 self._keep(self._journal.end(self._lease(lease_id), action, now=now))
             case Reopen(lease_id, order, reason):
                 self._keep(self._journal.reopen(self._lease(lease_id), order, reason, now=now))
-            case Disown(lease_id, order, reason):
+            case Disown(lease_id):
                 self._ledger.pop(lease_id, None)
-                self._nodes.forget(lease_id)
-                self._keep(self._journal.disown(self._lease(lease_id), order, clean_line(reason), now=now))
+                if not action.may_be_ours:
+                    self._nodes.forget(lease_id)
+                self._keep(self._journal.disown(self._lease(lease_id), action, now=now))
             case Settle(lease_id, order_id, settled):
                 self._journal.settle(lease_id, order_id, settled, now=now)
             case NoteWanted(deployment_id, wanted):

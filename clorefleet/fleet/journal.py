@@ -32,16 +32,17 @@ from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import BudgetExceeded, MarketError, StoreError
+from clorefleet.domain.failure import Cause
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
-from clorefleet.domain.money import Rate
+from clorefleet.domain.money import Period, Rate
 from clorefleet.domain.order import Order
 from clorefleet.domain.text import clean_line
-from clorefleet.fleet import budget
-from clorefleet.fleet.action import End, Rent
-from clorefleet.fleet.beliefs import Beliefs
+from clorefleet.fleet import budget, strange
+from clorefleet.fleet.action import Disown, End, Rent
+from clorefleet.fleet.beliefs import Beliefs, note_strange
 from clorefleet.fleet.bid_entries import BidEntries
 from clorefleet.fleet.counting import close_count, open_count
 from clorefleet.fleet.spending import load_spending
@@ -273,21 +274,26 @@ class Journal(BidEntries, Beliefs):
             self._event(tx, lease, "order_reappeared", f"Order {order.order_id}: {reason}.", now)
         return reopened
 
-    def disown(self, lease: Lease, order: Order, reason: str, *, now: datetime) -> Lease:
-        """The order is not ours after all: nothing of it is counted, and nobody ends it."""
+    def disown(self, lease: Lease, action: Disown, *, now: datetime) -> Lease:
+        """The order is not ours after all, or nobody can tell: nothing of it is counted, none ends it."""
+        order, reason = action.order, clean_line(action.reason)
         with self._store.write(self._token) as tx:
             ended = replace(
                 lease.moved(LeaseState.ENDED).entered(Phase.ENDED, now, reason=reason),
                 order_id=None,
                 ended_at=now,
+                cause=Cause.UNPROVEN if action.may_be_ours else None,
             )
             tx.put_lease(ended)
             close_count(tx, order.order_id, lease.lease_id, ended_at=now, settled=Decimal(0), now=now)
-            tx.note_foreign(order, usd_per_day=None, now=now)
-            where = f"Order {order.order_id} on server {order.server_id}"
-            self._event(
-                tx, lease, "order_disowned", f"{where} is not ours ({reason}); it is left alone.", now
+            note_strange(tx, order, now=now)
+            price = order.price.per(Period.HOUR)
+            text = (
+                f"Order {order.order_id} on server {order.server_id} bills {price} and is not ours: {reason}."
             )
+            if action.may_be_ours:
+                text = strange.words(order.order_id, order.server_id, str(price), ended)
+            self._event(tx, lease, "order_disowned", text, now)
         return ended
 
     def settle(self, lease_id: LeaseId, order_id: OrderId, settled: Decimal, *, now: datetime) -> None:

@@ -297,7 +297,7 @@ def _prove(snapshot: Snapshot, lease: Lease, order: Order | None, limits: FleetL
         # Without a key no request has left: the process died before it made one.
         yield Disown(lease.lease_id, order, view.trouble)
     elif view.key_is_elsewhere and order is not None and (stranger := _why_not_ours(order, lease, limits)):
-        yield Disown(lease.lease_id, order, f"{view.trouble}, and {stranger}")
+        yield Disown(lease.lease_id, order, f"{view.trouble}, and {stranger}", may_be_ours=True)
     elif view.host_key:
         yield Advance(lease.lease_id, Phase.PROBING, "SSH answers", host_key=view.host_key)
     else:
@@ -457,9 +457,11 @@ def _prove_reopened(snapshot: Snapshot, lease: Lease, order: Order, limits: Flee
     elif snapshot.now - lease.phase_since <= limits.phase[Phase.WAITING]:
         return
     elif view.key_is_elsewhere:
-        yield Disown(lease.lease_id, order, f"{view.trouble}, which was not back within {waited}")
+        why = f"{view.trouble}, which was not back within {waited}"
+        yield Disown(lease.lease_id, order, why, may_be_ours=True)
     else:
-        yield Disown(lease.lease_id, order, f"our key did not open its server within {waited}")
+        why = f"our key did not open its server within {waited}"
+        yield Disown(lease.lease_id, order, why, may_be_ours=True)
 
 
 # -- the work of each phase on the node

@@ -37,6 +37,7 @@ from clorefleet.domain.outcome import (
 from clorefleet.domain.plan import Plan
 from clorefleet.domain.text import clean_line
 from clorefleet.fleet.edges import Market
+from clorefleet.fleet.strange import lease_it_may_be_of
 
 ROUNDS_MAX = 20
 """Each order is asked to end at most this often; the list is read between rounds."""
@@ -56,7 +57,8 @@ class Standing(StrEnum):
     """Ours for certain, and nothing wants it: its lease is closed, or its deployment was stopped or is
     gone."""
     LIKELY = "likely ours"
-    """It runs an image that a recipe names, and no record here knows it."""
+    """It runs an image that a recipe names, and no record here knows it; or it may be of a rent whose server
+    no key here has opened."""
     FOREIGN = "foreign"
     """Nothing says that it is ours."""
 
@@ -96,6 +98,10 @@ def _explain(
         if mine is not None:
             why = f"a rent of server {order.server_id} was asked for and not yet seen"
             return Finding(order, Standing.IN_DOUBT, why, mine.deployment_id)
+        unproven = lease_it_may_be_of(order.server_id, order.created_at, leases)
+        if unproven is not None:
+            why = f"it may be of a rent of {unproven.deployment_id}: {unproven.reason}"
+            return Finding(order, Standing.LIKELY, why, unproven.deployment_id)
         if order.image in images:
             return Finding(order, Standing.LIKELY, "it runs an image of clorefleet's recipes")
         return Finding(order, Standing.FOREIGN, "nothing here says that it is ours")

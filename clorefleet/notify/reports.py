@@ -6,7 +6,9 @@ no daemon ran is sent late, up to a day; older ones are left out, since the next
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -79,8 +81,9 @@ class Reporter:
         self._told = key
 
     def send(self, channel: Channel, alert: Alert) -> Outcome:
-        """As the notifier's way out: reports get their letter, other alerts go as they are."""
+        """As the notifier's way out: reports get their letter. Commands that are told name the profile."""
         policy = self._policy()
+        alert = replace(alert, text=for_profile(alert.text, self._flag))
         if alert.kind is not AlertKind.REPORT or policy is None:
             return send(channel, alert)
         return send(channel, alert, self.letter(policy, alert.at))
@@ -146,7 +149,7 @@ def letter_of(
     return Letter(
         subject=f"{money(report.total.usd)} in the {policy.period} from {begun:%Y-%m-%d}",
         text=redacted(for_profile(as_text(blocks(report)), flag), secrets),
-        document=cost_document(report),
+        document=json.loads(redacted(for_profile(json.dumps(cost_document(report)), flag), secrets)),
         attachment=redacted(attachment, secrets),
         attachment_name=name,
         attachment_subtype=subtype,

@@ -29,7 +29,7 @@ from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
-from clorefleet.domain.order import Order
+from clorefleet.domain.order import Order, StrangeOrder
 from clorefleet.domain.planning import Planning
 from clorefleet.domain.price import PriceSnapshot
 from clorefleet.domain.usage import UsageHour
@@ -81,7 +81,10 @@ class Tables:
     jobs: Table[str, tuple[LeaseId, str, str, datetime]] = field(default_factory=Table)
     faults: Table[int, HostFault] = field(default_factory=Table)
     verdicts: Table[int, HostVerdict] = field(default_factory=Table)
-    foreign: Table[OrderId, tuple[datetime, ServerId, Decimal | None]] = field(default_factory=Table)
+    foreign: Table[OrderId, tuple[datetime, ServerId, Decimal | None, datetime]] = field(
+        default_factory=Table
+    )
+    """When it was seen last, its server, USD a day, when it was seen first."""
     consents: Table[OrderId, datetime] = field(default_factory=Table)
     rates: Table[Currency, ExchangeRate] = field(default_factory=Table)
     wallets: Table[Currency, WalletReading] = field(default_factory=Table)
@@ -385,14 +388,17 @@ class MemoryTransaction(Transaction):
 
     def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
         before = self._tables.foreign.get(order.order_id)
-        usd = usd_per_day if before is None else before[2]
-        self._set(self._tables.foreign, order.order_id, (now, order.server_id, usd))
-        return before is None or before[1] != order.server_id
+        is_new = before is None or before[1] != order.server_id
+        known = None if before is None or is_new else before[2]
+        usd = known if usd_per_day is None else usd_per_day
+        first = now if before is None or is_new else before[3]
+        self._set(self._tables.foreign, order.order_id, (now, order.server_id, usd, first))
+        return is_new
 
     def note_consent(self, order_id: OrderId, *, now: datetime) -> None:
         self._set(self._tables.consents, order_id, now)
         if order_id not in self._tables.foreign:
-            self._set(self._tables.foreign, order_id, (now, ServerId(0), None))
+            self._set(self._tables.foreign, order_id, (now, ServerId(0), None, now))
 
     def consented_orders(self) -> frozenset[OrderId]:
         return frozenset(self._tables.consents)
@@ -400,8 +406,18 @@ class MemoryTransaction(Transaction):
     def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, ServerId, Decimal | None], ...]:
         return tuple(
             (order_id, server_id, usd)
-            for order_id, (seen, server_id, usd) in self._tables.foreign.items()
+            for order_id, (seen, server_id, usd, _) in self._tables.foreign.items()
             if seen >= seen_since
+        )
+
+    def strange_orders(self) -> tuple[StrangeOrder, ...]:
+        tick = self.last_tick()
+        if tick is None or tick.orders_read_at is None:
+            return ()
+        return tuple(
+            StrangeOrder(order_id, server_id, usd, first)
+            for order_id, (seen, server_id, usd, first) in sorted(self._tables.foreign.items())
+            if server_id and seen >= tick.orders_read_at
         )
 
     def add_event(self, event: Event) -> None:
@@ -487,7 +503,7 @@ class MemoryTransaction(Transaction):
             self._drop(tables.intents, intent.intent_id)
         for job_id in [job_id for job_id, job in tables.jobs.items() if job[3] < before]:
             self._drop(tables.jobs, job_id)
-        for order_id in [order_id for order_id, (seen, _, _) in tables.foreign.items() if seen < before]:
+        for order_id in [order_id for order_id, (seen, *_) in tables.foreign.items() if seen < before]:
             self._drop(tables.foreign, order_id)
 
     def leadership(self) -> Leadership | None:

@@ -20,7 +20,7 @@ import msgspec
 
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import FleetGuard, WalletReading
-from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Currency, Money, Rate
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clorefleet.domain.books import PhaseEntry
     from clorefleet.domain.host import HostFault
     from clorefleet.domain.money import ExchangeRate
+    from clorefleet.domain.order import StrangeOrder
     from clorefleet.domain.usage import UsageHour
 
 T = TypeVar("T")
@@ -67,6 +68,9 @@ _PHASES = """
           (SELECT lease_id FROM ledger_segment WHERE ended_at IS NULL OR ended_at >= ?1)
 """
 _USAGE = "SELECT * FROM usage WHERE ?1 IS NULL OR hour >= ?1 ORDER BY hour, lease_id"
+_STRANGE = (
+    "SELECT foreign_order.*, orders_read_at FROM foreign_order, tick WHERE server_id != 0 ORDER BY order_id"
+)
 _FAULTS = "SELECT * FROM host_fault WHERE ?1 IS NULL OR at >= ?1 ORDER BY at"
 
 
@@ -89,6 +93,7 @@ class Look(Protocol):
     def wanted(self) -> Mapping[DeploymentId, Wanted]: ...
     def guard(self) -> FleetGuard: ...
     def wallet_readings(self) -> tuple[WalletReading, ...]: ...
+    def strange_orders(self) -> tuple[StrangeOrder, ...]: ...
 
 
 class NotForAGlance(Exception):
@@ -188,6 +193,21 @@ class Glance:
                 day_ledger=Decimal(row["day_ledger"]),
             )
             for row in self._rows("SELECT * FROM wallet_reading ORDER BY currency")
+        )
+
+    def strange_orders(self) -> tuple[StrangeOrder, ...]:
+        from clorefleet.domain.order import StrangeOrder
+
+        rows = self._rows(_STRANGE)
+        return tuple(
+            StrangeOrder(
+                OrderId(row["order_id"]),
+                ServerId(row["server_id"]),
+                None if row["usd_per_day"] is None else Decimal(row["usd_per_day"]),
+                _known(row["first_seen_at"]),
+            )
+            for row in rows
+            if row["orders_read_at"] and _known(row["last_seen_at"]) >= _known(row["orders_read_at"])
         )
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[dict[str, Any]]:

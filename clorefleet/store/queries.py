@@ -55,7 +55,7 @@ from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments, in_order
 from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
-from clorefleet.domain.order import Order
+from clorefleet.domain.order import Order, StrangeOrder
 from clorefleet.domain.plan import Plan
 from clorefleet.domain.planning import Planning
 from clorefleet.domain.price import PriceSnapshot
@@ -603,16 +603,18 @@ class Transaction:
     def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
         """Remember an order that is not ours; true when it is new to us."""
         row = self._execute(_ONE_FOREIGN, {"the_order": order.order_id}).first()
+        same = None if row is None or row.server_id != order.server_id else row
+        known = None if same is None else same.usd_per_day
         self._put(
             ForeignOrderRow,
             order_id=order.order_id,
             server_id=order.server_id,
-            first_seen_at=now if row is None else row.first_seen_at,
+            first_seen_at=now if same is None else same.first_seen_at,
             last_seen_at=now,
-            usd_per_day=usd_per_day if row is None else row.usd_per_day,
+            usd_per_day=known if usd_per_day is None else usd_per_day,
             consented_at=None if row is None else row.consented_at,
         )
-        return row is None or row.server_id != order.server_id
+        return same is None
 
     def note_consent(self, order_id: OrderId, *, now: datetime) -> None:
         """The user said, of this very order, that it may be ended though it is not ours."""
@@ -630,6 +632,17 @@ class Transaction:
         """Order, its server, and USD a day where it is known."""
         rows = self._execute(_FOREIGN_SINCE, {"since": seen_since})
         return tuple((OrderId(row.order_id), ServerId(row.server_id), row.usd_per_day) for row in rows)
+
+    def strange_orders(self) -> tuple[StrangeOrder, ...]:
+        """Orders that nothing here explains and that the last reading of the order list showed."""
+        tick = self.last_tick()
+        read_at = None if tick is None else tick.orders_read_at
+        rows = () if read_at is None else self._execute(_FOREIGN_SINCE, {"since": read_at})
+        return tuple(
+            StrangeOrder(OrderId(row.order_id), ServerId(row.server_id), row.usd_per_day, row.first_seen_at)
+            for row in sorted(rows, key=lambda row: row.order_id)
+            if row.server_id
+        )
 
     def add_event(self, event: Event) -> None:
         columns = {

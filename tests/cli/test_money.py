@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,10 @@ import pytest
 from clorefleet.cli.panic import end_and_tell, recipe_images
 from clorefleet.clock import SystemClock
 from clorefleet.daemon import unending
+from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import MarketError
+from clorefleet.domain.failure import Cause
+from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import Currency
 from clorefleet.domain.order import RentRequest
 from clorefleet.domain.outcome import Rented
@@ -20,6 +24,8 @@ from clorefleet.market.client import MarketClient
 from clorefleet.market.limiter import RequestLimiter
 from clorefleet.sandbox.settings import SandboxSettings
 from clorefleet.sandbox.thread import RunningSandbox
+from clorefleet.store.database import open_store
+from tests.fleet.builders import deployment, lease, plan
 from tests.fleet.world import World
 
 LIKELY, FOREIGN = 12, "somebody/else:1"
@@ -44,11 +50,15 @@ def market(tmp_path: Path) -> Iterator[RunningSandbox]:
         yield sandbox
 
 
-def rent(market: RunningSandbox, image: str) -> int:
-    """An order that no record of the program explains; its number."""
+def client_of(market: RunningSandbox) -> MarketClient:
     clock = SystemClock()
     limiter = RequestLimiter(clock, general_s=0.0, create_s=0.0)
-    client = MarketClient(market.market_url, Secret(market.api_key), clock=clock, limiter=limiter)
+    return MarketClient(market.market_url, Secret(market.api_key), clock=clock, limiter=limiter)
+
+
+def rent(market: RunningSandbox, image: str) -> int:
+    """An order that no record of the program explains; its number."""
+    client = client_of(market)
     known = {order.order_id for order in client.fetch_orders().live()}
     offers = [
         offer
@@ -138,6 +148,63 @@ def test_stop_all_with_an_empty_store_ends_what_runs_our_images_and_lists_the_re
     everything = account("stop", "--all", "--foreign", "--yes")
     assert everything.code == 0 and live(market) == set()
     assert "No order of ours bills" in account("stop", "--all", "--yes").out
+
+
+def test_an_order_that_may_be_of_our_own_rent_is_told_by_each_command_and_left_alone(account, market):
+    """C3, S9: its login key is on a machine that is down, so that nothing here can tell."""
+    number = rent(market, FOREIGN)
+    [order] = client_of(market).fetch_orders().live()
+    seen_at = order.created_at
+    file = account.home / "home" / "state" / "default" / "clorefleet.db"
+    given_up = lease(
+        LeaseState.ENDED,
+        Phase.ENDED,
+        plan=plan(order.server_id),
+        deployment_id="glm",
+        reason="its login key is on another machine",
+        cause=Cause.UNPROVEN,
+        created_at=seen_at,
+        ended_at=seen_at,
+    )
+    with open_store(f"sqlite:///{file}").write() as tx:
+        tx.put_deployment(deployment("glm", desired=Desired.STOPPED))
+        tx.put_lease(given_up)
+        tx.note_foreign(order, usd_per_day=Decimal("2.4"), now=seen_at)
+        tx.put_tick(now=seen_at, orders_read_at=seen_at, trouble="")
+    told = "bills $0.1000/hour and may be of a rent of glm: its login key is on another machine."
+    end = f"`clorefleet sweep --end {number}` ends it"
+    for words in (("status",), ("stop", "glm")):
+        run = account(*words)
+        assert told in run.err and end in run.err, words
+    assert any(told in each for each in account("status", "--json").json["warnings"])
+    assert told in account("doctor").out
+    swept = account("sweep", "--json")
+    assert swept.code == LIKELY and swept.json["orphans"] == [number]
+    assert swept.json["orders"][0]["why"].startswith("it may be of a rent of glm")
+    panic = account("stop", "--all", "--yes")
+    assert panic.code == LIKELY and "may be of a rent of glm" in panic.err and end in panic.err
+    assert "No order of ours bills" not in panic.out and live(market) == {number}
+    assert account("sweep", "--end", str(number), "--yes").code == 0 and live(market) == set()
+
+
+# -- what goes on billing without a daemon
+
+
+def test_the_end_of_the_daemon_tells_what_bills_on_and_is_silent_where_nothing_does(account):
+    quiet = account("daemon", "stop")
+    assert quiet.out == "No daemon runs.\n" and quiet.err == ""
+    file = account.home / "home" / "state" / "default" / "clorefleet.db"
+    with open_store(f"sqlite:///{file}").write() as tx:
+        tx.put_deployment(deployment())
+        tx.put_lease(lease(LeaseState.ORDERED, Phase.SERVING, plan=plan(7, "2.4")))
+    hourly = plan(7, "2.4").price.running_usd_per_day / 24
+    told = account("daemon", "stop")
+    assert f"1 order(s) go on billing up to ${hourly:.4f}/hour, unwatched" in told.err
+    assert account("daemon", "stop", "--json").json == {
+        "was_running": False,
+        "orders": 1,
+        "usd_per_hour": str(hourly),
+    }
 
 
 # -- what will not end

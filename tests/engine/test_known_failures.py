@@ -133,6 +133,7 @@ def test_every_cause_that_a_log_tells_has_a_row_here():
         Cause.SUPERSEDED,
         Cause.OUTBID,
         Cause.NO_KEY_HERE,
+        Cause.UNPROVEN,
         Cause.UNKNOWN,
     }
     assert {row[2] for row in ROWS} == set(Cause) - not_of_logs

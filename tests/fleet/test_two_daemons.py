@@ -16,6 +16,7 @@ import pytest
 from clorefleet.domain.errors import LostLeadership
 from clorefleet.domain.intent import Boundary, Effect
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.money import Period
 from clorefleet.domain.order import RentRequest
 from clorefleet.domain.plan import PlanReport
 from clorefleet.fleet.loop import Fleet
@@ -232,6 +233,26 @@ def test_an_order_that_the_user_made_by_hand_on_that_server_is_never_ended_by_th
     assert made.order_id in {each.order_id for each in pair.market.live}
     with pair.second.store.read() as tx:
         assert [each[0] for each in tx.foreign_orders(seen_since=NOW)] == [made.order_id]
+    pair.dispose()
+
+
+def test_an_order_that_comes_after_its_rent_was_given_up_is_told_with_its_price_and_left_alone(url: str):
+    """C3, S9: the machine that has its key is down; the one that acts can only say what it may be."""
+    pair = Pair(url, machines=2)
+    kill_first_at(pair, Boundary.AFTER_EFFECT)
+    [late] = pair.market.live
+    pair.market.visible_from[late.order_id] = pair.market_clock.now() + timedelta(minutes=9)
+    pair.run(pair.second, ticks=160, every_s=30)
+    assert late.order_id in {each.order_id for each in pair.market.live}
+    with pair.second.store.read() as tx:
+        [told] = [event for _, event in tx.events() if event.name == "order_disowned"]
+        [strange] = tx.strange_orders()
+        [lease] = tx.open_leases()
+    assert lease.phase is Phase.SERVING and lease.order_id != late.order_id
+    assert strange.order_id == late.order_id and strange.usd_per_day == late.price.amount
+    assert f"bills {late.price.per(Period.HOUR)} and may be of a rent of tiny" in told.text
+    assert "its key is elsewhere" in told.text
+    assert f"`clorefleet sweep --end {late.order_id}` ends it" in told.text
     pair.dispose()
 
 

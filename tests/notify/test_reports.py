@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -20,6 +22,8 @@ from clorefleet.domain.alert import (
 )
 from clorefleet.domain.dimension import Dimension
 from clorefleet.domain.fleet_file import AppliedFile
+from clorefleet.domain.identity import OrderId
+from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.report_policy import ReportFormat, ReportPeriod, ReportPolicy
 from clorefleet.domain.schedule import parse_cron
 from clorefleet.domain.secret import Secret
@@ -193,16 +197,44 @@ def test_webhooks_get_a_text_of_bounded_length_and_the_whole_document():
     assert document["report"]["schema"] == "clorefleet.cost/1" and document["kind"] == "report"
 
 
+def fail(desk: Desk, reason: str) -> None:
+    """Another server cost a dollar and never served, which the report tells as waste."""
+    failing = held("l2", phase=Phase.WAITING, phase_since=DAY, measured_tokens_per_s=None, server_id=8)
+    ending = failing.moved(LeaseState.ENDING)
+    ended = ending.moved(LeaseState.ENDED).entered(Phase.ENDED, DAY + HOUR, reason=reason)
+    with desk.store.write() as tx:
+        tx.put_lease(failing)
+        tx.put_lease(replace(ended, blocks_host=True, ended_at=DAY + HOUR))
+        tx.put_order_segments(OrderId(901), (segment(0, 1, lease_id="l2", order_id=901),))
+
+
+def test_a_command_that_is_told_names_the_profile_on_every_way_out(tmp_path: Path):
+    """One that was pasted from a webhook's JSON or from an alert meant another profile."""
+    desk = Desk()
+    fail(desk, "it never answered")
+    reporter = Reporter(desk.store, lambda: None, desk.clock, policy=lambda: MONDAYS, flag=" --profile work")
+    made = reporter.letter(replace(MONDAYS, form=ReportFormat.HTML), MONDAY_7)
+    wanted = "`clorefleet hosts block 8 --profile work`"
+    for told in (made.text, html.unescape(made.attachment), made.document["waste"][0]["advice"]):
+        assert wanted in told
+    out = tmp_path / "got"
+    script = tmp_path / "tell"
+    script.write_text(f"#!/bin/sh\ncat > {out}\n")
+    script.chmod(0o700)
+    alert = replace(DUE, kind=AlertKind.FAILURE, text="It gave up. See `clorefleet logs chat`.")
+    reporter.send(Command("tell", frozenset(), (str(script),)), alert)
+    assert "`clorefleet logs chat --profile work`" in json.loads(out.read_text())["text"]
+
+
 def test_a_secret_in_a_reason_does_not_leave_by_mail():
     desk = Desk()
-    with desk.store.write() as tx:
-        ended = replace(held(), reason="canary-key was refused", blocks_host=True)
-        tx.put_lease(replace(ended, measured_tokens_per_s=None))
+    fail(desk, "canary-key was refused")
     reporter = Reporter(
         desk.store, lambda: None, desk.clock, policy=lambda: MONDAYS, secrets=(Secret("canary-key"),)
     )
     made = reporter.letter(replace(MONDAYS, form=ReportFormat.HTML), MONDAY_7)
-    assert "canary-key" not in made.text + made.attachment
+    assert "was refused" in made.text
+    assert "canary-key" not in made.text + made.attachment + json.dumps(made.document)
 
 
 def test_the_sent_alert_of_another_kind_has_no_letter(tmp_path: Path):

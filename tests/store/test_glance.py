@@ -20,11 +20,11 @@ from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store.database import open_store
 from clorefleet.store.glance import Look, NotForAGlance, deployment_names, glance, look
-from tests.fleet.builders import NOW, deployment, lease
+from tests.fleet.builders import NOW, deployment, lease, order
 
 QUESTIONS = (
     "deployments", "open_leases", "leases", "segments", "unsettled_segments", "settled_usd", "phases",
-    "usage", "host_faults", "coin_rates", "wanted", "guard", "wallet_readings",
+    "usage", "host_faults", "coin_rates", "wanted", "guard", "wallet_readings", "strange_orders",
 )  # fmt: skip
 SINCE = ("leases", "segments", "phases", "usage", "host_faults")
 
@@ -75,6 +75,10 @@ def url(tmp_path: Path) -> str:
         tx.put_wanted(serving.deployment_id, Wanted(2, "load", NOW + timedelta(hours=1)), now=NOW)
         tx.put_guard(FleetGuard(parse_budget("40/day"), Decimal(500), NOW, {DeploymentId("d"): Decimal(9)}))
         tx.put_wallet_readings([reading])
+        tx.note_foreign(order(901, 8), usd_per_day=Decimal("2.4"), now=NOW - timedelta(days=1))
+        tx.note_foreign(order(902, 9), usd_per_day=None, now=NOW - timedelta(minutes=1))
+        tx.note_foreign(order(901, 8), usd_per_day=None, now=NOW)
+        tx.put_tick(now=NOW, orders_read_at=NOW, trouble="")
         tx.add_usage(
             UsageHour(serving.lease_id, hour, "m", hour, 3, 1, 0, 10, 20, waits=(1,) * 10)
             for hour in (NOW - timedelta(hours=5), NOW)
@@ -149,3 +153,13 @@ def test_completion_reads_names_and_never_makes_a_store(url: str, tmp_path: Path
     assert len(deployment_names(url)) == 1
     missing = tmp_path / "none.db"
     assert deployment_names(f"sqlite:///{missing}") == () and not missing.exists()
+
+
+def test_only_what_the_last_reading_showed_is_strange_and_a_reading_that_failed_forgets_nothing(url: str):
+    with open_store(url).write() as tx:
+        [shown] = tx.strange_orders()
+        assert (shown.order_id, shown.first_seen_at) == (OrderId(901), NOW - timedelta(days=1))
+        assert shown.usd_per_day == Decimal("2.4"), "what was known of its price stays"
+        tx.put_tick(now=NOW + timedelta(minutes=1), orders_read_at=None, trouble="no answer")
+        assert tx.strange_orders() == (shown,)
+    assert look(url, lambda found: found.strange_orders()) == (shown,)
