@@ -51,10 +51,8 @@ def deploy(
       clorefleet deploy glm-5.1 --budget 1200/day --prefer speed --yes
     """
     from clorefleet.cli.plan import check_model
-    from clorefleet.config.profile import connect
     from clorefleet.domain.deployment import parse_deployment_name
     from clorefleet.domain.money import parse_budget
-    from clorefleet.store.database import open_store
 
     parse_budget(wishes.budget)  # also an empty one: nothing is rented without a ceiling
     requirement = check_model(wishes.requirement())
@@ -62,6 +60,10 @@ def deploy(
     profile = options.profile()
     if profile.is_sandbox:
         _show_sandbox_start()
+    # A slip above is told without waiting for these.
+    from clorefleet.config.profile import connect
+    from clorefleet.store.database import open_store
+
     with working("Connecting"):
         connection = connect(profile)
         store = open_store(connection.store_url)
