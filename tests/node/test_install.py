@@ -171,12 +171,14 @@ def test_without_an_index_the_cause_is_the_index(tmp_path: Path):
         assert installed(session, "no-index") is Cause.INDEX_UNREACHABLE
 
 
-def run_script(tmp_path: Path, index: Index, *words: str, path: str = "") -> subprocess.CompletedProcess[str]:
+def run_script(
+    tmp_path: Path, index: Index, *words: str, python: str = sys.executable, path: str = os.environ["PATH"]
+) -> subprocess.CompletedProcess[str]:
     """The installer on this machine itself, as a node would run it."""
     return subprocess.run(
-        [sys.executable, "-I", str(SCRIPT), str(tmp_path / "engines/x"), str(tmp_path / "wheels"), *words],
+        [python, "-I", str(SCRIPT), str(tmp_path / "engines/x"), str(tmp_path / "wheels"), *words],
         env={
-            "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
+            "PATH": path,
             "HOME": str(tmp_path),
             "PIP_INDEX_URL": f"{index.url}/simple",
             "PIP_CONSTRAINT": "/an/image/of/its/own",
@@ -194,11 +196,20 @@ def test_a_line_too_slow_ends_by_the_deadline_and_leaves_nothing_that_looks_whol
 ):
     index.lines.connect(1, down_mbit_s=0.001)
     slow = replace(index, url=f"{index.url}/n/1")
-    run = run_script(tmp_path, slow, "--deadline-s", "8", "sglang==0.5.10")
+    run = run_script(tmp_path, slow, "--deadline-s", "3", "sglang==0.5.10")
     assert run.returncode == 35, run.stdout
     assert install.CAUSES[35][0] is Cause.TOOK_TOO_LONG
     assert not (tmp_path / "engines/x/.complete").exists()
     assert json.loads((tmp_path / "progress").read_text())["text"]
+
+
+def test_where_the_images_pip_is_none_or_too_old_the_environment_gets_its_own(tmp_path: Path, index: Index):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "image"], check=True)
+    python = str(tmp_path / "image/bin/python")
+    done = run_script(tmp_path, index, "sglang==0.5.10", python=python, path=str(tmp_path / "no uv"))
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "engines/x/bin/pip").exists()
+    assert index.asked == {SGLANG: 1, TORCH: 1, TRANSFORMERS: 1}
 
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="no `uv` command installed")

@@ -7,10 +7,11 @@ Sent to a rented server and run there as a job; needs Python 3.8 and nothing els
 
 From the environment: PIP_INDEX_URL (optional, else PyPI), PROGRESS_FILE (optional).
 
-`uv` does the work where the image has it, else `python3 -m venv` and its pip. Both keep each file that they
-have fetched whole in CACHE, so that a killed run fetches only what is missing. What it left in TARGET is
-thrown away: half a package cannot be told from a whole one. `.complete` in TARGET names the pins that were
-installed; with it there, nothing is done.
+`uv` does the work where the image has it, else `python3 -m venv` and pip: the image's own, or, where that is
+too old to work for another environment than its own, one that is put there, which takes seconds more. Both
+keep each file that they have fetched whole in CACHE, so that a killed run fetches only what is missing. What
+it left in TARGET is thrown away: half a package cannot be told from a whole one. `.complete` in TARGET names
+the pins that were installed; with it there, nothing is done.
 
 Only wheels are taken, from one index: a source package runs a stranger's code to be built, and a second index
 could answer for a name of the first. Each wheel's SHA-256 is compared with the index's. One that differs is
@@ -26,6 +27,7 @@ import argparse
 import contextlib
 import fcntl
 import html
+import importlib.util
 import json
 import os
 import re
@@ -59,12 +61,25 @@ class Failed(Exception):
         self.code = code
 
 
+def _pip_for_others():
+    """The program by which this Python's pip works for another one; None where it is none or older than 22.3.
+
+    `pip --python` starts just this, but as a second process, which would outlive the first one's end.
+    """
+    found = importlib.util.find_spec("pip")
+    if found is None or not found.origin:
+        return None
+    runner = os.path.join(os.path.dirname(found.origin), "__pip-runner__.py")
+    return runner if os.path.isfile(runner) else None
+
+
 class Install:
     def __init__(self, target, cache, pins, deadline_s):
         self.target, self.cache, self.pins = target, cache, pins
         self.index = (os.environ.get("PIP_INDEX_URL") or DEFAULT_INDEX).rstrip("/")
         self.python = os.path.join(target, "bin", "python")
         self.uv = shutil.which("uv")
+        self.pip = None if self.uv else _pip_for_others()
         self.ends_at_s = time.monotonic() + deadline_s
         self.tail = []
         self.seen = 0
@@ -112,6 +127,9 @@ class Install:
         if self.uv:
             self.call([self.uv, "venv", "--python", sys.executable, self.target])
             return
+        if self.pip:
+            self.call([sys.executable, "-m", "venv", "--without-pip", self.target])
+            return
         try:
             self.call([sys.executable, "-m", "venv", self.target])
         except Failed as failed:
@@ -131,7 +149,9 @@ class Install:
         if not self.uv:
             self.call(
                 [
-                    *(self.python, "-m", "pip", "install", "--only-binary", ":all:"),
+                    self.python,
+                    *([self.pip] if self.pip else ["-m", "pip"]),
+                    *("install", "--only-binary", ":all:"),
                     *("--cache-dir", self.cache, "--timeout", str(LINE_TIMEOUT_S)),
                     *("--retries", str(RETRIES), "--no-input", "--progress-bar", "off"),
                     *("--disable-pip-version-check", *self.pins),
