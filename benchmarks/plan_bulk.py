@@ -32,6 +32,7 @@ from clorefleet.config.recipes import find_recipe, load_recipes
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketView
 from clorefleet.domain.plan import PlanReport, Requirement
 from clorefleet.market import bulk
+from clorefleet.market.machines import MachineMemo
 from clorefleet.planner import plan_requirement
 from clorefleet.planner.gpus import load_gpus
 from clorefleet.planner.shapes import ShapeMemo
@@ -106,29 +107,30 @@ def document(servers: int, *, step: int = 0) -> bytes:
     return MarketplaceDocument(catalogue, SEED).with_rented(frozenset(rented))
 
 
-def forget() -> None:
-    """What the reading of answers remembers beside the memo."""
-    for remembered in (bulk._server, bulk._offer, bulk._gpu_kind):
-        remembered.cache_clear()
-
-
 class Planner:
+    """As the daemon's market client and planner, with what both remember from one answer to the next."""
+
     def __init__(self, model: str) -> None:
         self.recipes, self.gpus = load_recipes(), load_gpus()
         self.recipe = find_recipe(model, self.recipes)
         self.requirement = Requirement(model)
+        self.forget()
 
-    def plan(self, body: bytes, memo: ShapeMemo) -> tuple[PlanReport, object]:
+    def forget(self) -> None:
+        self.shapes, self.machines = ShapeMemo(), MachineMemo()
+        bulk._without_prices.cache_clear()
+
+    def plan(self, body: bytes) -> tuple[PlanReport, object]:
         """And what was read, so that freeing it is timed no more than freeing the floor's objects."""
         now = datetime.now(UTC)
-        table = bulk.table_of_answer(body, read_at=now)
+        table = bulk.table_of_answer(body, read_at=now, memo=self.machines)
         assert table is not None
         market = MarketView(table, table.rates, DOCUMENTED_FEES, now)
-        return plan_requirement(self.requirement, market, self.recipe, self.gpus, memo=memo), table
+        return plan_requirement(self.requirement, market, self.recipe, self.gpus, memo=self.shapes), table
 
-    def setups(self, memo: ShapeMemo) -> tuple[int, int]:
+    def setups(self) -> tuple[int, int]:
         """Distinct setups that were found to run somewhere, and shapes that were looked at."""
-        table = memo.table(self.requirement, self.recipe)
+        table = self.shapes.table(self.requirement, self.recipe)
         shapes = table._shapes.values()
         return len({each.setup for shape in shapes for each in shape.candidates}), table.evaluated
 
@@ -147,15 +149,14 @@ def measure(size: int, model: str, rounds: int) -> tuple[int, float]:
         floors.append(time.process_time() - began)
         del decoded
         gc.enable()
-        memo = ShapeMemo()
-        forget()
+        planner.forget()
         for name, body in (("cold", first), ("next", later), ("same", later)):
             began = time.process_time()
-            report, read = planner.plan(body, memo)
+            report, read = planner.plan(body)
             taken[name].append(time.process_time() - began)
             del read
             assert report.plans and report.offers_seen >= size
-    found, shapes = planner.setups(memo)
+    found, shapes = planner.setups()
     if found < SETUPS_MIN:
         raise SystemExit(f"only {found} setups: choose a model with more")
     columns = [f"floor {statistics.median(floors) * 1000:7.1f} ms"]
@@ -177,10 +178,10 @@ def peak_kib():  # of this program alone: what getrusage tells begins with the p
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
-planner, memo = plan_bulk.Planner({model!r}), plan_bulk.ShapeMemo()
-planner.plan(Path({small!r}).read_bytes(), memo)
+planner = plan_bulk.Planner({model!r})
+planner.plan(Path({small!r}).read_bytes())
 before = peak_kib()
-planner.plan(Path({large!r}).read_bytes(), memo)
+planner.plan(Path({large!r}).read_bytes())
 print((peak_kib() - before) * 1024)
 """
 

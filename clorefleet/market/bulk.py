@@ -15,58 +15,46 @@ import math
 import re
 from array import array
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from itertools import compress, count
+from itertools import compress
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from clorefleet.domain.money import Currency, ExchangeRate
-from clorefleet.domain.offer import MarketRates, Offer, OfferedGpu
-from clorefleet.domain.offer_columns import COLUMN_CURRENCIES, OfferColumns
+from clorefleet.domain.offer import MarketRates, Offer
+from clorefleet.domain.offer_columns import OfferColumns
 from clorefleet.market import convert, wire
-from clorefleet.market.price_band import band_of_server
+from clorefleet.market.machines import NO_RAW, MachineMemo, Machines, Number, text_of
+from clorefleet.market.number_columns import Flags, Floats, Ints, NumberColumn, of_array
 
-NO_RAW = msgspec.Raw(b"")
-_Number = float | str | None
 _SAME = 1e-12
 """Relative: two floats nearer than this may stand for decimals in either order."""
-_FLOAT_MIN, _FLOAT_MAX = 1e-28, 1e16
-"""Beyond these `wire` may not believe a number."""
 _ID_MAX = 10**17
 """From here on `wire` may not believe an id."""
+_NOT_KNOWN = -1
 _MRL_HOURS_MAX = 87_000.0
 T = TypeVar("T")
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 _Column = tuple[Floats, Flags]
 """Numbers, nan where there is none, and which are odd."""
 
 
-class _Net(msgspec.Struct, gc=False, frozen=True):
-    cc: str | None = None
-    down: _Number = math.nan
-
-
 class _Coins(msgspec.Struct, gc=False, frozen=True):
-    usd: _Number = msgspec.field(default=math.nan, name="USD-Blockchain")
-    clore: _Number = msgspec.field(default=math.nan, name="CLORE-Blockchain")
-    btc: _Number = msgspec.field(default=math.nan, name="bitcoin")
+    usd: Number = msgspec.field(default=math.nan, name="USD-Blockchain")
+    clore: Number = msgspec.field(default=math.nan, name="CLORE-Blockchain")
+    btc: Number = msgspec.field(default=math.nan, name="bitcoin")
 
 
 class _Usd(msgspec.Struct, gc=False, frozen=True):
-    clore: _Number = msgspec.field(default=math.nan, name="on_demand_clore")
-    btc: _Number = msgspec.field(default=math.nan, name="on_demand_btc")
+    clore: Number = msgspec.field(default=math.nan, name="on_demand_clore")
+    btc: Number = msgspec.field(default=math.nan, name="on_demand_btc")
 
 
-_NO_NET, _NO_COINS, _NO_USD = _Net(), _Coins(), _Usd()
+_NO_COINS, _NO_USD = _Coins(), _Usd()
 
 
 class _Price(msgspec.Struct, gc=False, frozen=True):
@@ -74,32 +62,21 @@ class _Price(msgspec.Struct, gc=False, frozen=True):
     usd: _Usd | None = _NO_USD
 
 
-class _Specs(msgspec.Struct, gc=False, frozen=True):
-    cpu: str | None = None
-    ram: _Number = math.nan
-    disk: str | None = None
-    disk_speed: _Number = math.nan
-    gpu: str | None = None
-    gpuram: msgspec.Raw = NO_RAW
-    gpus: msgspec.Raw = NO_RAW
-    net: _Net | None = _NO_NET
-
-
-_NO_PRICE, _NO_SPECS = _Price(), _Specs()
+_NO_PRICE = _Price()
 
 
 class _Server(msgspec.Struct, gc=False, frozen=True):
     """What is missing has a default that is shared; only what is `null` is None."""
 
     id: int | float | str | None = None
-    mrl: _Number = math.nan
+    mrl: Number = math.nan
     price: _Price | None = _NO_PRICE
     rented: bool | None = True
-    specs: _Specs | None = _NO_SPECS
-    reliability: _Number = math.nan
+    reliability: Number = math.nan
+    specs: msgspec.Raw = NO_RAW
     allowed_coins: msgspec.Raw = NO_RAW
     gpu_array: msgspec.Raw = NO_RAW
-    cuda_version: str | None = None
+    cuda_version: msgspec.Raw = NO_RAW
     gigaspot: msgspec.Raw = NO_RAW
 
 
@@ -131,17 +108,23 @@ _biddings_decoder, _bidding_decoder = msgspec.json.Decoder(list[_Bidding]), msgs
 _coins_decoder = msgspec.json.Decoder(_Coins | None)
 
 
-def table_of_answer(body: bytes, *, read_at: datetime, needs_code: bool = True) -> OfferTable | None:
-    """None for an answer that only the tolerant way reads: no list of servers, no code 0, not strict JSON."""
+def table_of_answer(
+    body: bytes, *, read_at: datetime, needs_code: bool = True, memo: MachineMemo | None = None
+) -> OfferTable | None:
+    """None for an answer that only the tolerant way reads: no list of servers, no code 0, not strict JSON.
+
+    `memo` keeps what is read of machines from one answer to the next; it changes nothing but the time taken.
+    """
+    machines = (memo or MachineMemo()).machines()
     was_enabled = gc.isenabled()
     gc.disable()  # hundreds of thousands of small objects, none of them in a cycle
     try:
         if not body.isascii():
             body.decode("utf-8")  # fields that are skipped below are not looked at
         try:
-            return _table(_Pieces.of_cut(body), read_at, needs_code)
+            return _table(_Pieces.of_cut(body), machines, read_at, needs_code)
         except msgspec.MsgspecError:
-            return _table(_Pieces.of_whole(body), read_at, needs_code)
+            return _table(_Pieces.of_whole(body), machines, read_at, needs_code)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     finally:
@@ -149,10 +132,10 @@ def table_of_answer(body: bytes, *, read_at: datetime, needs_code: bool = True) 
             gc.enable()
 
 
-def _table(pieces: _Pieces, read_at: datetime, needs_code: bool) -> OfferTable | None:
+def _table(pieces: _Pieces, machines: Machines, read_at: datetime, needs_code: bool) -> OfferTable | None:
     if needs_code and (type(pieces.code) is not int or pieces.code != 0):
         return None
-    reading = _Reading()
+    reading = _Reading(machines)
     for number in range(len(pieces)):
         reading.add(_rows(pieces[number], _servers_decoder, _server_decoder))
         if len(reading) > wire.RECORDS_MAX:
@@ -265,7 +248,7 @@ class OfferTable(Sequence[Offer]):
         if odd.any():
             readable = ~odd
             for i in np.flatnonzero(odd).tolist():
-                readable[i] = _server(self._record(i)) is not None
+                readable[i] = wire.read_server(wire.fields(_json(self._record(i)))) is not None
             self._positions = np.flatnonzero(readable)
             self.skipped = len(ids) - len(self._positions)
         self._odd = odd[self._positions]
@@ -289,10 +272,7 @@ class OfferTable(Sequence[Offer]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index not in self._exact:
-            record = self._record(int(self._positions[index]))
-            self._exact[index] = _offer(
-                record, tuple((rate.currency, rate.usd_per_unit) for rate in self.rates.rates)
-            )
+            self._exact[index] = _offer(self._record(int(self._positions[index])), self.rates)
         return self._exact[index]
 
     def __iter__(self) -> Iterator[Offer]:
@@ -309,11 +289,15 @@ class OfferTable(Sequence[Offer]):
             ids, server_id = self._ids[begin:end], int(self._ids[position])
             if np.count_nonzero(ids == server_id) == 1:
                 found = self._pieces.record(number, server_id, (position - begin) / len(ids))
-                server = _server(found)
-                if server is not None and server.id == server_id:
+                if _split(found).id == server_id:
                     return found
             self._opened = (number, _raws_decoder.decode(self._pieces[number]))
         return bytes(self._opened[1][position - self._begins[number]])
+
+    def prices(self, index: int) -> wire.WirePrices:
+        """Those of one record, which has an id."""
+        record = self._record(int(self._positions[index]))
+        return wire.read_prices(_json(_split(record).price))
 
     def read_bids(self) -> list[msgspec.Raw]:
         """The least bids of every server, unread."""
@@ -325,129 +309,99 @@ class OfferTable(Sequence[Offer]):
         return [bids[i] for i in self._positions.tolist()]
 
 
-_EXACT_MAX = 1024
-"""Records that are kept as they were read, from one answer to the next: those of good offers come again."""
+class _Split(msgspec.Struct, gc=False, frozen=True):
+    """A record's part that changes with every answer, and what tells it from others."""
+
+    id: int | float | str | None = None
+    price: msgspec.Raw = NO_RAW
 
 
-@lru_cache(maxsize=_EXACT_MAX)
-def _server(record: bytes) -> wire.WireServer | None:
-    """A record, read the tolerant way; None for one without an id, or for what is no record."""
+_NO_SPLIT = _Split()
+_split_decoder = msgspec.json.Decoder(_Split)
+_json_decoder = msgspec.json.Decoder(float_hook=wire.exact)
+_BARE_MAX = 1024
+"""Records that are kept without prices, from one answer to the next: those of good offers come again."""
+
+
+def _offer(record: bytes, rates: MarketRates) -> Offer:
+    """A record that has an id, read the tolerant and exact way."""
+    price = bytes(_split(record).price)
+    before, found, after = record.partition(b'"price":' + price)
+    if not found or not price.startswith(b"{"):
+        return convert.offer(_readable(record), rates)
+    # Nothing else of a record is read by that name, so whichever is found may go.
+    server, bare = _without_prices(b'%b"price":null%b' % (before, after))
+    return convert.with_prices(bare, server, wire.read_prices(_json(price)), rates)
+
+
+def _split(record: bytes) -> _Split:
+    """Without both where it is no record."""
     try:
-        return wire.read_server(wire.fields(wire.parse(record)))
-    except wire.NotJson:
-        return None
+        return _split_decoder.decode(record)
+    except msgspec.MsgspecError:
+        return _NO_SPLIT
+
+
+@lru_cache(maxsize=_BARE_MAX)
+def _without_prices(record: bytes) -> tuple[wire.WireServer, Offer]:
+    server = _readable(record)
+    return server, convert.without_prices(server)
 
 
 def _readable(record: bytes) -> wire.WireServer:
-    server = _server(record)
+    server = wire.read_server(wire.fields(_json(record)))
     if server is None:
         raise AssertionError("a record without an id is in no table")
     return server
 
 
-@lru_cache(maxsize=_EXACT_MAX)
-def _offer(record: bytes, worth: tuple[tuple[Currency, Decimal], ...]) -> Offer:
-    """Of `MarketRates` an offer takes nothing but what each currency is worth."""
-    rates = (ExchangeRate(currency, usd, _NO_TIME, "") for currency, usd in worth)
-    return convert.offer(_readable(record), MarketRates.of(rates))
-
-
-_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+def _json(text: bytes | msgspec.Raw) -> wire.Json:
+    """`wire.parse`, sooner, of a part of a JSON document; None for no text."""
+    if not text:
+        return None
+    try:
+        return cast(wire.Json, _json_decoder.decode(text))
+    except msgspec.MsgspecError:  # a number of thousands of digits
+        return wire.parse(bytes(text))
 
 
 # -- reading piece by piece
 
 
-class _Numbers:
-    """A column of floats, nan for what is missing."""
-
-    def __init__(self) -> None:
-        self._values, self._texts = array("d"), array("q")
-
-    def add(self, values: list[Any]) -> None:
-        try:
-            self._values.fromlist(values)
-        except TypeError:  # it takes neither None nor texts, and then nothing
-            at = len(self._values)
-            self._texts.extend(at + i for i, value in enumerate(values) if isinstance(value, str))
-            self._values.extend(value if isinstance(value, float) else math.nan for value in values)
-
-    def column(self) -> _Column:
-        """And which of them `wire` must judge."""
-        numbers = _of_array(self._values)
-        unusual = np.zeros(len(numbers), dtype=bool)
-        unusual[_of_array(self._texts)] = True
-        size = np.abs(numbers)
-        unusual |= (size > 0) & ((size < _FLOAT_MIN) | (size > _FLOAT_MAX))
-        return np.where(unusual, math.nan, numbers), unusual
-
-
-class _Kinds:
-    """A column of values that are few: their numbers, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._numbers: defaultdict[Any, int] = defaultdict(count().__next__)
-        self._of = array("q")
-
-    def add(self, keys: Iterable[Any]) -> None:
-        self._of.fromlist(list(map(self._numbers.__getitem__, keys)))
-
-    def column(self, make: Callable[[Any], T]) -> tuple[list[T], Ints]:
-        """Each distinct key made into a value once, and which of the values each row has."""
-        return [make(key) for key in self._numbers], _of_array(self._of)
-
-    @staticmethod
-    def joint(columns: Sequence[_Kinds], make: Callable[[tuple[Any, ...]], T]) -> tuple[list[T], Ints]:
-        """The same of columns taken together. Numbers are put together sooner than texts."""
-        keys = [list(each._numbers) for each in columns]
-        sizes = tuple(max(1, len(each)) for each in keys)
-        if math.prod(sizes) > np.iinfo(np.int64).max:
-            rows = zip(
-                *(map(known.__getitem__, each._of) for known, each in zip(keys, columns, strict=True)),
-                strict=True,
-            )
-            together = _Kinds()
-            together.add(rows)
-            return together.column(make)
-        code = np.ravel_multi_index([_of_array(each._of).astype(np.int64) for each in columns], sizes)
-        present, value_of = np.unique(code, return_inverse=True)
-        parts = np.unravel_index(present, sizes)
-        found = zip(
-            *(map(known.__getitem__, part.tolist()) for known, part in zip(keys, parts, strict=True)),
-            strict=True,
-        )
-        return list(map(make, found)), value_of
-
-
 class _Reading:
     """What columns are made of. The last ones have free and odd servers only: of others no more is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, machines: Machines) -> None:
+        self.machines = machines
         self.begins: list[int] = []
         self._ids, self._odd, self._free = array("q"), array("q"), array("b")
-        self.clore, self.btc, self.usd_of_clore, self.usd_of_btc = (_Numbers() for _ in range(4))
-        self.usd, self.mrl, self.reliability = _Numbers(), _Numbers(), _Numbers()
-        self.ram, self.disk, self.disk_speed, self.down = (_Numbers() for _ in range(4))
-        self.allowed_coins, self.gigaspot = _Kinds(), _Kinds()
-        self.gpu, self.gpuram, self.each_gpu, self.gpu_array = (_Kinds() for _ in range(4))
-        self.cpu, self.cuda_version, self.country = _Kinds(), _Kinds(), _Kinds()
+        self.clore, self.btc, self.usd_of_clore, self.usd_of_btc = (NumberColumn() for _ in range(4))
+        self.usd, self.mrl, self.reliability = (NumberColumn() for _ in range(3))
+        self._machine_rows = array("q")
+        self._new_machines: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def ids_and_odd(self) -> tuple[Ints, Flags]:
         """Ids, and 0 of the servers that are odd as a whole."""
-        ids = _of_array(self._ids)
+        ids = of_array(self._ids)
         odd = (ids <= 0) | (ids >= _ID_MAX)
         return np.where(odd, 0, ids), odd
 
     def is_free(self) -> Flags:
-        is_free: Flags = _of_array(self._free) != 0
+        is_free: Flags = of_array(self._free) != 0
         return is_free
 
-    def add(self, rows: list[_Server | None]) -> None:
+    def machine_rows(self) -> Ints:
+        """Of each free or odd server."""
+        rows: Ints = of_array(self._machine_rows).astype(np.int64)
+        rows[rows == _NOT_KNOWN] = self.machines.add(self._new_machines)
+        return rows
+
+    def add(self, read: list[_Server | None]) -> None:
         self.begins.append(len(self))
-        servers = _whole(rows, _NO_SERVER)
+        servers = _whole(read, _NO_SERVER)
         self._add_ids(servers)
         ids = self._ids[self.begins[-1] :]
         free = [
@@ -463,7 +417,19 @@ class _Reading:
         self.usd_of_clore.add([each.clore for each in usd])
         self.usd_of_btc.add([each.btc for each in usd])
         self.usd.add([each.usd for each in compress(coins, free)])
-        self._add_free(list(compress(servers, free)))
+        for_rent = list(compress(servers, free))
+        self.mrl.add([server.mrl for server in for_rent])
+        self.reliability.add([server.reliability for server in for_rent])
+        texts = [
+            text_of(each.specs, each.allowed_coins, each.gpu_array, each.cuda_version, each.gigaspot)
+            for each in for_rent
+        ]
+        rows = self.machines.known_rows_of(texts)
+        try:
+            self._machine_rows.fromlist(cast(list[int], rows))
+        except TypeError:  # it takes no None, and then nothing
+            self._machine_rows.extend(_NOT_KNOWN if row is None else row for row in rows)
+            self._new_machines.extend(text for text, row in zip(texts, rows, strict=True) if row is None)
 
     def _add_ids(self, servers: list[_Server]) -> None:
         ids: list[Any] = [server.id for server in servers]
@@ -472,41 +438,12 @@ class _Reading:
         except (TypeError, OverflowError):
             self._ids.extend(each if type(each) is int and 0 < each < _ID_MAX else 0 for each in ids)
 
-    def _add_free(self, servers: list[_Server]) -> None:
-        specs = _whole([server.specs for server in servers], _NO_SPECS)
-        net = _whole([each.net for each in specs], _NO_NET)
-        self.mrl.add([server.mrl for server in servers])
-        self.reliability.add([server.reliability for server in servers])
-        self.ram.add([each.ram for each in specs])
-        self.disk.add(_disks_gb([each.disk for each in specs]))
-        self.disk_speed.add([each.disk_speed for each in specs])
-        self.down.add([each.down for each in net])
-        self.allowed_coins.add(_texts([server.allowed_coins for server in servers]))
-        self.gigaspot.add(_texts([server.gigaspot for server in servers]))
-        self.cpu.add([each.cpu for each in specs])
-        self.cuda_version.add([server.cuda_version for server in servers])
-        self.country.add([each.cc for each in net])
-        self.gpu.add([each.gpu for each in specs])
-        self.gpuram.add(_texts([each.gpuram for each in specs]))
-        self.each_gpu.add(_texts([each.gpus for each in specs]))
-        self.gpu_array.add(_texts([server.gpu_array for server in servers]))
-
-
-def _of_array(values: array[Any]) -> NDArray[Any]:
-    return np.frombuffer(values, dtype=values.typecode) if values else np.zeros(0, dtype=values.typecode)
-
 
 def _whole(parts: list[T | None], missing: T) -> list[T]:
     """`missing` in the place of what is null."""
     if all(parts):
         return cast(list[T], parts)
     return [missing if part is None else part for part in parts]
-
-
-def _texts(raws: list[msgspec.Raw]) -> list[bytes]:
-    """The bytes of each, of all at once: a call for each takes ten times as long."""
-    texts = b"\0".join(raws).split(b"\0")
-    return texts if len(texts) == len(raws) else list(map(bytes, raws))
 
 
 # -- coin rates
@@ -525,7 +462,7 @@ class _Rates:
             (Currency.BITCOIN, reading.btc, reading.usd_of_btc, "bitcoin", "on_demand_btc"),
             (Currency.CLORE, reading.clore, reading.usd_of_clore, "CLORE-Blockchain", "on_demand_clore"),
         ):
-            ratios = self._ratios(listed.column(), shown.column(), name, usd_name)
+            ratios = self._ratios(listed.read(), shown.read(), name, usd_name)
             if ratios is None:
                 # Too few conversions shown, or too odd an answer: the plain way, over all records.
                 return convert.coin_rates(map(self._table.server, range(len(self._table))), read_at=read_at)
@@ -544,8 +481,8 @@ class _Rates:
         exact: dict[int, Decimal] = {}
 
         def ratio(i: int) -> Decimal | None:
-            server = self._table.server(i)
-            price, usd = server.on_demand.get(name), server.usd.get(usd_name)
+            prices = self._table.prices(i)
+            price, usd = prices.on_demand.get(name), prices.usd.get(usd_name)
             return usd / price if price is not None and price > 0 and usd is not None and usd > 0 else None
 
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -590,37 +527,25 @@ def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumn
     free = np.flatnonzero(is_free)
     ids, strange = all_ids[readable], table._odd[free].copy()
 
-    def column(numbers: _Numbers) -> Floats:
-        values, unusual = numbers.column()
+    def column(numbers: NumberColumn) -> Floats:
+        values, unusual = numbers.read()
         np.logical_or(strange, unusual[left], out=strange)
         return values[left]
 
-    def of_all(numbers: _Numbers) -> Floats:
-        values, unusual = numbers.column()
+    def of_all(numbers: NumberColumn) -> Floats:
+        values, unusual = numbers.read()
         np.logical_or(strange, unusual[readable][free], out=strange)
         return values[readable][free]
 
-    def kinds(values: _Kinds, make: Callable[[Any], T]) -> tuple[list[T], Ints]:
-        found, kind_of = values.column(make)
-        return found, kind_of[left]
-
-    allowed, allowed_of = kinds(reading.allowed_coins, _allowed_coins)
-    may_pay = np.asarray(allowed or np.zeros((0, 3)), dtype=bool).reshape(-1, 3)[allowed_of]
+    machines = reading.machines
+    machine = machines.columns(reading.machine_rows()[left])
+    np.logical_or(strange, machine.is_odd, out=strange)
+    may_pay = np.array(machines.coins.values or np.zeros((0, 3)), dtype=bool)[machine.coins_of]
     on_demand = np.stack([column(reading.usd), of_all(reading.clore), of_all(reading.btc)], axis=1)
     on_demand = np.where((on_demand > 0) & may_pay, on_demand, np.nan)
-    each_kind, kind_of = _Kinds.joint(
-        (reading.gpu, reading.gpuram, reading.each_gpu, reading.gpu_array), _gpu_kind
-    )
-    gpu_kinds, gpu_of = _distinct(each_kind, kind_of[left])
-    cpus, cpu_of = kinds(reading.cpu, lambda cpu: convert.cpu_name(wire.text(cpu)))
-    cudas, cuda_of = kinds(reading.cuda_version, wire.version)
-    countries, country_of = kinds(reading.country, lambda code: convert.country_code(wire.text(code)))
-    gigaspot, gigaspot_of = kinds(reading.gigaspot, _is_on_gigaspot)
-    on_gigaspot = np.asarray(gigaspot, dtype=bool)[gigaspot_of] if gigaspot else np.zeros(len(free), bool)
-    ram_gib, disk_gb = column(reading.ram), column(reading.disk)
+    on_gigaspot = np.array(machines.gigaspot.values, dtype=bool)[machine.gigaspot_of]
     reliability, mrl_hours = column(reading.reliability), column(reading.mrl)
-    disk_mb_s, down_mbit_s = column(reading.disk_speed), column(reading.down)
-    bands = [band_of_server([gpu.name for gpu in gpus]) for gpus in gpu_kinds]
+    band_low, band_high = machines.bands()
 
     def read_spot() -> tuple[Floats, Flags]:
         bids, unusual = _spot(list(compress(table.read_bids(), is_free)))
@@ -632,58 +557,26 @@ def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumn
         free=free,
         is_odd=strange,
         ids=ids[free],
-        gpu_kinds=gpu_kinds,
-        gpu_of=gpu_of,
-        band_low=np.asarray([float(band.low) for band in bands])[gpu_of] if bands else np.zeros(0),
-        band_high=np.asarray([float(band.high) for band in bands])[gpu_of] if bands else np.zeros(0),
-        cpus=cpus,
-        cpu_of=cpu_of,
-        cudas=cudas,
-        cuda_of=cuda_of,
-        countries=countries,
-        country_of=country_of,
+        gpu_kinds=list(machines.gpus.values),
+        gpu_of=machine.gpu_of,
+        band_low=band_low[machine.gpu_of],
+        band_high=band_high[machine.gpu_of],
+        cpus=list(machines.cpus.values),
+        cpu_of=machine.cpu_of,
+        cudas=list(machines.cudas.values),
+        cuda_of=machine.cuda_of,
+        countries=list(machines.countries.values),
+        country_of=machine.country_of,
         is_on_gigaspot=on_gigaspot,
-        ram_bytes=_in_range(ram_gib, convert.RAM_GIB_MAX) * (1 << 30),
-        disk_bytes=_in_range(disk_gb, convert.DISK_GB_MAX) * 1e9,
-        disk_mb_s=_positive(disk_mb_s),
-        down_mbit_s=_positive(down_mbit_s),
+        ram_bytes=_in_range(machine.ram_gib, convert.RAM_GIB_MAX) * (1 << 30),
+        disk_bytes=_in_range(machine.disk_gb, convert.DISK_GB_MAX) * 1e9,
+        disk_mb_s=_positive(machine.disk_mb_s),
+        down_mbit_s=_positive(machine.down_mbit_s),
         reliability=np.where((reliability >= 0) & (reliability <= 1), reliability, np.nan),
         life_s=_in_range(mrl_hours, _MRL_HOURS_MAX) * 3600.0,
         on_demand=on_demand,
         read_spot=read_spot,
     )
-
-
-def _distinct(values: list[T], value_of: Ints) -> tuple[list[T], Ints]:
-    """The same with equal values told once."""
-    kinds = _Kinds()
-    kinds.add(values)
-    found, kind_of = kinds.column(lambda value: value)
-    return found, kind_of[value_of]
-
-
-def _allowed_coins(raw: bytes) -> tuple[bool, ...]:
-    coins = wire.strings(wire.parse(raw) if raw else None, limit=wire.COINS_MAX)
-    return tuple(convert.NAME_OF[currency] in coins for currency in COLUMN_CURRENCIES)
-
-
-@lru_cache(maxsize=8192)
-def _gpu_kind(key: tuple[str | None, bytes, bytes, bytes]) -> tuple[OfferedGpu, ...]:
-    described, vram, each, listed = key
-    return convert.offered_gpus(
-        wire.read_specs(
-            {
-                "gpu": described,
-                "gpuram": wire.parse(vram) if vram else None,
-                "gpus": wire.parse(each) if each else None,
-            }
-        ),
-        wire.strings(wire.parse(listed) if listed else None, limit=wire.GPUS_MAX + 1),
-    )
-
-
-def _is_on_gigaspot(raw: bytes) -> bool:
-    return wire.is_on_gigaspot(wire.parse(raw) if raw else None)
 
 
 def _spot(raws: list[msgspec.Raw]) -> tuple[Floats, Flags]:
@@ -698,48 +591,12 @@ def _spot(raws: list[msgspec.Raw]) -> tuple[Floats, Flags]:
         read.append(coins or _NO_COINS)
     found = []
     for name in ("usd", "clore", "btc"):
-        numbers = _Numbers()
+        numbers = NumberColumn()
         numbers.add([getattr(each, name) for each in read])
-        column, unusual = numbers.column()
+        column, unusual = numbers.read()
         odd |= unusual
         found.append(column)
     return np.stack(found, axis=1), odd
-
-
-_DISK_TAIL_MAX = 13
-_USUAL_SIZES = re.compile(r"(?:[0-9]{1,7}(?:\.[0-9]{1,4})?GB\n)*")
-
-
-def _disks_gb(texts: list[str | None]) -> list[float]:
-    """`_disk_gb` of each. Where all are of the usual form, with one look at all of them."""
-    tails = [text[text.rfind(" ") + 1 :] if text else "" for text in texts]
-    joined = "\n".join([*tails, ""])
-    if _USUAL_SIZES.fullmatch(joined):
-        numbers = joined.split("GB\n")[:-1]
-        if len(numbers) == len(texts):
-            return list(map(float, numbers))
-    return list(map(_disk_gb, texts))
-
-
-def _disk_gb(text: str | None) -> float:
-    """`wire.disk_gb` for the usual form, `MODEL 456.0399GB`; nan for none; -inf where that must be asked."""
-    if text is None:
-        return math.nan
-    tail = text[text.rfind(" ") + 1 :]
-    number = tail[:-2]
-    if (
-        tail[-2:] == "GB"
-        and len(tail) < _DISK_TAIL_MAX
-        and number.isascii()
-        and number.replace(".", "", 1).isdigit()
-        and number[0] != "."
-        and number[-1] != "."
-    ):
-        value = float(number)
-        if value < 1e8:
-            return value
-    found = wire.disk_gb(text)
-    return -math.inf if found is not None else math.nan
 
 
 def _in_range(values: Floats, limit: float) -> Floats:

@@ -59,6 +59,7 @@ from clorefleet.market.transport import USER_AGENT, Answer, HttpTransport, NoAns
 
 if TYPE_CHECKING:
     from clorefleet.market.bulk import OfferTable
+    from clorefleet.market.machines import MachineMemo
 
 log = logging.getLogger("clorefleet.market")
 
@@ -126,6 +127,7 @@ class MarketClient:
         self._limiter = limiter or RequestLimiter(clock)
         self._random_unit = random_unit
         self._fees: tuple[float, RenterFees] | None = None
+        self._machines: MachineMemo | None = None
         self._transport = HttpTransport(
             base_url, api_key, clock=clock, timeouts=timeouts, user_agent=user_agent, inner=inner
         )
@@ -379,11 +381,13 @@ class MarketClient:
     def _read_marketplace(self, call: _Call) -> OfferTable | wire.Fields:
         """The answer in bulk where it is plain, else read tolerantly."""
         from clorefleet.market.bulk import table_of_answer
+        from clorefleet.market.machines import MachineMemo
 
         answer = self._ask(call)
         if isinstance(answer, InDoubt):
             return self._settled(answer, "servers")
-        table = table_of_answer(answer.body, read_at=self._clock.now())
+        self._machines = self._machines or MachineMemo()
+        table = table_of_answer(answer.body, read_at=self._clock.now(), memo=self._machines)
         if table is None:
             return self._settled(judge(answer, call.stake), "servers")
         self._limiter.note_served()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -149,13 +150,13 @@ def told_rates(usd_rates: Mapping[str, Decimal], *, read_at: datetime) -> Market
 
 
 def offer(server: wire.WireServer, rates: MarketRates) -> Offer:
+    return with_prices(without_prices(server), server, server, rates)
+
+
+def without_prices(server: wire.WireServer) -> Offer:
+    """All of an offer that does not change from hour to hour."""
     specs = server.specs
     gpus = offered_gpus(specs, server.gpu_array)
-    names = tuple(gpu.name for gpu in gpus)
-    on_demand = _rates_per_day(server.on_demand, server.allowed_coins)
-    # A spot order on such a server is refused by name.
-    spot = () if server.is_on_gigaspot else _rates_per_day(server.spot, server.allowed_coins)
-    usd = _usd_figure(server)
     ram_bytes = _bytes(specs.ram_gb, _GIB, limit=RAM_GIB_MAX)
     disk_bytes = _bytes(specs.disk_gb, _GB, limit=DISK_GB_MAX)
     return Offer(
@@ -179,13 +180,25 @@ def offer(server: wire.WireServer, rates: MarketRates) -> Offer:
         is_rented=server.is_rented,
         pcie_generation=specs.pcie_generation,
         pcie_width=specs.pcie_width,
+        on_demand=(),
+        spot=(),
+        flags=tuple(_spec_flags(server, gpus, ram_bytes, disk_bytes)),
+    )
+
+
+def with_prices(bare: Offer, server: wire.WireServer, prices: wire.WirePrices, rates: MarketRates) -> Offer:
+    """`bare`, which is `server` without prices, at `prices`."""
+    on_demand = _rates_per_day(prices.on_demand, server.allowed_coins)
+    # A spot order on such a server is refused by name.
+    spot = () if server.is_on_gigaspot else _rates_per_day(prices.spot, server.allowed_coins)
+    usd = _usd_figure(prices)
+    names = tuple(gpu.name for gpu in bare.gpus)
+    return replace(
+        bare,
         on_demand=on_demand,
         spot=spot,
         usd_per_day=None if usd is None else Rate.per_day(usd),
-        flags=(
-            *_price_flags(on_demand, server, rates, names),
-            *_spec_flags(server, names, ram_bytes, disk_bytes),
-        ),
+        flags=(*_price_flags(on_demand, prices, rates, names), *bare.flags),
     )
 
 
@@ -212,23 +225,23 @@ def _gpus(names: tuple[str, ...], specs: wire.WireSpecs) -> tuple[OfferedGpu, ..
     return tuple(OfferedGpu(name, vram) for name in names)
 
 
-def _usd_figure(server: wire.WireServer) -> Decimal | None:
+def _usd_figure(prices: wire.WirePrices) -> Decimal | None:
     """The market's conversion; for prices in USD it is the price itself."""
     for currency in (Currency.USD, Currency.CLORE, Currency.BITCOIN):
-        for figure in (server.usd.get(_USD_KEY[currency]), server.original_usd.get(NAME_OF[currency])):
+        for figure in (prices.usd.get(_USD_KEY[currency]), prices.original_usd.get(NAME_OF[currency])):
             if figure is not None and figure > 0:
                 return figure
     return None
 
 
 def _price_flags(
-    on_demand: tuple[Rate, ...], server: wire.WireServer, rates: MarketRates, names: tuple[str, ...]
+    on_demand: tuple[Rate, ...], prices: wire.WirePrices, rates: MarketRates, names: tuple[str, ...]
 ) -> Iterable[OfferFlag]:
     if not on_demand:
         yield OfferFlag("no_price", "It has no on-demand price in a currency that it accepts.")
         return
     worth = {rate.currency: usd.amount for rate in on_demand if (usd := rates.to_usd(rate)) is not None}
-    shown = [server.usd.get(_USD_KEY[rate.currency]) for rate in on_demand]
+    shown = [prices.usd.get(_USD_KEY[rate.currency]) for rate in on_demand]
     figures = [*worth.values(), *(usd for usd in shown if usd is not None and usd > 0)]
     if figures and max(figures) > min(figures) * DISAGREEMENT_MAX:
         yield OfferFlag(
@@ -248,10 +261,10 @@ def _price_flags(
 
 
 def _spec_flags(
-    server: wire.WireServer, names: tuple[str, ...], ram_bytes: int | None, disk_bytes: int | None
+    server: wire.WireServer, gpus: tuple[OfferedGpu, ...], ram_bytes: int | None, disk_bytes: int | None
 ) -> Iterable[OfferFlag]:
     missing = [
-        what for what, is_there in (("GPUs", names), ("RAM", ram_bytes), ("disk", disk_bytes)) if not is_there
+        what for what, is_there in (("GPUs", gpus), ("RAM", ram_bytes), ("disk", disk_bytes)) if not is_there
     ]
     if missing:
         yield OfferFlag("specs_missing", f"The market does not tell its {' and '.join(missing)}.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -63,7 +62,8 @@ def band_of(gpu_name: str) -> PriceBand:
     return next((band for name, band in bands if name in plain), unknown)
 
 
-def band_of_server(gpu_names: Iterable[str]) -> PriceBand:
+@lru_cache(maxsize=4096)
+def band_of_server(gpu_names: tuple[str, ...]) -> PriceBand:
     """All GPUs together; the rest of a server is small beside them."""
     total = PriceBand(Decimal(0), Decimal(0))
     for name in gpu_names:

@@ -51,13 +51,13 @@ def parse(body: bytes) -> Json:
     """
     try:
         return json.loads(
-            body.decode("utf-8"), parse_float=_exact, parse_int=_whole, parse_constant=lambda _: None
+            body.decode("utf-8"), parse_float=exact, parse_int=_whole, parse_constant=lambda _: None
         )
     except (ValueError, RecursionError) as error:
         raise NotJson(type(error).__name__) from error
 
 
-def _exact(text: str) -> Decimal | None:
+def exact(text: str) -> Decimal | None:
     """None for a number that is too extreme to be meant."""
     try:
         return _bounded(Decimal(text))
@@ -73,13 +73,13 @@ def _whole(text: str) -> int | None:
 def _bounded(value: Decimal) -> Decimal | None:
     if not value.is_finite():
         return None
-    if value == 0:
+    if not value:
         return Decimal(0)
     # `adjusted` is the exponent of the first digit; the texts are short, so the last one is near.
     return value if _EXPONENT_MIN < value.adjusted() < _EXPONENT_MAX else None
 
 
-_decoder = json.JSONDecoder(parse_float=_exact, parse_int=_whole, parse_constant=lambda _: None)
+_decoder = json.JSONDecoder(parse_float=exact, parse_int=_whole, parse_constant=lambda _: None)
 
 
 # -- values
@@ -255,10 +255,7 @@ class WireSpecs:
 
 
 @dataclass(frozen=True, slots=True)
-class WireServer:
-    id: int
-    owner: int | None
-    mrl_hours: Decimal | None
+class WirePrices:
     on_demand: dict[str, Decimal]
     """Per day for the whole server, by the service's name of the currency."""
     spot: dict[str, Decimal]
@@ -266,6 +263,13 @@ class WireServer:
     """`on_demand_btc`, `on_demand_clore`, `on_demand_usd`, `spot`: the service's own conversion."""
     original_usd: dict[str, Decimal]
     """By currency: the on-demand price that the host typed in USD."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireServer(WirePrices):
+    id: int
+    owner: int | None
+    mrl_hours: Decimal | None
     is_rented: bool
     specs: WireSpecs
     reliability: Decimal | None
@@ -306,16 +310,16 @@ def read_server(raw: Fields) -> WireServer | None:
     server_id = identifier(raw.get("id"))
     if server_id is None:
         return None
-    price, rating = fields(raw.get("price")), fields(raw.get("rating"))
+    prices, rating = read_prices(raw.get("price")), fields(raw.get("rating"))
     rented = flag(raw.get("rented"))
     return WireServer(
         id=server_id,
         owner=identifier(raw.get("owner")),
         mrl_hours=number(raw.get("mrl")),
-        on_demand=amounts(price.get("on_demand")),
-        spot=amounts(price.get("spot")),
-        usd=amounts(price.get("usd")),
-        original_usd=_original_usd(price.get("original_usd")),
+        on_demand=prices.on_demand,
+        spot=prices.spot,
+        usd=prices.usd,
+        original_usd=prices.original_usd,
         # Not told is taken as rented: a server that cannot be had costs us less than a failed rent.
         is_rented=True if rented is None else rented,
         specs=read_specs(raw.get("specs")),
@@ -326,6 +330,16 @@ def read_server(raw: Fields) -> WireServer | None:
         gpu_array=strings(raw.get("gpu_array"), limit=GPUS_MAX + 1),
         cuda_version=version(raw.get("cuda_version")),
         is_on_gigaspot=is_on_gigaspot(raw.get("gigaspot")),
+    )
+
+
+def read_prices(value: Json) -> WirePrices:
+    price = fields(value)
+    return WirePrices(
+        on_demand=amounts(price.get("on_demand")),
+        spot=amounts(price.get("spot")),
+        usd=amounts(price.get("usd")),
+        original_usd=_original_usd(price.get("original_usd")),
     )
 
 
