@@ -108,6 +108,10 @@ class Checkpoint:
     fp8_block: int = 0
     """Side of the blocks that share a scale; a tensor-parallel shard must be a multiple. 0: per channel."""
 
+    def __hash__(self) -> int:
+        """By its key alone, and recipes by their name: arithmetic that is remembered is looked up by them."""
+        return hash(self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageVariant:
@@ -232,6 +236,9 @@ class Recipe:
     ollama: OllamaName | None = None
     unsupported: tuple[Unsupported, ...] = ()
     source_file: str = ""
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def checkpoint(self, key: str) -> Checkpoint:
         return next(checkpoint for checkpoint in self.checkpoints if checkpoint.key == key)

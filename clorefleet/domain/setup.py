@@ -62,6 +62,11 @@ class Setup:
     has_peer_to_peer: bool = True
     """False: the GPUs of the host fail to reach each other directly, and go through its memory."""
 
+    def __hash__(self) -> int:
+        """By what tells nearly all apart: setups are looked up thousands of times in one plan."""
+        size = self.tensor_parallel, self.context_tokens, self.concurrency
+        return hash((self.checkpoint, self.engine, size, self.experts_in_ram, self.layers_per_gpu))
+
     @property
     def reads_ram(self) -> bool:
         """Experts are read from RAM for each token, so that its bandwidth decides about the speed."""

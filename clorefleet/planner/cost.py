@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_UP, Decimal
+from functools import lru_cache
 
 from clorefleet.domain.download import BYTES_PER_MBIT, EFFICIENCY, UNKNOWN_DISK_MB_S, UNKNOWN_LINE_MBIT_S
 from clorefleet.domain.money import Currency, Money, Rate
@@ -47,44 +48,78 @@ _MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Tariff:
-    """One way to pay for a server: a currency, its price, and all that the market adds."""
+class Billing:
+    """How the market bills in one currency, whatever the offer."""
 
-    billed: Rate
+    currency: Currency
     is_spot: bool
     fee_percent: Decimal
+    with_fee: Decimal
+    """A price times this is what is paid."""
+    fee_name: str
+    fee_mark: Mark
+    fee_source: str
     creation_fee: Decimal
-    """In the billed currency."""
+    """In the currency."""
+    creation_usd: Decimal
     usd_per_unit: Decimal
     rate_source: str
+    balance: Decimal | None
+    """What the wallet holds; None when nobody looked."""
+
+
+def billings_of(market: MarketView, currencies: Iterable[Currency], *, is_spot: bool) -> tuple[Billing, ...]:
+    """In those currencies that somebody says the worth of."""
+    found = []
+    for currency in currencies:
+        worth = usd_per_unit(currency, market)
+        if worth is None:
+            continue
+        unit, source = worth
+        percent, creation = market.fees.percent(currency, is_spot=is_spot), market.fees.creation(currency)
+        found.append(
+            Billing(
+                currency=currency,
+                is_spot=is_spot,
+                fee_percent=percent,
+                with_fee=1 + percent / 100,
+                fee_name=f"renter's fee, {percent.normalize():f} %",
+                fee_mark=Mark.PUBLISHED if market.fees.source == "market" else Mark.ASSUMED,
+                fee_source=market.fees.source,
+                creation_fee=creation,
+                creation_usd=creation * unit,
+                usd_per_unit=unit,
+                rate_source=source,
+                balance=market.balance(currency),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """An offer's price in one currency, as it is billed."""
+
+    billed: Rate
+    billing: Billing
     lacking: Money | None
     server_usd: Decimal
     """A day, without fee."""
     running_usd: Decimal
     """A day, with fee."""
-    creation_usd: Decimal
 
 
-def _tariff(offer: Offer, market: MarketView, currency: Currency, *, is_spot: bool) -> Tariff | None:
-    billed = offer.price_in(currency, is_spot=is_spot)
+def _tariff(offer: Offer, billing: Billing) -> Tariff | None:
+    billed = offer.price_in(billing.currency, is_spot=billing.is_spot)
     if billed is None or billed.amount <= 0:
         return None
-    worth = usd_per_unit(currency, market)
-    if worth is None:
-        return None
-    unit, source = worth
-    percent = market.fees.percent(currency, is_spot=is_spot)
-    creation = market.fees.creation(currency)
-    with_fee = 1 + percent / 100
-    balance = market.balance(currency)
     lacking = None
-    if balance is not None:
-        need = billed.amount * with_fee * FIRST_HOURS / 24 + creation
-        lacking = None if balance >= need else Money(need - balance, currency)
-    server = billed.amount * unit
-    return Tariff(
-        billed, is_spot, percent, creation, unit, source, lacking, server, server * with_fee, creation * unit
-    )
+    if billing.balance is not None:
+        need = billed.amount * billing.with_fee * FIRST_HOURS / 24 + billing.creation_fee
+        if billing.balance < need:
+            lacking = Money(need - billing.balance, billing.currency)
+    server = billed.amount * billing.usd_per_unit
+    return Tariff(billed, billing, lacking, server, server * billing.with_fee)
 
 
 def usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] | None:
@@ -97,29 +132,27 @@ def usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] 
 
 def price_of(
     offer: Offer,
-    setup: Setup,
+    start: StartUp,
     speed: Speed,
-    market: MarketView,
+    billings: Iterable[Billing],
     *,
-    is_spot: bool,
-    currencies: Iterable[Currency] = CURRENCIES,
     load_tokens_per_day: int | None = None,
     hosted: HostedPrice | None = None,
 ) -> Price | None:
     """The cheapest way to pay that the wallets can bear; where none can, the cheapest and what is lacking.
 
-    None when the offer has no price in any of `currencies` at a known rate.
+    None when the offer has no price in the currency of any of `billings`.
     """
-    start, ways = start_up_of(offer, setup), []
-    for currency in currencies:
-        tariff = _tariff(offer, market, currency, is_spot=is_spot)
+    ways, spread = [], _Spread.of(offer, start)
+    for billing in billings:
+        tariff = _tariff(offer, billing)
         if tariff is not None:
-            parts = _parts(offer, start, tariff)
+            parts = _parts(tariff, spread)
             ways.append((tariff, parts, sum(parts, Decimal(0))))
     if not ways:
         return None
     tariff, parts, total = min(ways, key=lambda way: (way[0].lacking is not None, way[2]))
-    words = _words(offer, start, market, tariff)
+    words = _words(start, tariff, spread)
     terms = tuple(
         Term(name, part, "USD/day", mark, source)
         for (name, mark, source), part in zip(words, parts, strict=True)
@@ -137,10 +170,10 @@ def _price(
 ) -> Price:
     load, copies = load_of(speed, load_tokens_per_day)
     capacity, _ = load_of(speed, None)
-    break_even = _break_even(total, hosted)
+    break_even, billing = _break_even(total, hosted), tariff.billing
     return Price(
         billed=tariff.billed,
-        is_spot=tariff.is_spot,
+        is_spot=billing.is_spot,
         all_in_usd_per_day=Rate.per_day(total),
         terms=terms,
         usd_per_million_tokens=(total * copies / load * _MILLION).quantize(_STEP, ROUND_UP) if load else None,
@@ -148,55 +181,84 @@ def _price(
         break_even_tokens_per_day=break_even,
         is_break_even_in_reach=break_even is not None and break_even <= capacity,
         lacking=tariff.lacking,
-        fee_percent=tariff.fee_percent,
-        creation_fee=tariff.creation_fee,
-        usd_per_unit=tariff.usd_per_unit,
-        rate_source=tariff.rate_source,
+        fee_percent=billing.fee_percent,
+        creation_fee=billing.creation_fee,
+        usd_per_unit=billing.usd_per_unit,
+        rate_source=billing.rate_source,
     )
 
 
 def load_of(speed: Speed, load_tokens_per_day: int | None) -> tuple[Decimal, int]:
     """Output tokens a day that are paid for, and the servers it takes; without a load, as many as one can."""
-    capacity = Decimal(str(speed.throughput_tokens_per_s or speed.decode_tokens_per_s)) * _DAY_S
+    capacity = _tokens_per_day(speed.throughput_tokens_per_s or speed.decode_tokens_per_s)
     load = capacity if load_tokens_per_day is None else Decimal(load_tokens_per_day)
     return load, max(1, math.ceil(load / capacity)) if capacity else 1
 
 
-def _parts(offer: Offer, start: StartUp, tariff: Tariff) -> tuple[Decimal, ...]:
+@lru_cache(maxsize=4096)
+def _tokens_per_day(tokens_per_s: float) -> Decimal:
+    return Decimal(str(tokens_per_s)) * _DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """What an order's one-time costs are spread over, and the time that bills without serving."""
+
+    per_day: Decimal
+    """Lives in a day."""
+    life_text: str
+    download_s: int
+    load_s: int
+    total_s: int
+    """Whole seconds, rounded up."""
+    downtime: Decimal
+    """A share."""
+
+    @classmethod
+    def of(cls, offer: Offer, start: StartUp) -> _Spread:
+        life_s, text = _life(offer)
+        return cls(
+            per_day=Decimal(_DAY_S) / life_s,
+            life_text=text,
+            download_s=math.ceil(start.download_s),
+            load_s=math.ceil(start.load_s),
+            total_s=math.ceil(start.total_s),
+            downtime=_downtime(offer),
+        )
+
+
+def _parts(tariff: Tariff, spread: _Spread) -> tuple[Decimal, ...]:
     """USD per day, each rounded up to a millionth of a dollar: their sum is the total."""
-    running, (life_s, _) = tariff.running_usd, _life(offer)
-    per_day = Decimal(_DAY_S) / life_s
+    running, creation, per_day = tariff.running_usd, tariff.billing.creation_usd, spread.per_day
     parts = [
         tariff.server_usd,
         running - tariff.server_usd,
-        tariff.creation_usd * per_day,
-        _paid_usd(start.download_s, running) * per_day,
-        _paid_usd(start.load_s, running) * per_day,
+        creation * per_day,
+        running * spread.download_s / _DAY_S * per_day,
+        running * spread.load_s / _DAY_S * per_day,
         Decimal(0),
-        running * _downtime(offer),
+        running * spread.downtime,
     ]
-    if tariff.is_spot:
-        each = _paid_usd(start.total_s, running) + tariff.creation_usd
+    if tariff.billing.is_spot:
+        each = running * spread.total_s / _DAY_S + creation
         parts.append(each * SPOT_INTERRUPTIONS_PER_DAY)
-    return tuple(part.quantize(_STEP, ROUND_UP) for part in parts)
+    return tuple([part.quantize(_STEP, ROUND_UP) for part in parts])
 
 
-def _words(
-    offer: Offer, start: StartUp, market: MarketView, tariff: Tariff
-) -> Iterator[tuple[str, Mark, str]]:
+def _words(start: StartUp, tariff: Tariff, spread: _Spread) -> Iterator[tuple[str, Mark, str]]:
     """Name, mark and source of each of `_parts`."""
-    fees_mark, fees, (_, life) = _fees_mark(market), market.fees.source, _life(offer)
+    billing, life = tariff.billing, spread.life_text
     rate = f"the offer: {tariff.billed}"
-    if tariff.billed.currency is not Currency.USD:
-        rate += f" at {tariff.usd_per_unit.normalize():f} USD ({tariff.rate_source})"
+    if billing.currency is not Currency.USD:
+        rate += f" at {billing.usd_per_unit.normalize():f} USD ({billing.rate_source})"
     yield "server", Mark.PUBLISHED, rate
-    yield f"renter's fee, {tariff.fee_percent.normalize():f} %", fees_mark, fees
-    yield f"creation fee, {life}", fees_mark, fees
+    yield billing.fee_name, billing.fee_mark, billing.fee_source
+    yield f"creation fee, {life}", billing.fee_mark, billing.fee_source
     yield f"paid download, {life}", Mark.ASSUMED, start.download_text
     yield f"paid boot and load, {life}", Mark.ASSUMED, start.load_text
     yield "minimum rental", Mark.ASSUMED, "none: a renter may cancel at any time"
-    yield "expected loss by downtime", Mark.ASSUMED, f"away {_downtime(offer):.2%} of the time"
-    if tariff.is_spot:
+    yield "expected loss by downtime", Mark.ASSUMED, f"away {spread.downtime:.2%} of the time"
+    if billing.is_spot:
         often = f"{SPOT_INTERRUPTIONS_PER_DAY} a day, each a new start and creation fee"
         yield "expected interruptions", Mark.ASSUMED, often
 
@@ -263,12 +325,3 @@ def start_up_of(offer: Offer, setup: Setup) -> StartUp:
         disk_s=setup.checkpoint_bytes / disk_bytes_s,
         warm_up_s=WARM_UP_S[setup.engine],
     )
-
-
-def _paid_usd(seconds: float, running_usd: Decimal) -> Decimal:
-    """Time that bills without serving. Whole seconds, rounded up."""
-    return running_usd * math.ceil(seconds) / _DAY_S
-
-
-def _fees_mark(market: MarketView) -> Mark:
-    return Mark.PUBLISHED if market.fees.source == "market" else Mark.ASSUMED

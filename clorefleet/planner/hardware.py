@@ -72,8 +72,11 @@ class Hardware:
 def hardware_of_offer(offer: Offer, gpus: GpuTable) -> Hardware | None:
     """None when a GPU is not in the table: what is not known is not promised."""
     models = offered_models(offer.gpus, gpus)
-    if models is None:
-        return None
+    return None if models is None else hardware_of_models(models, offer)
+
+
+def hardware_of_models(models: OfferedModels, offer: Offer) -> Hardware:
+    """The same where the offer's GPUs were found already."""
     found, vram = models
     return Hardware(
         gpus=found,

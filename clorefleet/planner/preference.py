@@ -24,22 +24,28 @@ Key = tuple[object, ...]
 
 
 def preferred(
-    candidates: Iterable[tuple[StartUp, Candidate]], objective: Objective, recipe: Recipe
-) -> Candidate:
+    candidates: list[tuple[StartUp, Candidate]], objective: Objective, recipe: Recipe
+) -> tuple[StartUp, Candidate]:
     """An offer's best setup, of those with their start-up there.
 
     Its price has no part in this, so a falling price never changes the setup.
     """
-    entries = [(1 + start.total_s / 86_400, each) for start, each in candidates]
+    if len(candidates) == 1:
+        return candidates[0]
+    limit = float("inf")
     if objective is Objective.COST:
-        limit = min(share for share, _ in entries) * (1 + SAME_PRICE_SHARE)
-        entries = [entry for entry in entries if entry[0] <= limit]
+        limit = min(_day(start) for start, _ in candidates) * (1 + SAME_PRICE_SHARE)
 
-    def key(entry: tuple[float, Candidate]) -> tuple[Parts, float, Parts]:
+    def key(entry: tuple[StartUp, Candidate]) -> tuple[Parts, float, Parts]:
         before, divisor, after = setup_parts(entry[1], objective, recipe)
-        return before, entry[0] / divisor, after
+        return before, _day(entry[0]) / divisor, after
 
-    return min(entries, key=key)[1]
+    return min((entry for entry in candidates if _day(entry[0]) <= limit), key=key)
+
+
+def _day(start: StartUp) -> float:
+    """What a day costs, start-up included, as a multiple of its rate."""
+    return 1 + start.total_s / 86_400
 
 
 Parts = tuple[float | int | str, ...]

@@ -17,11 +17,10 @@ from clorefleet.domain.plan import Plan, PlanReport, Requirement
 from clorefleet.domain.recipe import Recipe
 from clorefleet.planner.advice import advise
 from clorefleet.planner.calibration import UNCALIBRATED, Calibration
-from clorefleet.planner.cost import CURRENCIES, price_of, start_up_of
+from clorefleet.planner.cost import CURRENCIES, StartUp, billings_of, price_of, start_up_of
 from clorefleet.planner.exclusions import not_excluded
-from clorefleet.planner.fit import in_room
 from clorefleet.planner.gpus import GpuTable
-from clorefleet.planner.hardware import Hardware, hardware_of_offer
+from clorefleet.planner.hardware import Hardware, hardware_of_models
 from clorefleet.planner.preference import pareto, plan_key, preferred, with_reason
 from clorefleet.planner.refusals import Refusals, words_of
 from clorefleet.planner.shapes import Candidate, ShapeMemo, ShapeTable, in_its_room, nearest_miss
@@ -122,8 +121,9 @@ class _Judge:
         currencies: tuple[Currency, ...],
         shapes: ShapeTable,
     ) -> None:
-        self._requirement, self._market, self._recipe = requirement, market, recipe
-        self._gpus, self._currencies, self._shapes = gpus, currencies, shapes
+        self._requirement, self._recipe = requirement, recipe
+        self._gpus, self._shapes = gpus, shapes
+        self._billings = [billings_of(market, currencies, is_spot=is_spot) for is_spot in (False, True)]
         self._cuda = {each.server_id: each.version for each in requirement.cuda_found}
         self.plans: list[Plan] = []
         self.over: list[Plan] = []
@@ -136,11 +136,13 @@ class _Judge:
         if refused is not None:
             self.refusals.add(*refused, offer)
             return
-        hardware = hardware_of_offer(offer, self._gpus)
-        if hardware is None:
+        models = self._shapes.models.models(offer.gpus, self._gpus)
+        if models is None:
             self.refusals.add("gpu_unknown", "a GPU that is not in the table", offer)
             return
-        shape = self._shapes.shape_of(hardware)
+        hardware = hardware_of_models(models, offer)
+        driver = self._shapes.cuda_class(hardware.cuda_version)
+        shape = self._shapes.shape_with(models, driver, hardware.ram_bandwidth_gb_s)
         in_room = in_its_room(shape, hardware)
         candidates = not_excluded(in_room, self._requirement.exclusions, offer, self._recipe)
         if in_room and not candidates:
@@ -164,26 +166,26 @@ class _Judge:
             text = f"the download would take more than {DOWNLOAD_MAX_S / 3600:g} h"
             self.refusals.add("network", text, offer)
             return
-        self._price(offer, hardware, preferred(in_time, self._requirement.objective, self._recipe))
+        start, chosen = preferred(in_time, self._requirement.objective, self._recipe)
+        self._price(offer, hardware, start, chosen)
 
-    def _price(self, offer: Offer, hardware: Hardware, chosen: Candidate) -> None:
+    def _price(self, offer: Offer, hardware: Hardware, start: StartUp, chosen: Candidate) -> None:
         """`chosen`, rented in the better way, or why it cannot be."""
-        requirement, fit = self._requirement, in_room(chosen.fit, hardware)
+        requirement, fit = self._requirement, chosen.fit_in(hardware)
+        speed = self._shapes.explained_speed(chosen.setup, hardware)
         plans = []
         for is_spot in kinds_of_order(offer, requirement):
             price = price_of(
                 offer,
-                chosen.setup,
-                chosen.speed,
-                self._market,
-                is_spot=is_spot,
-                currencies=self._currencies,
+                start,
+                speed,
+                self._billings[is_spot],
                 load_tokens_per_day=requirement.load_tokens_per_day,
                 hosted=self._recipe.hosted_price,
             )
             if price is not None:
                 floor = self._shapes.floors.decode_tokens_per_s
-                plans.append(Plan(offer, chosen.setup, fit, chosen.speed, price, min_tokens_per_s=floor))
+                plans.append(Plan(offer, chosen.setup, fit, speed, price, min_tokens_per_s=floor))
         affordable = [plan for plan in plans if not _is_over(plan, requirement)]
         best = min(affordable or plans, key=lambda plan: plan_key(plan, requirement.objective), default=None)
         if best is None:

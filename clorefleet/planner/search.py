@@ -11,16 +11,17 @@ is tried in pipeline stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from clorefleet.domain.plan import Fit
 from clorefleet.domain.recipe import Checkpoint, EngineName, EngineSupport, Precision, Recipe
 from clorefleet.domain.setup import Setup, Speculation
 from clorefleet.planner.fit import check_fit
 from clorefleet.planner.hardware import MIB, Hardware
-from clorefleet.planner.software import check_software, parse_version, why_indivisible
-from clorefleet.planner.split_fit import cannot_hold, choose_experts_in_ram, split_layers
+from clorefleet.planner.software import check_software, parse_version, refuse_server, why_indivisible
+from clorefleet.planner.split_fit import cannot_hold, choose_experts_in_ram, split_layers, split_of
 from clorefleet.planner.tensor_fit import (
     KT_MEMORY_FRACTION,
     VLLM_UTILISATION,
@@ -44,9 +45,10 @@ DRAFT_STEPS = 3
 """SGLang's own choice for these models (3 steps, 1 branch, 4 tokens), and that of the public recipes."""
 
 
-FitMemo = dict[tuple[object, ...], tuple[Setup, Fit]]
-"""Setups by all that their arithmetic looks at, once no software refuses them: servers of other GPUs, with
-more GPUs or another driver share them."""
+Found = tuple[tuple[Setup, Fit], ...]
+FitMemo = dict[tuple[object, ...], Found]
+"""What was found, by all that its arithmetic looks at: of a checkpoint with an engine on a whole
+server, and, once no software refuses it, on a number of GPUs. Servers of other GPUs share it."""
 
 
 def setups(
@@ -64,26 +66,94 @@ def setups(
     `memo` may be kept between calls for the same recipe, context and roomy hardware; it changes nothing but
     the time taken.
     """
+    seen = {} if memo is None else _seen_by_engine(recipe, hardware)
     for checkpoint in recipe.checkpoints:
         if checkpoint.precision not in precisions or (checkpoints and checkpoint.key not in checkpoints):
             continue
         for support in recipe.engines:
             if checkpoint.layout not in support.layouts or support.engine not in engines:
                 continue
-            base = _base(recipe, checkpoint, support, hardware, context_tokens)
-            if support.engine is EngineName.LLAMACPP:
-                yield _whole(base, recipe, checkpoint, support, hardware, memo, _llamacpp)
-            elif support.engine is EngineName.KTRANSFORMERS:
-                if checkpoint.precision in KT_PRECISIONS:
-                    base = replace(base, tensor_parallel=_ranks_that_divide(recipe, checkpoint, hardware))
-                    yield _whole(base, recipe, checkpoint, support, hardware, memo, _ktransformers)
-            else:
-                yield from _tensor_parallel(base, recipe, checkpoint, support, hardware, memo)
+            if memo is None:
+                yield from _found(recipe, checkpoint, support, hardware, context_tokens, None)
+                continue
+            key = (checkpoint.key, support.engine, seen[support.engine])
+            known = memo.get(key)
+            if known is None:
+                found = _found(recipe, checkpoint, support, hardware, context_tokens, memo)
+                known = memo[key] = tuple(found)
+            yield from known
 
 
+def _seen_by_engine(recipe: Recipe, hardware: Hardware) -> dict[EngineName, tuple[object, ...]]:
+    """All that a search with each engine looks at, of roomy hardware."""
+    least = min(gpu.compute_capability for gpu in hardware.gpus)
+    alike = min(hardware.vram_mib), len(hardware.gpus), least, _has_fp8(hardware), hardware.is_mixed
+    # Only llama.cpp uses each GPU's own memory.
+    split = hardware.vram_mib, least
+    return {
+        each.engine: (
+            _driver_class(recipe, each.engine, hardware.cuda_version),
+            split if each.engine is EngineName.LLAMACPP else alike,
+        )
+        for each in recipe.engines
+    }
+
+
+@lru_cache(maxsize=1024)
+def _driver_class(recipe: Recipe, engine: EngineName, have: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The newest CUDA that an image of this engine asks for and the driver has; `have` where it has none."""
+    if have is None:
+        return None
+    support = recipe.engine(engine)
+    asked = (support.min_cuda, *(each.min_cuda for each in support.variants))
+    steps = [parse_version(text) for text in asked if text]
+    return max((step for step in steps if step <= have), default=have if steps else (0, 0))
+
+
+def _found(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    support: EngineSupport,
+    hardware: Hardware,
+    context_tokens: int,
+    memo: FitMemo | None,
+) -> Iterator[tuple[Setup, Fit]]:
+    """`setups` of one checkpoint with one engine."""
+    image, there = _image(support, hardware), len(hardware.gpus)
+    refusal = refuse_server(support, image, checkpoint, hardware)
+    if support.engine in (EngineName.SGLANG, EngineName.VLLM):
+        cuts = _parallelisms(recipe, checkpoint, support.engine, there)
+        bases = [_base(recipe, checkpoint, support.engine, image, *cut, context_tokens) for cut in cuts]
+        if refusal is None:
+            yield from _tensor_parallel(bases, recipe, checkpoint, support, hardware, memo)
+        elif bases:
+            yield next((each for each in bases if each.pipeline_parallel == 1), bases[0]), refusal
+        return
+    is_split = support.engine is EngineName.LLAMACPP
+    if not is_split and checkpoint.precision not in KT_PRECISIONS:
+        return
+    ranks = there if is_split else _ranks_that_divide(recipe, checkpoint, hardware)
+    base = _base(recipe, checkpoint, support.engine, image, ranks, 1, 1, context_tokens)
+    if refusal is not None:
+        yield base, refusal
+    elif is_split:
+        yield _llamacpp(base, recipe, checkpoint, hardware)
+    else:
+        yield _ktransformers(base, recipe, checkpoint, hardware)
+
+
+@lru_cache(maxsize=4096)
 def _base(
-    recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, hardware: Hardware, context_tokens: int
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    engine: EngineName,
+    image: str,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    expert_parallel: int,
+    context_tokens: int,
 ) -> Setup:
+    """One object for all servers, of one request with the least context."""
     return Setup(
         model=recipe.name,
         checkpoint=checkpoint.key,
@@ -93,12 +163,14 @@ def _base(
         revision=checkpoint.revision,
         files=checkpoint.files,
         checkpoint_bytes=checkpoint.bytes,
-        engine=support.engine,
-        image=_image(support, hardware),
-        tensor_parallel=len(hardware.gpus),
+        engine=engine,
+        image=image,
+        tensor_parallel=tensor_parallel,
         context_tokens=context_tokens,
         concurrency=1,
         kv_dtype="bf16",
+        pipeline_parallel=pipeline_parallel,
+        expert_parallel=expert_parallel,
         context_floor_tokens=context_tokens,
     )
 
@@ -112,89 +184,61 @@ def _image(support: EngineSupport, hardware: Hardware) -> str:
     return next(older, support.image)
 
 
-_Search = Callable[[Setup, Recipe, Checkpoint, Hardware], tuple[Setup, Fit]]
-
-
-def _whole(
-    base: Setup,
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    support: EngineSupport,
-    hardware: Hardware,
-    memo: FitMemo | None,
-    search: _Search,
-) -> tuple[Setup, Fit]:
-    """`search`, on all GPUs of the server at once, which looks at their memory alone."""
-    refusal = check_software(support, base, recipe, hardware)
-    if refusal is not None:
-        return base, refusal
-    if memo is None:
-        return search(base, recipe, checkpoint, hardware)
-    key = (base.checkpoint, base.engine, base.image, hardware.vram_mib)
-    if key not in memo:
-        memo[key] = search(base, recipe, checkpoint, hardware)
-    return memo[key]
-
-
 # -- llama.cpp
 
 
 def _llamacpp(setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> tuple[Setup, Fit]:
-    if len(hardware.gpus) > 1:
-        setup = replace(setup, layers_per_gpu=split_layers(recipe, hardware).counts)
+    layers = split_layers(recipe, hardware).counts if len(hardware.gpus) > 1 else ()
     if not recipe.architecture.experts or not cannot_hold(recipe, checkpoint, hardware):
-        fit = check_fit(setup, recipe, hardware)
+        whole = replace(setup, layers_per_gpu=layers)
+        fit = check_fit(whole, recipe, hardware)
         if fit.fits:
-            return _grown(setup, fit, recipe, hardware)
+            whole = _grown(whole, recipe, checkpoint, hardware)
+            return whole, check_fit(whole, recipe, hardware)
         if fit.binding != "vram" or not recipe.architecture.experts:
-            return setup, fit
+            return whole, fit
     kv = kv_bytes(recipe, setup.context_tokens, 1, kv_dtype=setup.kv_dtype)
     in_ram = choose_experts_in_ram(recipe, checkpoint, hardware, kv_total_bytes=kv)
-    setup = replace(setup, experts_in_ram=in_ram)
+    setup = replace(setup, layers_per_gpu=layers, experts_in_ram=in_ram)
     return setup, check_fit(setup, recipe, hardware)
 
 
-def _grown(setup: Setup, fit: Fit, recipe: Recipe, hardware: Hardware) -> tuple[Setup, Fit]:
-    """The same with the longest context step, then the most requests at once, that still fit."""
-    larger = [
-        replace(setup, context_tokens=tokens)
-        for tokens in CONTEXT_STEPS
-        if setup.context_tokens < tokens <= recipe.max_context_tokens
-    ]
-    setup, fit = _last_that_fits(larger, setup, fit, recipe, hardware)
-    busier = [replace(setup, concurrency=slots) for slots in (2, LLAMACPP_SLOTS_MAX)]
-    return _last_that_fits(busier, setup, fit, recipe, hardware)
+def _grown(setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> Setup:
+    """The same with the longest context step, then the most requests at once, that still fit on the GPUs.
 
-
-def _last_that_fits(
-    growing: list[Setup], setup: Setup, fit: Fit, recipe: Recipe, hardware: Hardware
-) -> tuple[Setup, Fit]:
-    for larger in growing:
-        verdict = check_fit(larger, recipe, hardware)
-        if not verdict.fits:
+    RAM and disk hold it all the same: only experts and weights are there.
+    """
+    split = split_of(setup, recipe, hardware)
+    context, slots = setup.context_tokens, setup.concurrency
+    for tokens in CONTEXT_STEPS:
+        if context < tokens <= recipe.max_context_tokens:
+            if not split.holds(recipe, checkpoint, tokens, slots, kv_dtype=setup.kv_dtype):
+                break
+            context = tokens
+    for more in (2, LLAMACPP_SLOTS_MAX):
+        if not split.holds(recipe, checkpoint, context, more, kv_dtype=setup.kv_dtype):
             break
-        setup, fit = larger, verdict
-    return setup, fit
+        slots = more
+    return replace(setup, context_tokens=context, concurrency=slots)
 
 
 # -- SGLang and vLLM
 
 
 def _tensor_parallel(
-    base: Setup,
+    bases: list[Setup],
     recipe: Recipe,
     checkpoint: Checkpoint,
     support: EngineSupport,
     hardware: Hardware,
     memo: FitMemo | None,
 ) -> Iterator[tuple[Setup, Fit]]:
-    """Every number of GPUs that fits; when none does, the largest that divides, or says what does not."""
+    """Every base that fits; when none does, the largest that divides, or says what does not."""
     there = len(hardware.gpus)
     nearest: tuple[Setup, Fit] | None = None
     any_fits = False
-    for tensor, stages, experts in _parallelisms(recipe, checkpoint, support, there):
-        cut = replace(base, tensor_parallel=tensor, pipeline_parallel=stages, expert_parallel=experts)
-        setup, fit = _remembered(cut, recipe, support, hardware, memo)
+    for base in bases:
+        setup, fit = _remembered(base, recipe, support, hardware, memo)
         if fit.fits:
             any_fits = True
             yield setup, fit
@@ -230,26 +274,30 @@ def _remembered(
     cut = (base.tensor_parallel, base.pipeline_parallel, base.expert_parallel)
     abilities = (_has_fp8(hardware), _is_blackwell(hardware))
     key = (base.checkpoint, base.engine, base.image, cut, min(hardware.vram_mib), abilities)
-    if key not in memo:
-        memo[key] = _on_ranks(base, recipe, support, hardware)
-    return memo[key]
+    known = memo.get(key)
+    if known is None:
+        known = memo[key] = (_on_ranks(base, recipe, support, hardware),)
+    return known[0]
 
 
+@lru_cache(maxsize=1024)
 def _parallelisms(
-    recipe: Recipe, checkpoint: Checkpoint, support: EngineSupport, there: int
-) -> Iterator[tuple[int, int, int]]:
+    recipe: Recipe, checkpoint: Checkpoint, engine: EngineName, there: int
+) -> tuple[tuple[int, int, int], ...]:
     """Tensor, pipeline and expert parallelism on up to `there` equal GPUs, most GPUs first."""
+    found = []
     for ranks in range(min(there, RANKS_MAX), 0, -1):
         if not why_indivisible(recipe, checkpoint, ranks):
-            yield ranks, 1, 1
+            found.append((ranks, 1, 1))
         elif ranks > 1 and not why_indivisible(recipe, checkpoint, ranks, expert_parallel=ranks):
-            yield ranks, 1, ranks
-        elif ranks == there and support.engine is EngineName.VLLM:
+            found.append((ranks, 1, ranks))
+        elif ranks == there and engine is EngineName.VLLM:
             # Stages of the largest number that divides: six GPUs become three stages of two.
             for tensor in range(ranks // 2, 0, -1):
                 if ranks % tensor == 0 and not why_indivisible(recipe, checkpoint, tensor):
-                    yield tensor, ranks // tensor, 1
+                    found.append((tensor, ranks // tensor, 1))
                     break
+    return tuple(found)
 
 
 def _on_ranks(base: Setup, recipe: Recipe, support: EngineSupport, hardware: Hardware) -> tuple[Setup, Fit]:

@@ -7,7 +7,7 @@ it, RAM bandwidth only where experts are read from RAM.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -20,11 +20,15 @@ from clorefleet.planner.fit import ROOMY_BYTES, in_room, total_bytes, without_ro
 from clorefleet.planner.hardware import Hardware, ModelsMemo, OfferedModels
 from clorefleet.planner.search import RANKS_MAX, FitMemo, default_precisions, setups
 from clorefleet.planner.software import parse_version
-from clorefleet.planner.speed import predict
+from clorefleet.planner.speed import predict, predict_bare
 
 T = TypeVar("T")
 SHAPES_MAX = 20_000
 """Shapes that are kept. Hosts can invent kinds without end; a market of real ones has hundreds."""
+FITS_MAX = 8 * SHAPES_MAX
+"""What the searches found. A shape brings some, which it shares with others."""
+_Paced = tuple[Setup, tuple[GpuModel, ...], float]
+"""All that a speed depends on: GPUs (one stands for equal ones), and RAM bandwidth where it is used."""
 KEPT_MAX = 16
 MISSES_MAX = 256
 """Nearest misses kept in a server's own words. One of each reason is shown, mostly the same each time."""
@@ -37,9 +41,19 @@ class Candidate:
     setup: Setup
     fit: Fit
     speed: Speed
+    """Without terms: most candidates are no plan, and nobody reads theirs."""
     ram_bytes: int
     """What it needs of both, as `in_room` counts it."""
     disk_bytes: int
+
+    def fit_in(self, hardware: Hardware) -> Fit:
+        """`in_room` of a server whose RAM and disk hold it: where all three do, the least margin is told."""
+        margin = min(
+            self.fit.margin_bytes,
+            hardware.ram_bytes - self.ram_bytes,
+            hardware.disk_free_bytes - self.disk_bytes,
+        )
+        return replace(self.fit, margin_bytes=margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +95,13 @@ class ShapeTable:
         self.recipe, self.floors, self.calibration = recipe, floors, calibration
         self.models = ModelsMemo()
         self._cuda_steps = _cuda_steps(recipe)
-        self._found: dict[Hardware, tuple[tuple[Setup, Fit], ...]] = {}
         self._shapes: dict[Hardware, Shape] = {}
         self._by_parts: dict[tuple[int, tuple[int, int] | None, float], tuple[OfferedModels, Shape]] = {}
         self._kept: dict[tuple[Objective, int | None], object] = {}
         self._fits: FitMemo = {}
         self._misses: dict[Hardware, Fit | None] = {}
-        self._speeds: dict[tuple[Setup, tuple[GpuModel, ...]], Speed] = {}
+        self._speeds: dict[_Paced, Speed] = {}
+        self._told: dict[_Paced, Speed] = {}
 
     @property
     def evaluated(self) -> int:
@@ -105,8 +119,7 @@ class ShapeTable:
         known = self._shapes.get(key)
         if known is None:
             if len(self._shapes) >= SHAPES_MAX:
-                for each in (self._found, self._shapes, self._fits, self._speeds):
-                    each.clear()
+                self._shapes.clear()
             known = self._shapes[key] = self._evaluate(key)
         return known
 
@@ -147,16 +160,7 @@ class ShapeTable:
         return self._misses[hardware]
 
     def _find_nearest_miss_on(self, hardware: Hardware) -> Fit | None:
-        found = setups(
-            self.recipe,
-            without_room(hardware),
-            context_tokens=self.floors.context_tokens,
-            precisions=self.floors.precisions,
-            engines=self.floors.engines,
-            checkpoints=self.floors.checkpoints,
-            memo=self._fits,
-        )
-        shape = self._with_floors(tuple(found), hardware)
+        shape = self._with_floors(self._search(without_room(hardware)), hardware)
         miss = nearest_miss(shape, hardware)
         if miss is None or miss.binding != "vram" or hardware.is_mixed:
             return miss
@@ -179,35 +183,40 @@ class ShapeTable:
         return None
 
     def _evaluate(self, hardware: Hardware) -> Shape:
-        # The search does not look at RAM bandwidth, so shapes that differ in nothing else share it.
-        key = replace(hardware, ram_bandwidth_gb_s=0.0)
-        if key not in self._found:
-            self._found[key] = tuple(
-                setups(
-                    self.recipe,
-                    key,
-                    context_tokens=self.floors.context_tokens,
-                    precisions=self.floors.precisions,
-                    engines=self.floors.engines,
-                    checkpoints=self.floors.checkpoints,
-                    memo=self._fits,
-                )
-            )
-        return self._with_floors(self._found[key], hardware)
+        return self._with_floors(self._search(hardware), hardware)
 
-    def _speed(self, setup: Setup, hardware: Hardware) -> Speed:
-        """Of equal GPUs and no experts in RAM, hundreds of shapes have the same."""
-        if setup.reads_ram or hardware.is_mixed:
-            return self._predict(setup, hardware)
-        key = (setup, hardware.gpus)
-        if key not in self._speeds:
-            self._speeds[key] = self._predict(setup, hardware)
-        return self._speeds[key]
+    def _search(self, hardware: Hardware) -> Iterable[tuple[Setup, Fit]]:
+        if len(self._fits) >= FITS_MAX:
+            self._fits.clear()
+        return setups(
+            self.recipe,
+            hardware,
+            context_tokens=self.floors.context_tokens,
+            precisions=self.floors.precisions,
+            engines=self.floors.engines,
+            checkpoints=self.floors.checkpoints,
+            memo=self._fits,
+        )
 
-    def _predict(self, setup: Setup, hardware: Hardware) -> Speed:
-        return self.calibration.correct(predict(setup, self.recipe, hardware), setup, hardware.gpus)
+    def explained_speed(self, setup: Setup, hardware: Hardware) -> Speed:
+        """A candidate's speed with its terms."""
+        return self._speed(setup, hardware, predict, self._told)
 
-    def _with_floors(self, found: tuple[tuple[Setup, Fit], ...], hardware: Hardware) -> Shape:
+    def _speed(
+        self, setup: Setup, hardware: Hardware, predicted: Callable[..., Speed], kept: dict[_Paced, Speed]
+    ) -> Speed:
+        """Hundreds of shapes have the same: how many equal GPUs there are is in the setup."""
+        gpus = hardware.gpus if hardware.is_mixed else hardware.gpus[:1]
+        key = (setup, gpus, hardware.ram_bandwidth_gb_s if setup.reads_ram else 0.0)
+        known = kept.get(key)
+        if known is None:
+            if len(kept) >= SHAPES_MAX:
+                kept.clear()
+            speed = predicted(setup, self.recipe, hardware)
+            known = kept[key] = self.calibration.correct(speed, setup, hardware.gpus)
+        return known
+
+    def _with_floors(self, found: Iterable[tuple[Setup, Fit]], hardware: Hardware) -> Shape:
         candidates: list[Candidate] = []
         misses: list[Fit] = []
         for setup, fit in found:
@@ -217,7 +226,7 @@ class ShapeTable:
             if not fit.fits:
                 misses.append(fit)
                 continue
-            speed = self._speed(setup, hardware)
+            speed = self._speed(setup, hardware, predict_bare, self._speeds)
             if speed.decode_tokens_per_s < self.floors.decode_tokens_per_s:
                 misses.append(_too_slow(fit, speed, self.floors.decode_tokens_per_s))
                 continue

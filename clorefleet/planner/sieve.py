@@ -497,39 +497,44 @@ class _CandidateColumns:
         self._places: dict[int, int] = {}
         self._shapes: list[Shape] = []
         """Kept, so that no other object is ever taken for one of them."""
-        self._rows: list[tuple[float, ...]] = []
         self._misses: list[tuple[int, int, str]] = []
-        self._make()
+        self._counts: list[int] = []
+        self._matrix = np.empty((0, _COLUMNS))
+        self._tell()
 
     def places(self, shapes: list[Shape]) -> Ints:
         """Of each shape. Those not met before are added."""
         if len(self._shapes) >= SHAPES_MAX:
-            for each in (self._places, self._shapes, self._rows, self._misses):
+            for each in (self._places, self._shapes, self._misses, self._counts):
                 each.clear()
+            self._matrix = self._matrix[:0]
+        rows: list[tuple[float, ...]] = []
         new = [shape for shape in shapes if id(shape) not in self._places]
         for shape in new:
             if id(shape) in self._places:
                 continue
             self._places[id(shape)] = len(self._shapes)
             self._shapes.append(shape)
-            self._rows.extend(_rows_of(shape, self._objective, self._load, self._recipe))
+            self._counts.append(len(shape.candidates))
+            rows.extend(_rows_of(shape, self._objective, self._load, self._recipe))
             miss = shape.nearest_miss
             self._misses.append((-1, 0, "precision") if miss is None else nearness(miss))
+        if rows:
+            self._matrix = self.np.concatenate([self._matrix, self.np.array(rows)])
         if new:
-            self._make()
+            self._tell()
         return self.np.array([self._places[id(shape)] for shape in shapes], dtype=self.np.int64)
 
-    def _make(self) -> None:
+    def _tell(self) -> None:
         np = self.np
-        self.count = np.array([len(shape.candidates) for shape in self._shapes], dtype=np.int64)
+        self.count = np.array(self._counts, dtype=np.int64)
         self.first = np.cumsum(self.count) - self.count
-        matrix = np.array(self._rows, dtype=float).reshape(len(self._rows), _COLUMNS)
         (
             self.ram, self.disk, self.checkpoint, self.image, self.warm_up, self.before, self.divisor,
             self.after, self.speed, self.quality, self.per_million,
-        ) = matrix.T.copy()  # fmt: skip
+        ) = self._matrix.T.copy()  # fmt: skip
         self.miss_kind = np.array([each[0] for each in self._misses], dtype=np.int64)
-        self.miss_margin = np.array([float(each[1]) for each in self._misses])
+        self.miss_margin = np.array([each[1] for each in self._misses], dtype=float)
         self.miss_names, numbers = _distinct([each[2] for each in self._misses])
         self.miss_name = np.array(numbers, dtype=np.int64)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 
 from clorefleet.domain.plan import Fit
 from clorefleet.domain.recipe import Checkpoint, EngineName, EngineSupport, Precision, Recipe
@@ -26,40 +27,72 @@ NVFP4_FROM = (10, 0)
 
 def check_software(support: EngineSupport, setup: Setup, recipe: Recipe, hardware: Hardware) -> Fit | None:
     """The engine, its image and the GPUs: a refusal, or None."""
-    for code, shortfall, cure in _problems(support, setup, recipe, hardware):
+    checkpoint = recipe.checkpoint(setup.checkpoint)
+    return _first(_problems(support, setup, checkpoint, recipe, hardware))
+
+
+def refuse_server(
+    support: EngineSupport, image: str, checkpoint: Checkpoint, hardware: Hardware
+) -> Fit | None:
+    """What `check_software` says of every setup of this checkpoint there, however many GPUs it is for."""
+    problems = chain(_engine_problems(support, image, hardware), _kernels(support, checkpoint, hardware))
+    return _first(problems)
+
+
+_Problem = tuple[str, str, str]
+"""Code, shortfall and cure."""
+
+
+def _first(problems: Iterator[_Problem]) -> Fit | None:
+    for code, shortfall, cure in problems:
         return Fit(False, (), (), (), 0, binding=code, shortfall=shortfall, cure=cure)
     return None
 
 
 def _problems(
-    support: EngineSupport, setup: Setup, recipe: Recipe, hardware: Hardware
-) -> Iterator[tuple[str, str, str]]:
-    """Code, shortfall and cure of each."""
-    least = min(gpu.compute_capability for gpu in hardware.gpus)
-    shown = f"{least[0]}.{least[1]}"
+    support: EngineSupport, setup: Setup, checkpoint: Checkpoint, recipe: Recipe, hardware: Hardware
+) -> Iterator[_Problem]:
+    yield from _engine_problems(support, setup.image, hardware)
     is_split = setup.engine is EngineName.LLAMACPP
-    if support.min_compute_capability and least < parse_version(support.min_compute_capability):
-        text = f"compute capability {shown}, and {setup.engine} needs {support.min_compute_capability}"
-        yield "compute_capability", text, "newer GPUs" if is_split else "newer GPUs, or llama.cpp"
-    yield from _driver(support.min_cuda_of(setup.image), hardware.cuda_version)
     needed, there = setup.gpus_needed, len(hardware.gpus)
     if (needed != there) if is_split else (needed > there):
         yield "gpu_count", f"{there} GPUs, and the setup is for {needed}", "all the offered GPUs"
     if is_split:
         return
-    checkpoint = recipe.checkpoint(setup.checkpoint)
-    if hardware.is_mixed:
-        yield "mixed", "the server's GPUs differ", "equal GPUs, or llama.cpp"
-    if setup.precision is Precision.FP8 and not runs_fp8(setup.engine, hardware):
-        yield "fp8", f"no FP8 on compute capability {shown}", "Ada, Hopper or newer; or vLLM, weights only"
-    if checkpoint.format.startswith("NVFP4") and least < NVFP4_FROM:
-        yield "fp4", f"no FP4 on compute capability {shown}", "Blackwell"
+    yield from _kernels(support, checkpoint, hardware)
     why = why_indivisible(recipe, checkpoint, setup.tensor_parallel, expert_parallel=setup.expert_parallel)
     if why:
         yield "divisibility", why, "another number of GPUs"
     if setup.pipeline_parallel > recipe.architecture.num_layers:
         layers = recipe.architecture.num_layers
         yield "divisibility", f"{layers} layers in {setup.pipeline_parallel} stages", "fewer GPUs"
+
+
+def _engine_problems(support: EngineSupport, image: str, hardware: Hardware) -> Iterator[_Problem]:
+    least = min(gpu.compute_capability for gpu in hardware.gpus)
+    if support.min_compute_capability and least < parse_version(support.min_compute_capability):
+        text = f"compute capability {_dotted(least)}, and {support.engine} needs "
+        is_split = support.engine is EngineName.LLAMACPP
+        cure = "newer GPUs" if is_split else "newer GPUs, or llama.cpp"
+        yield "compute_capability", text + support.min_compute_capability, cure
+    yield from _driver(support.min_cuda_of(image), hardware.cuda_version)
+
+
+def _kernels(support: EngineSupport, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[_Problem]:
+    if support.engine is EngineName.LLAMACPP:
+        return
+    if hardware.is_mixed:
+        yield "mixed", "the server's GPUs differ", "equal GPUs, or llama.cpp"
+    least = min(gpu.compute_capability for gpu in hardware.gpus)
+    if checkpoint.precision is Precision.FP8 and not runs_fp8(support.engine, hardware):
+        text = f"no FP8 on compute capability {_dotted(least)}"
+        yield "fp8", text, "Ada, Hopper or newer; or vLLM, weights only"
+    if checkpoint.format.startswith("NVFP4") and least < NVFP4_FROM:
+        yield "fp4", f"no FP4 on compute capability {_dotted(least)}", "Blackwell"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 def _driver(needed: str, have: tuple[int, int] | None) -> Iterator[tuple[str, str, str]]:
@@ -82,6 +115,7 @@ def runs_fp8(engine: EngineName, hardware: Hardware) -> bool:
     return engine is EngineName.VLLM and least >= WEIGHT_ONLY_FP8
 
 
+@lru_cache(maxsize=4096)
 def why_indivisible(recipe: Recipe, checkpoint: Checkpoint, ranks: int, *, expert_parallel: int = 1) -> str:
     """Why the model cannot be cut into `ranks` equal parts, or "" when it can (serving facts, section 2.4).
 

@@ -14,12 +14,15 @@ beside every published figure, misses included: `clorefleet models calibration` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 from itertools import accumulate
 
 from clorefleet.domain.plan import Speed, Term
-from clorefleet.domain.recipe import EngineName, Mark, Recipe
+from clorefleet.domain.recipe import Checkpoint, EngineName, Mark, Recipe
 from clorefleet.domain.setup import Setup
 from clorefleet.planner.hardware import Hardware
 from clorefleet.planner.tensor_fit import tokens_that_fit
@@ -96,14 +99,25 @@ def predict(setup: Setup, recipe: Recipe, hardware: Hardware) -> Speed:
 
 def predict_load(setup: Setup, recipe: Recipe, hardware: Hardware, load: Load) -> Speed:
     step = _Step.of(setup, recipe, hardware, load)
-    prefill = step.prefill_tokens_per_s()
+    speed = _speed(step, load, _running(setup, recipe, hardware, load))
+    return replace(speed, terms=tuple(_terms(step, setup, recipe, hardware, load)))
+
+
+def predict_bare(setup: Setup, recipe: Recipe, hardware: Hardware) -> Speed:
+    """`predict` without the terms, which take longer to write than all else."""
+    load = Load(setup.concurrency)
+    return _speed(_Step.of(setup, recipe, hardware, load), load, setup.concurrency)
+
+
+def _speed(step: _Step, load: Load, running: int) -> Speed:
+    prefill, step_s = step.prefill_tokens_per_s(), step.seconds(1)
     return Speed(
-        decode_tokens_per_s=step.gain / step.seconds(1),
-        terms=(*step.terms(), _prefill_term(prefill, step)),
+        decode_tokens_per_s=step.gain / step_s,
+        terms=(),
         mark=Mark.ASSUMED,
-        throughput_tokens_per_s=_throughput(step, load, _running(setup, recipe, hardware, load), prefill),
+        throughput_tokens_per_s=_throughput(step, load, running, prefill),
         prefill_tokens_per_s=prefill,
-        first_token_s=load.prompt_tokens / prefill + step.seconds(1),
+        first_token_s=load.prompt_tokens / prefill + step_s,
     )
 
 
@@ -144,11 +158,9 @@ class _Step:
     """Weights at work on one token."""
     gpu_bandwidth: float
     """Bytes/s of the GPUs that read at the same time."""
-    gpu_text: str
     matrix_flops: float
     """Of the GPUs that compute at the same time."""
     ram_bandwidth: float
-    ram_text: str
     ram_total_bytes: float
     """All experts in RAM."""
     is_split: bool
@@ -158,56 +170,40 @@ class _Step:
     context_bandwidth: float
     layers: int
     layer_s: float
-    layer_mark: Mark
-    layer_text: str
     drafts: int
     draft_s: float
     gain: float
-    gain_text: str
     stages: int
 
     @classmethod
     def of(cls, setup: Setup, recipe: Recipe, hardware: Hardware, load: Load) -> _Step:
-        checkpoint = recipe.checkpoint(setup.checkpoint)
-        arch, params, weights = recipe.architecture, recipe.parameters, weights_of(recipe, checkpoint)
-        is_split = setup.engine is EngineName.LLAMACPP
-        expert_bytes, other_bytes = _bytes_each(recipe, weights)
-        moe = expert_layers(recipe)
-        routed_weights = arch.experts_per_token * params.one_expert * len(moe)
+        work = _work_of(recipe, recipe.checkpoint(setup.checkpoint))
+        arch, is_split = recipe.architecture, setup.engine is EngineName.LLAMACPP
         in_ram = _share_in_ram(setup, recipe)
-        dense = max(0, params.active_per_token - routed_weights)
-        bandwidth, gpu_text = _gpu_bandwidth(setup, hardware)
-        layer_s, layer_mark, layer_text = _layer_latency(setup, recipe, hardware)
+        bandwidth = _gpu_bandwidth(setup, hardware)
+        layer_s, _, _ = _layer_latency(setup, recipe, hardware)
         drafts = setup.speculation.num_steps if setup.speculation is not None else 0
-        head = arch.hidden * arch.vocab
-        draft_bytes = (params.mtp_active or params.active_per_token // arch.num_layers + head) * other_bytes
         tokens = min(load.prompt_tokens + load.output_tokens // 2, setup.context_tokens)
         return cls(
-            dense_bytes=dense * other_bytes,
-            routed_bytes=routed_weights * (1 - in_ram) * expert_bytes,
-            ram_bytes=routed_weights * in_ram * expert_bytes,
+            dense_bytes=work.dense_bytes,
+            routed_bytes=work.routed * (1 - in_ram) * work.expert_bytes,
+            ram_bytes=work.routed * in_ram * work.expert_bytes,
             experts=arch.experts,
             chosen=arch.experts_per_token,
-            active=params.active_per_token,
+            active=recipe.parameters.active_per_token,
             gpu_bandwidth=bandwidth,
-            gpu_text=gpu_text,
             matrix_flops=_matrix_flops(setup, hardware),
             ram_bandwidth=hardware.ram_bandwidth_gb_s * 1e9 * CPU_EFFICIENCY,
-            ram_text=f"{hardware.ram_bandwidth_gb_s:.0f} GB/s by CPU model x {CPU_EFFICIENCY}",
-            ram_total_bytes=weights.experts * in_ram,
+            ram_total_bytes=work.experts_total_bytes * in_ram,
             is_split=is_split,
             context_bytes=_context_bytes(setup, recipe, tokens) / load.attention_copies,
             context_tokens=tokens,
             context_bandwidth=bandwidth if is_split else bandwidth / setup.tensor_parallel,
             layers=arch.num_layers,
             layer_s=layer_s,
-            layer_mark=layer_mark,
-            layer_text=layer_text,
             drafts=drafts,
-            draft_s=layer_s + DRAFT_S + draft_bytes / bandwidth,
+            draft_s=layer_s + DRAFT_S + work.draft_bytes / bandwidth,
             gain=(load.accept_length or accept_length(drafts)) if drafts else 1.0,
-            gain_text=f"{drafts} drafts, "
-            + ("measured" if load.accept_length else f"each right with {ACCEPT_PROBABILITY}"),
             stages=setup.pipeline_parallel,
         )
 
@@ -245,27 +241,54 @@ class _Step:
         by_cpu = 2 * self.active * self.ram_bytes / (self.ram_bytes + self.routed_bytes) / CPU_FLOPS
         return 1 / (per_token + min(over_pcie, by_cpu))
 
-    def terms(self) -> tuple[Term, ...]:
-        """Of one stream. Their milliseconds sum to a step, which `gain` tokens come out of."""
-        found = [
-            _ms(
-                "weights read on GPUs", self.weights_s(1), Mark.ASSUMED, f"{self.gpu_text} x {GPU_EFFICIENCY}"
-            ),
-            _ms("context read back", self.context_s(1), Mark.ASSUMED, f"{self.context_tokens:,} tokens"),
-            _ms(
-                f"{self.layers} layers' latency", self.layers * self.layer_s, self.layer_mark, self.layer_text
-            ),
-        ]
-        if self.ram_bytes:
-            source = f"{self.ram_bytes / 1e9:.1f} GB a token / ({self.ram_text})"
-            found.append(_ms("experts read in RAM", self.ram_s(1), Mark.ASSUMED, source))
-        if self.drafts:
-            found.append(
-                _ms(f"{self.drafts} drafts", self.drafts * self.draft_s, Mark.ASSUMED, "layer and head")
-            )
-            gain = Decimal(str(round(self.gain, 3)))
-            found.append(Term("tokens accepted a step", gain, "x", Mark.PUBLISHED, self.gain_text))
-        return tuple(found)
+
+def _terms(step: _Step, setup: Setup, recipe: Recipe, hardware: Hardware, load: Load) -> Iterator[Term]:
+    """Of one stream. Their milliseconds sum to a step, which `gain` tokens come out of."""
+    text = f"{_gpu_text(setup, hardware)} x {GPU_EFFICIENCY}"
+    yield _ms("weights read on GPUs", step.weights_s(1), Mark.ASSUMED, text)
+    yield _ms("context read back", step.context_s(1), Mark.ASSUMED, f"{step.context_tokens:,} tokens")
+    layer_s, mark, link = _layer_latency(setup, recipe, hardware)
+    where = f", {setup.tensor_parallel} GPUs over {link}" if link else " on one GPU"
+    text = f"{layer_s * 1000:.3f} ms a layer{where}"
+    yield _ms(f"{step.layers} layers' latency", step.layers * layer_s, mark, text)
+    if step.ram_bytes:
+        text = f"{hardware.ram_bandwidth_gb_s:.0f} GB/s by CPU model x {CPU_EFFICIENCY}"
+        source = f"{step.ram_bytes / 1e9:.1f} GB a token / ({text})"
+        yield _ms("experts read in RAM", step.ram_s(1), Mark.ASSUMED, source)
+    if step.drafts:
+        yield _ms(f"{step.drafts} drafts", step.drafts * step.draft_s, Mark.ASSUMED, "layer and head")
+        right = "measured" if load.accept_length else f"each right with {ACCEPT_PROBABILITY}"
+        gain = Decimal(str(round(step.gain, 3)))
+        yield Term("tokens accepted a step", gain, "x", Mark.PUBLISHED, f"{step.drafts} drafts, {right}")
+    yield _prefill_term(step.prefill_tokens_per_s(), step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one token asks of a checkpoint, wherever it runs."""
+
+    dense_bytes: float
+    routed: int
+    """Weights of the experts that it chooses, and bytes of each of them."""
+    expert_bytes: float
+    draft_bytes: float
+    """Read for each drafted token."""
+    experts_total_bytes: int
+
+
+@lru_cache(maxsize=512)
+def _work_of(recipe: Recipe, checkpoint: Checkpoint) -> _Work:
+    arch, params, weights = recipe.architecture, recipe.parameters, weights_of(recipe, checkpoint)
+    expert_bytes, other_bytes = _bytes_each(recipe, weights)
+    routed = arch.experts_per_token * params.one_expert * len(expert_layers(recipe))
+    head = arch.hidden * arch.vocab
+    return _Work(
+        dense_bytes=max(0, params.active_per_token - routed) * other_bytes,
+        routed=routed,
+        expert_bytes=expert_bytes,
+        draft_bytes=(params.mtp_active or params.active_per_token // arch.num_layers + head) * other_bytes,
+        experts_total_bytes=weights.experts,
+    )
 
 
 def _bytes_each(recipe: Recipe, weights: Weights) -> tuple[float, float]:
@@ -284,23 +307,37 @@ def _share_in_ram(setup: Setup, recipe: Recipe) -> float:
     """Of the experts that a token chooses."""
     if setup.engine is EngineName.KTRANSFORMERS:
         return 1 - min(1.0, setup.gpu_experts / max(1, recipe.architecture.experts))
+    if not setup.experts_in_ram:
+        return 0.0
     moe = expert_layers(recipe)
-    return sum(1 for layer in setup.experts_in_ram if layer in moe) / max(1, len(moe))
+    in_ram = sorted(setup.experts_in_ram)
+    return (bisect_left(in_ram, moe.stop) - bisect_left(in_ram, moe.start)) / max(1, len(moe))
 
 
-def _gpu_bandwidth(setup: Setup, hardware: Hardware) -> tuple[float, str]:
+def _gpu_bandwidth(setup: Setup, hardware: Hardware) -> float:
     """Tensor parallelism reads from all GPUs at once; a layer split from one after the other."""
     slowest = min(gpu.bandwidth_gb_s for gpu in hardware.gpus)
     if setup.engine is not EngineName.LLAMACPP:
-        ranks = setup.tensor_parallel
-        text = f"{ranks} x {slowest:,.0f} GB/s" if ranks > 1 else f"{slowest:,.0f} GB/s"
-        return slowest * 1e9 * GPU_EFFICIENCY * ranks, text
+        return slowest * 1e9 * GPU_EFFICIENCY * setup.tensor_parallel
+    mean = _mean_bandwidth_gb_s(setup, hardware)
+    return (slowest if mean is None else mean) * 1e9 * GPU_EFFICIENCY
+
+
+def _mean_bandwidth_gb_s(setup: Setup, hardware: Hardware) -> float | None:
+    """Over the layers of differing GPUs."""
     if not setup.layers_per_gpu or len(setup.layers_per_gpu) != len(hardware.gpus) or not hardware.is_mixed:
-        return slowest * 1e9 * GPU_EFFICIENCY, f"{slowest:,.0f} GB/s"
+        return None
     layers = list(accumulate(setup.layers_per_gpu))[-1]
     each = zip(setup.layers_per_gpu, hardware.gpus, strict=True)
-    mean = layers / sum(count / gpu.bandwidth_gb_s for count, gpu in each)
-    return mean * 1e9 * GPU_EFFICIENCY, f"{mean:,.0f} GB/s over the layers of differing GPUs"
+    return layers / sum(count / gpu.bandwidth_gb_s for count, gpu in each)
+
+
+def _gpu_text(setup: Setup, hardware: Hardware) -> str:
+    slowest = f"{min(gpu.bandwidth_gb_s for gpu in hardware.gpus):,.0f} GB/s"
+    if setup.engine is not EngineName.LLAMACPP:
+        return f"{setup.tensor_parallel} x {slowest}" if setup.tensor_parallel > 1 else slowest
+    mean = _mean_bandwidth_gb_s(setup, hardware)
+    return slowest if mean is None else f"{mean:,.0f} GB/s over the layers of differing GPUs"
 
 
 def _matrix_flops(setup: Setup, hardware: Hardware) -> float:
@@ -326,6 +363,7 @@ def _context_bytes(setup: Setup, recipe: Recipe, tokens: int) -> float:
 
 
 def _layer_latency(setup: Setup, recipe: Recipe, hardware: Hardware) -> tuple[float, Mark, str]:
+    """Seconds of a layer, how far that is known, and the link between GPUs; "" for one at a time."""
     has_experts = bool(recipe.architecture.experts)
     if setup.engine is EngineName.LLAMACPP:
         base = SPLIT_LAYER_S if has_experts else SPLIT_DENSE_LAYER_S
@@ -333,7 +371,7 @@ def _layer_latency(setup: Setup, recipe: Recipe, hardware: Hardware) -> tuple[fl
         base = LAYER_S[recipe.architecture.attention] if has_experts else DENSE_LAYER_S
     mark = Mark.PUBLISHED if has_experts and recipe.architecture.attention.startswith("MLA") else Mark.ASSUMED
     if setup.engine is EngineName.LLAMACPP or setup.tensor_parallel == 1:
-        return base, mark, f"{base * 1000:.3f} ms a layer on one GPU"
+        return base, mark, ""
     # A ring or tree over n GPUs takes log2(n) of its steps; the figures are for eight.
     rounds = (setup.tensor_parallel - 1).bit_length() / 3
     if all(gpu.has_nvlink for gpu in hardware.gpus):
@@ -345,7 +383,7 @@ def _layer_latency(setup: Setup, recipe: Recipe, hardware: Hardware) -> tuple[fl
     total = base + link * rounds
     if setup.tensor_parallel != 8:
         mark = Mark.ASSUMED  # between the measured one and eight GPUs
-    return total, mark, f"{total * 1000:.3f} ms a layer, {setup.tensor_parallel} GPUs over {name}"
+    return total, mark, name
 
 
 def _prefill_term(prefill: float, step: _Step) -> Term:

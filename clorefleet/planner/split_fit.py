@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate, pairwise
@@ -66,12 +67,15 @@ def choose_experts_in_ram(
     weights = weights_of(recipe, checkpoint)
     split, with_experts = split_layers(recipe, hardware), expert_layers(recipe)
     in_ram: list[int] = []
+    rooms: dict[tuple[int, int], int] = {}
     for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
-        mine = [layer for layer in run if layer in with_experts]
-        plain = _plain_bytes(recipe, weights, len(run)) * (1 + UNEVEN_LAYERS) + split_reserve(checkpoint)
-        plain += _share(recipe, kv_total_bytes, len(run))
-        layer = weights.expert_layer * (1 + UNEVEN_LAYERS)
-        room = max(0, int((mib * MIB - plain) // layer)) if layer else 0
+        room = rooms.get((len(run), mib))
+        if room is None:
+            plain = _plain_bytes(recipe, weights, len(run)) * (1 + UNEVEN_LAYERS) + split_reserve(checkpoint)
+            plain += _share(recipe, kv_total_bytes, len(run))
+            layer = weights.expert_layer * (1 + UNEVEN_LAYERS)
+            room = rooms[len(run), mib] = max(0, int((mib * MIB - plain) // layer)) if layer else 0
+        mine = range(max(run.start, with_experts.start), min(run.stop, with_experts.stop))
         in_ram.extend(mine[: max(0, len(mine) - room)])
     # A build that knows the MTP layer loads it after the others, onto the last GPU unless told not to.
     return (*in_ram, *mtp_layers(recipe))
@@ -91,49 +95,89 @@ def _share(recipe: Recipe, total_bytes: int, layers: int) -> float:
     return total_bytes * layers / (recipe.architecture.num_layers + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What llama.cpp's GPUs hold of a model, apart from its context."""
+
+    loads: frozenset[tuple[int, int, int]]
+    """Memory in MiB, layers, and layers whose experts are there: of each GPU, equal ones told once."""
+    uneven: float
+    """How much larger than the mean a GPU's layers may be."""
+
+    def tightest(self, recipe: Recipe, checkpoint: Checkpoint, kv_total_bytes: int) -> tuple[int, int, int]:
+        """Of `loads` the one that leaves least."""
+        weights, reserve = weights_of(recipe, checkpoint), split_reserve(checkpoint)
+        needs = []
+        for mib, layers, experts in self.loads:
+            held = _plain_bytes(recipe, weights, layers) + experts * weights.expert_layer
+            need = held * (1 + self.uneven) + _share(recipe, kv_total_bytes, layers) + reserve
+            needs.append((mib * MIB - need, mib, layers, experts))
+        return min(needs)[1:]
+
+    def parts(
+        self, recipe: Recipe, checkpoint: Checkpoint, kv_total_bytes: int, layers: int, experts: int
+    ) -> tuple[int, int, int, int, int]:
+        """Bytes on such a GPU: plain weights, experts, room for uneven layers, context, and the reserve."""
+        weights = weights_of(recipe, checkpoint)
+        plain, routed = _plain_bytes(recipe, weights, layers), experts * weights.expert_layer
+        spare, context = (plain + routed) * self.uneven, _share(recipe, kv_total_bytes, layers)
+        return int(plain), routed, int(spare), int(context), split_reserve(checkpoint)
+
+    def holds(
+        self, recipe: Recipe, checkpoint: Checkpoint, tokens: int, sequences: int, *, kv_dtype: str
+    ) -> bool:
+        """Whether the GPUs have room for so many requests of so many tokens beside the rest."""
+        kv = kv_bytes(recipe, tokens, sequences, kv_dtype=kv_dtype)
+        mib, layers, experts = self.tightest(recipe, checkpoint, kv)
+        return sum(self.parts(recipe, checkpoint, kv, layers, experts)) <= mib * MIB
+
+
+def split_of(setup: Setup, recipe: Recipe, hardware: Hardware) -> Split:
+    in_ram, with_experts = sorted(set(setup.experts_in_ram)), expert_layers(recipe)
+    layers = LayerSplit(setup.layers_per_gpu) if setup.layers_per_gpu else split_layers(recipe, hardware)
+    loads = set()
+    for run, mib in zip(layers.runs, hardware.vram_mib, strict=True):
+        begin, end = max(run.start, with_experts.start), min(run.stop, with_experts.stop)
+        experts = max(0, end - begin)
+        if in_ram and experts:
+            experts -= bisect_left(in_ram, end) - bisect_left(in_ram, begin)
+        loads.add((mib, len(run), experts))
+    # Of one GPU that holds everything the total is known, however uneven the layers are.
+    uneven = UNEVEN_LAYERS if in_ram or len(hardware.gpus) > 1 else 0.0
+    return Split(frozenset(loads), uneven)
+
+
 def split_memory(
     setup: Setup, recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware
 ) -> tuple[tuple[Term, ...], tuple[Term, ...], int]:
     """Memory of the GPU with the least to spare, RAM, and what that GPU has."""
-    weights = weights_of(recipe, checkpoint)
+    weights, split = weights_of(recipe, checkpoint), split_of(setup, recipe, hardware)
     kv = kv_bytes(recipe, setup.context_tokens, setup.concurrency, kv_dtype=setup.kv_dtype)
-    reserve = split_reserve(checkpoint)
-    in_ram, with_experts = set(setup.experts_in_ram), expert_layers(recipe)
-    # Of one GPU that holds everything the total is known, however uneven the layers are.
-    uneven = UNEVEN_LAYERS if in_ram or len(hardware.gpus) > 1 else 0.0
-    split = LayerSplit(setup.layers_per_gpu) if setup.layers_per_gpu else split_layers(recipe, hardware)
-    needs = []
-    for run, mib in zip(split.runs, hardware.vram_mib, strict=True):
-        mine = range(max(run.start, with_experts.start), min(run.stop, with_experts.stop))
-        experts = len(mine) - len(in_ram.intersection(mine))
-        held = _plain_bytes(recipe, weights, len(run)) + experts * weights.expert_layer
-        need = held * (1 + uneven) + _share(recipe, kv, len(run)) + reserve
-        needs.append((mib * MIB - need, mib, len(run), experts))
-    _, mib, layers, experts = min(needs)
-    plain, routed = _plain_bytes(recipe, weights, layers), experts * weights.expert_layer
+    mib, layers, experts = split.tightest(recipe, checkpoint, kv)
+    plain, routed, spare, context, reserve = split.parts(recipe, checkpoint, kv, layers, experts)
     gpu = [_term(f"{layers} layers' weights", plain, checkpoint.bytes_mark, checkpoint.source)]
     if weights.expert_layer:
         text = f"experts of {experts} layers"
         gpu.append(_term(text, routed, Mark.COMPUTED, "checkpoint's bytes per layer"))
-    if uneven:
-        spare = (plain + routed) * uneven
-        gpu.append(_term("uneven layers", spare, Mark.ASSUMED, f"{uneven:.0%}: only the mean is published"))
+    if split.uneven:
+        text = f"{split.uneven:.0%}: only the mean is published"
+        gpu.append(_term("uneven layers", spare, Mark.ASSUMED, text))
     gpu += [
         _term(
             f"share of a context of {setup.context_tokens:,} x {setup.concurrency}",
-            _share(recipe, kv, layers),
+            context,
             recipe.kv_cache.mark,
             recipe.kv_cache.source,
         ),
         _term("CUDA context and compute buffer", reserve, Mark.ASSUMED, "about 2 GiB for a large model"),
     ]
-    return tuple(gpu), _ram(weights, in_ram, recipe), mib * MIB
+    return tuple(gpu), _ram(weights, len(set(setup.experts_in_ram)), recipe), mib * MIB
 
 
-def _ram(weights: Weights, in_ram: set[int], recipe: Recipe) -> tuple[Term, ...]:
-    if not in_ram:
+def _ram(weights: Weights, layers: int, recipe: Recipe) -> tuple[Term, ...]:
+    """With the experts of so many layers."""
+    if not layers:
         return (_term("system", min(RAM_BASE_BYTES, GIB + weights.total), Mark.ASSUMED, "system"),)
-    layers = len(in_ram)
     experts = weights.expert_layer * layers
     return (
         _term(f"experts of {layers} layers", experts, Mark.COMPUTED, "checkpoint's bytes per layer"),

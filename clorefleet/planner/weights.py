@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from clorefleet.domain.recipe import Checkpoint, Precision, Recipe, WeightsLayout
 from clorefleet.domain.setup import Setup
@@ -38,6 +39,7 @@ class Weights:
         return self.expert_layer * self.expert_layers
 
 
+@lru_cache(maxsize=512)
 def weights_of(recipe: Recipe, checkpoint: Checkpoint) -> Weights:
     arch, params = recipe.architecture, recipe.parameters
     layers = arch.num_layers - arch.first_k_dense

@@ -15,7 +15,8 @@ from clorefleet.planner.calibration import UNCALIBRATED
 from clorefleet.planner.fit import check_fit, in_room, without_room
 from clorefleet.planner.hardware import GIB, Hardware
 from clorefleet.planner.search import setups
-from clorefleet.planner.shapes import Floors, Shape, ShapeMemo, ShapeTable
+from clorefleet.planner.shapes import Floors, Shape, ShapeMemo, ShapeTable, in_its_room
+from clorefleet.planner.speed import predict
 from clorefleet.planner.split_fit import cannot_hold
 from tests.planner.machines import GPUS, RECIPES, hardware, machine, market, wish
 
@@ -41,6 +42,21 @@ def test_a_shared_shape_fits_exactly_what_the_server_itself_fits(shape, ram_gib,
         if in_room(fit, here).fits
     ]
     assert shared == own
+
+
+@given(shape=shapes, ram_gib=st.integers(64, 1200), model=st.sampled_from(["glm-5.1", "glm-4.5-air"]))
+@settings(max_examples=40, deadline=None)
+def test_what_is_told_of_a_kept_candidate_is_what_the_arithmetic_says_of_its_server(shape, ram_gib, model):
+    """Searching leaves out words and margins, which only plans that are kept need."""
+    (gpu, vram_gib), count = shape
+    here = hardware(machine(gpu, count, vram_gib, ram_gib=ram_gib))
+    recipe = RECIPES[model]
+    table = ShapeTable(recipe, Floors.of(wish(model), recipe))
+    for each in in_its_room(table.shape_of(here), here):
+        assert each.fit_in(here) == in_room(each.fit, here) == check_fit(each.setup, recipe, here)
+        told = table.explained_speed(each.setup, here)
+        assert told == predict(each.setup, recipe, here) and told.terms
+        assert replace(told, terms=()) == each.speed
 
 
 kinds = st.sampled_from(
