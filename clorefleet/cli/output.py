@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -126,6 +126,7 @@ def table(
 
     As wide as the terminal at most, and 80 columns where it is none: the widest words are cut with `…`,
     and a last column of words goes on below itself. Numbers are never cut, and nothing is where `wide`.
+    On a narrower terminal, where something would be cut, each row is told field by field.
     Plain text: it copies, greps and pipes, and costs no import.
     """
     last = len(headings) - 1
@@ -139,9 +140,16 @@ def table(
     widths = [
         max([_width(heading), *(_width(row[i]) for row in cells)]) for i, heading in enumerate(headings)
     ]
-    if not wide:
-        _narrow(widths, headings, right, columns() - indent)
     margin = " " * indent
+    limit = columns() - indent
+    if not wide:
+        whole = widths[:last]
+        _narrow(widths, headings, right, limit)
+        # A row that the terminal breaks cannot be read, nor one of which little is left. A pipe gets rows.
+        if columns() < NARROW and (sum(widths) + 2 * last > limit or widths[:last] != whole):
+            for line in _fields(headings, cells, limit):
+                say_verbatim((margin + line).rstrip())
+            return
     bold = [strong(_pad(h, widths[i], i in right, is_last=i == last)) for i, h in enumerate(headings)]
     say_verbatim(margin + _row(bold))
     for row in cells:
@@ -153,6 +161,19 @@ def table(
         before = sum(widths[:-1]) + 2 * last
         for line in below[1:]:
             say_verbatim(margin + " " * before + line)
+
+
+def _fields(headings: Sequence[str], cells: list[list[str]], limit: int) -> Iterator[str]:
+    """Each row as one line for each field that holds something, a blank line between two rows."""
+    before = max(map(_width, headings)) + 2
+    for number, row in enumerate(cells):
+        if number:
+            yield ""
+        for heading, cell in zip(headings, row, strict=True):
+            if cell not in ("", "-"):
+                first, *below = _lines(cell, limit - before)
+                yield strong(_pad(heading, before, False)) + first
+                yield from (" " * before + line for line in below)
 
 
 def _narrow(widths: list[int], headings: Sequence[str], right: Sequence[int], limit: int) -> None:

@@ -51,6 +51,7 @@ class Terminal(io.StringIO):
         return True
 told = []
 """
+WATCHED = DRIVER.replace("io.StringIO()", "Terminal()").replace("told = []", TERMINAL)
 FLEET = """
 [deployments.chat]
 model = "smollm2-135m"
@@ -153,6 +154,7 @@ def run_all(
     program: str = DRIVER,
     profile: str = "default",
     runs: Mapping[str, tuple[str, ...]] = RUNS,
+    columns: int = 80,
 ) -> Told:
     """What each command of `runs` says in a fresh home, all of them in one process."""
     fill(folder / "home", profile)
@@ -170,7 +172,7 @@ def run_all(
         "CLORE_API_KEY": market.api_key,
         "CLORE_API_URL": market.market_url,
         "HF_ENDPOINT": market.market_url,
-        "COLUMNS": "80",
+        "COLUMNS": str(columns),
         "TERM": "xterm",
     }
     done = subprocess.run(
@@ -194,8 +196,14 @@ def told(market, tmp_path_factory: pytest.TempPathFactory) -> Told:
 @pytest.fixture(scope="module")
 def shown(market, tmp_path_factory: pytest.TempPathFactory) -> Told:
     """The same for a person at a terminal of 80 columns."""
-    watched = DRIVER.replace("io.StringIO()", "Terminal()").replace("told = []", TERMINAL)
-    return run_all(tmp_path_factory.mktemp("shown"), market, program=watched)
+    return run_all(tmp_path_factory.mktemp("shown"), market, program=WATCHED)
+
+
+@pytest.fixture(scope="module")
+def narrow(market, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What has tables, at one of 40."""
+    runs = {name: RUNS[name] for name in TABLES}
+    return run_all(tmp_path_factory.mktemp("narrow"), market, program=WATCHED, runs=runs, columns=40)
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))
@@ -246,3 +254,24 @@ def test_a_terminal_of_eighty_columns_breaks_no_line(shown, name: str):
     for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", out + err).replace("\r", "\n").splitlines():
         # A path or an address has no place where it could be broken.
         assert len(line) <= 80 or max(map(len, line.split())) > 40, line
+
+
+TABLES = (
+    "models list",
+    "models show",
+    "offers",
+    "prices",
+    "schedule show",
+    "status",
+    "cost",
+    "hosts list",
+    "wallet",
+)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_terminal_of_forty_columns_breaks_no_row(narrow, name: str):
+    _, out, _ = narrow[name]
+    assert out
+    for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", out).replace("\r", "\n").splitlines():
+        assert len(line) <= 40 or max(map(len, line.split())) > 20, line

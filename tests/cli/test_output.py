@@ -60,6 +60,47 @@ def test_a_wide_table_is_as_wide_as_it_is(drawn):
     assert lines[1] == "x" * 60 + "  " + "y" * 60
 
 
+STATUS = (
+    ("DEPLOYMENT", "STATE", "REPLICA", "SERVER", "TOK/S", "USD/DAY", "SPENT"),
+    [
+        (
+            "smollm2-135m",
+            "serving",
+            "0 q4_1/llama.cpp, 1x A10",
+            25488,
+            109.9,
+            "$0.38 spot",
+            "$0.0012",
+        ),
+        ("glm-5.1", "renting", "-", "-", "-", "-", "$0.0000"),
+    ],
+)
+
+
+@pytest.mark.parametrize("columns", [60, 40])
+def test_on_a_terminal_too_narrow_for_its_rows_a_table_is_told_field_by_field(drawn, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = drawn(*STATUS, right=(3, 4, 5, 6))
+    assert max(map(len, lines)) <= columns
+    assert lines[:2] == ["DEPLOYMENT  smollm2-135m", "STATE       serving"]
+    assert lines[lines.index("") + 1 :] == [
+        "DEPLOYMENT  glm-5.1", "STATE       renting", "SPENT       $0.0000"
+    ]  # fmt: skip
+    assert "REPLICA     0 q4_1/llama.cpp, 1x A10" in lines
+
+
+def test_no_terminal_is_too_narrow_for_a_table(drawn, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "5")
+    told = "".join(line.strip() for line in drawn(*STATUS, right=(3, 4, 5, 6)))
+    assert "$0.0012" in told.replace("SPENT", "")
+
+
+def test_a_narrow_terminal_keeps_a_table_that_fits_it(drawn, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = drawn(("NAME", "WHY"), [("tiny", "because " * 12)])
+    assert lines[0] == "NAME  WHY" and max(map(len, lines)) <= 40
+
+
 def test_wide_characters_take_two_columns(drawn):
     lines = drawn(("HOST", "N"), [("東京", 1), ("ab", 2)], right=(1,))
     assert lines[1:] == ["東京  1", "ab    2"]
