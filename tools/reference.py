@@ -39,8 +39,8 @@ Every command takes these, before or behind its name:
 
 Results go to stdout, what is beside them to stderr. Moving lines and colour appear on a terminal only, colour
 not with `--no-color`, a `NO_COLOR` that is not empty, or `TERM=dumb`. Tables keep to the terminal's width, or
-to 80 columns; one that is too narrow for them gets a line for each field. Exit codes: [exit-codes.md](exit-codes.md).
-JSON: [json.md](json.md).
+to 80 columns; one that is too narrow for them gets a line for each field. Exit codes:
+[exit-codes.md](exit-codes.md). JSON: [json.md](json.md).
 
 `clorefleet --install-completion` teaches your shell the commands, options, deployments, models and GPUs.
 
