@@ -1,6 +1,7 @@
 """What a tick costs as the fleet grows: decide and commit beside a raw SQLite write of the same rows.
 
     python -m benchmarks.tick_scale              # 1,000 nodes, 10,000 offers
+    python -m benchmarks.tick_scale --replicas 1000    # all of one deployment
     python -m benchmarks.tick_scale --month      # and the memory over a simulated month
 
 Every node's spend counter has moved and every one is healthy: the usual tick of a fleet that serves, which
@@ -42,7 +43,7 @@ from tests.fleet.world import World
 
 ROUNDS = 7
 PER_DEPLOYMENT = 10
-"""Replicas of one deployment."""
+"""Replicas of one deployment, where nothing else is asked for."""
 
 
 class CountingMarket:
@@ -75,12 +76,13 @@ class CountingMarket:
         return ()
 
 
-def fill(world: World, nodes: int) -> None:
+def fill(world: World, nodes: int, per_deployment: int) -> None:
     """`nodes` serving replicas with order and ledger."""
+    budget = f"{10 * per_deployment}/day"
     with world.store.write() as tx:
-        for number in range(-(-nodes // PER_DEPLOYMENT)):
+        for number in range(-(-nodes // per_deployment)):
             tx.put_deployment(
-                deployment(f"d{number}", budget="100/day", created_at=NOW, replicas=PER_DEPLOYMENT)
+                deployment(f"d{number}", budget=budget, created_at=NOW, replicas=per_deployment)
             )
         for number in range(nodes):
             the_plan = plan(number + 1)
@@ -90,8 +92,8 @@ def fill(world: World, nodes: int) -> None:
                 plan=the_plan,
                 lease_id=LeaseId(f"l{number:05}"),
                 intent_id=IntentId(f"l{number:05}-rent"),
-                deployment_id=DeploymentId(f"d{number // PER_DEPLOYMENT}"),
-                slot=number % PER_DEPLOYMENT,
+                deployment_id=DeploymentId(f"d{number // per_deployment}"),
+                slot=number % per_deployment,
                 order_id=OrderId(900 + number),
                 measured_tokens_per_s=9.0,
                 host_key="ssh-ed25519 AAAA",
@@ -150,12 +152,12 @@ def raw_write(folder: Path, world: World) -> float:
     return statistics.median(times)
 
 
-def measure(nodes: int, offers: int) -> tuple[dict[str, float], float, float]:
+def measure(nodes: int, offers: int, per_deployment: int) -> tuple[dict[str, float], float, float]:
     """Median seconds of each part, of the raw write, and API calls per tick."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = World(folder)
-        fill(world, nodes)
+        fill(world, nodes, min(nodes, per_deployment))
         market = CountingMarket(nodes, offers, world.clock)
         object.__setattr__(world.fleet, "market", market)
         parts = []
@@ -209,11 +211,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--nodes", type=int, default=1_000)
     parser.add_argument("--offers", type=int, default=10_000)
+    parser.add_argument("--replicas", type=int, default=PER_DEPLOYMENT, help="of one deployment")
     parser.add_argument("--month", action="store_true")
     arguments = parser.parse_args()
     print("  nodes  offers  observe   decide   commit  decide+commit  of it CPU  raw write  ratio  API calls")
     for nodes in (10, 100, arguments.nodes):
-        parts, floor, calls = measure(nodes, arguments.offers)
+        parts, floor, calls = measure(nodes, arguments.offers, arguments.replicas)
         work = parts["decide"] + parts["commit"]
         print(
             f"  {nodes:>5}  {arguments.offers:>6}  {parts['observe'] * 1e3:>5.0f} ms  "

@@ -83,6 +83,22 @@ class OrderList:
         found = {(each.order_id, each.server_id): each for each in self.orders if not each.is_expired}
         return tuple(found.values())
 
+    def live_on(self, server_id: ServerId) -> Sequence[Order]:
+        """Of `live()`, those on one server: one, as nearly always."""
+        return self._live_on.get(server_id, ())
+
+    @cached_property
+    def _live_on(self) -> dict[ServerId, list[Order]]:
+        return _by_server(self.live())
+
+    def all_on(self, server_id: ServerId) -> Sequence[Order]:
+        """Of `orders`, those on one server; ended ones too."""
+        return self._all_on.get(server_id, ())
+
+    @cached_property
+    def _all_on(self) -> dict[ServerId, list[Order]]:
+        return _by_server(self.orders)
+
     def by_id(self, order_id: OrderId) -> Order | None:
         """The order of that number; the live one, should a market have given a number twice."""
         return _live_or_first(self._by_number.get(order_id, ()))
@@ -101,6 +117,13 @@ class OrderList:
         for order in self.orders:
             found.setdefault(order.order_id, []).append(order)
         return found
+
+
+def _by_server(orders: Sequence[Order]) -> dict[ServerId, list[Order]]:
+    found: dict[ServerId, list[Order]] = {}
+    for order in orders:
+        found.setdefault(order.server_id, []).append(order)
+    return found
 
 
 def _live_or_first(orders: Sequence[Order]) -> Order | None:

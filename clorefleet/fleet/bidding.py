@@ -14,7 +14,6 @@ from decimal import Decimal
 
 from clorefleet.domain.duration import in_words
 from clorefleet.domain.failure import Cause
-from clorefleet.domain.intent import Effect
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan
@@ -44,7 +43,7 @@ def bid(
     if found is Standing.OUTBID:
         yield NoteOutbid(lease.lease_id, snapshot.now, "another renter has its server now; it bills nothing")
         return
-    if not lease.is_proven or _bid_is_in_doubt(snapshot, lease):
+    if not lease.is_proven or lease.lease_id in snapshot.bids_in_doubt:
         return
     is_settled = lease.bid_at is None or snapshot.now - lease.bid_at >= limits.bid_settles
     if lease.bid == order.price != lease.plan.price.billed and is_settled:
@@ -55,18 +54,12 @@ def bid(
             yield SetSpotPrice(lease.lease_id, order.order_id, lower.desired, lower.reason)
 
 
-def _bid_is_in_doubt(snapshot: Snapshot, lease: Lease) -> bool:
-    return any(
-        each.lease_id == lease.lease_id and each.effect is Effect.SPOT_PRICE for each in snapshot.intents
-    )
-
-
 def _decide_outbid(
     snapshot: Snapshot, lease: Lease, order: Order, found: Standing, unwanted: str, limits: FleetLimits
 ) -> Iterator[Action]:
     """Its order waits without a server: back, bid more, wait beside a replacement, or given up."""
     unwanted = unwanted or _why_not_awaited(snapshot, lease)
-    unwanted = unwanted or failover.why_superseded(lease, snapshot.leases_of(lease.deployment_id))
+    unwanted = unwanted or failover.why_superseded(lease, snapshot.in_slot_of(lease))
     since = lease.outbid_since or snapshot.now
     if not unwanted and snapshot.now - since > limits.outbid_kept:
         unwanted = f"its server did not come back within {in_words(limits.outbid_kept)}"
@@ -81,7 +74,12 @@ def _decide_outbid(
     market = snapshot.spot_markets.get(lease.server_id)
     report = snapshot.plans.get(lease.deployment_id)
     waiting = f"outbid for {in_words(snapshot.now - since)}; it bills nothing"
-    if market is None or report is None or found is Standing.UNKNOWN or _bid_is_in_doubt(snapshot, lease):
+    if (
+        market is None
+        or report is None
+        or found is Standing.UNKNOWN
+        or lease.lease_id in snapshot.bids_in_doubt
+    ):
         return
     raised = _raise(snapshot, lease, order, market, report.plans, limits)
     if raised.desired is None:
@@ -100,9 +98,7 @@ def has_enough(snapshot: Snapshot, lease: Lease, *, came_back: int) -> bool:
         came_back: servers of the slot that others gave back in this tick already.
     """
     others = (
-        each
-        for each in snapshot.leases_of(lease.deployment_id)
-        if each.slot == lease.slot and each.lease_id != lease.lease_id and is_held(each)
+        each for each in snapshot.in_slot_of(lease) if each.lease_id != lease.lease_id and is_held(each)
     )
     return sum(1 for _ in others) + came_back >= 2
 
@@ -113,11 +109,7 @@ def _why_not_awaited(snapshot: Snapshot, lease: Lease) -> str:
     if deployment is None:
         return ""
     wanted = snapshot.wanted_of(deployment)
-    others = {
-        each.slot
-        for each in snapshot.leases_of(lease.deployment_id)
-        if is_held(each) and each.slot != lease.slot
-    }
+    others = snapshot.held_slots(lease.deployment_id) - {lease.slot}
     if len(others) < wanted.replicas:
         return ""
     return f"{wanted.replicas} replica(s) are wanted: {wanted.reason}"

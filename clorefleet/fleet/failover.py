@@ -211,8 +211,10 @@ def tried(
     failed = failures(deployment, leases, now)
     if not failed:
         return ""
-    segments = tuple(segments)
-    costs = {lease.lease_id: _cost_usd(lease, segments, now) for lease in failed}
+    costs = {lease.lease_id: Decimal(0) for lease in failed}
+    for segment in segments:
+        if segment.lease_id in costs:
+            costs[segment.lease_id] += segment.cost_usd(now)
     lines = [
         f"server {lease.server_id} ({lease.plan.offer.gpu_summary}, {lease.plan.setup.checkpoint} in "
         f"{lease.plan.setup.engine}, ${format_usd(costs[lease.lease_id])}): {_short(lease.reason)}"
@@ -233,10 +235,6 @@ def _short(reason: str) -> str:
     return clean_line(reason, max_chars=160).rstrip(".")
 
 
-def _cost_usd(lease: Lease, segments: Iterable[LedgerSegment], now: datetime) -> Decimal:
-    return sum((each.cost_usd(now) for each in segments if each.lease_id == lease.lease_id), Decimal(0))
-
-
 # -- hedging
 
 
@@ -244,17 +242,20 @@ def hedge_slots(deployment: Deployment, leases: Iterable[Lease]) -> list[int]:
     """Slots for which a second server may be rented: one is under way, and none is ready."""
     if not deployment.requirement.hedge:
         return []
-    living = [lease for lease in leases if is_held(lease)]
-    found = []
-    for slot in sorted({lease.slot for lease in living}):
-        there = [lease for lease in living if lease.slot == slot]
-        if len(there) == 1 and there[0].phase is not Phase.SERVING and there[0].state is LeaseState.ORDERED:
-            found.append(slot)
-    return found
+    living: dict[int, list[Lease]] = {}
+    for lease in leases:
+        if is_held(lease):
+            living.setdefault(lease.slot, []).append(lease)
+    return [
+        slot
+        for slot, there in sorted(living.items())
+        if len(there) == 1 and there[0].phase is not Phase.SERVING and there[0].state is LeaseState.ORDERED
+    ]
 
 
 def why_superseded(lease: Lease, leases: Iterable[Lease]) -> str:
-    """Another server of the same slot is ready: this one is not needed; "" while it is.
+    """Another server of the same slot is ready: this one is not needed; "" while it is. `leases` are at least
+    those of its slot.
 
     Where both are ready, exactly one is kept, however close they were: the one that answers, then the one
     that was ready first. A server that was rented to follow another is not a hedge: see `moves`.

@@ -58,7 +58,6 @@ from clorefleet.fleet.action import (
 from clorefleet.fleet.doubt import conclusions
 from clorefleet.fleet.filling import fill_slots
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
-from clorefleet.fleet.slots import is_held, surplus
 from clorefleet.fleet.snapshot import Snapshot
 
 _NOTHING_SEEN = NodeView()
@@ -158,15 +157,16 @@ def _resolve_doubt(
     snapshot: Snapshot, orders: OrderList, lease: Lease, limits: FleetLimits
 ) -> Iterator[Action]:
     """A rent was written down; the list says whether it became an order."""
-    order = next((order for order in orders.live() if is_order_of(order, lease, snapshot)), None)
+    listed = orders.live_on(lease.server_id)
+    order = next((order for order in listed if is_order_of(order, lease, snapshot)), None)
     if order is not None:
         yield Adopt(lease.lease_id, order, "the market lists the order")
         return
-    for order in orders.orders:
+    for order in orders.all_on(lease.server_id):
         if _has_come_and_gone(order, lease, snapshot, limits):
             yield Adopt(lease.lease_id, order, "the market lists the order, and that it has ended")
             return
-    intent = next((each for each in snapshot.intents if each.intent_id == lease.intent_id), None)
+    intent = snapshot.intent(lease.intent_id)
     was_accepted = intent is None
     doubted_at = lease.phase_since if intent is None else intent.doubted_at or intent.created_at
     if orders.unreadable:
@@ -213,12 +213,8 @@ def is_order_of(order: Order, lease: Lease, snapshot: Snapshot) -> bool:
         return False
     if (order.order_id, order.server_id) in snapshot.foreign:
         return False
-    others = (*snapshot.leases, *snapshot.closed_leases)
-    return not any(
-        (other.order_id, other.server_id) == (order.order_id, order.server_id)
-        for other in others
-        if other.lease_id != lease.lease_id
-    )
+    others = snapshot.leases_with(order.order_id, order.server_id)
+    return all(other.lease_id == lease.lease_id for other in others)
 
 
 def _has_come_and_gone(order: Order, lease: Lease, snapshot: Snapshot, limits: FleetLimits) -> bool:
@@ -271,7 +267,7 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
     if reason:
         yield GiveBack(lease.lease_id, reason)
         return
-    superseded = failover.why_superseded(lease, snapshot.leases_of(lease.deployment_id))
+    superseded = failover.why_superseded(lease, snapshot.in_slot_of(lease))
     if superseded:
         yield GiveBack(lease.lease_id, superseded, cause=Cause.SUPERSEDED)
         return
@@ -371,22 +367,13 @@ def _why_unwanted(snapshot: Snapshot, lease: Lease) -> str:
     useless = idle.why_useless(lease, has_given_up=deployment.has_given_up)
     if useless:
         return useless
-    follower = _follower(snapshot, lease)
+    follower = snapshot.ready_follower_of(lease)
     if follower is not None:
         return f"server {follower.server_id} serves in its place for less"
-    wanted = snapshot.wanted_of(deployment)
-    if lease in surplus(snapshot.leases_of(deployment.deployment_id), wanted.replicas):
+    if snapshot.is_surplus(lease):
+        wanted = snapshot.wanted_of(deployment)
         return f"{wanted.replicas} replica(s) are wanted: {wanted.reason}"
     return ""
-
-
-def _follower(snapshot: Snapshot, lease: Lease) -> Lease | None:
-    """The lease that was rented to follow `lease`, once it serves and answers."""
-    for each in snapshot.leases_of(lease.deployment_id):
-        is_ready = each.phase is Phase.SERVING and each.unhealthy_since is None and is_held(each)
-        if each.replaces == lease.lease_id and is_ready:
-            return each
-    return None
 
 
 def _overrun(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> str:
@@ -630,10 +617,7 @@ def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
     for order in orders.live():
         if (order.order_id, order.server_id) in snapshot.leased_orders:
             continue
-        if any(
-            lease.state is LeaseState.INTENT and is_order_of(order, lease, snapshot)
-            for lease in snapshot.leases
-        ):
+        if any(is_order_of(order, lease, snapshot) for lease in snapshot.in_doubt_on(order.server_id)):
             continue
         is_foreign = (order.order_id, order.server_id) in snapshot.foreign
         closed = None if is_foreign else _closed_lease_of(order, snapshot, limits)
@@ -646,10 +630,11 @@ def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
 
 def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> Lease | None:
     """The lease we closed too early: by its order id, or a rent that was dropped and came late."""
-    for lease in snapshot.closed_leases:
-        if (lease.order_id, lease.server_id) == (order.order_id, order.server_id):
+    closed = snapshot.closed_on(order.server_id)
+    for lease in closed:
+        if lease.order_id == order.order_id:
             return lease
-    for lease in snapshot.closed_leases:
+    for lease in closed:
         is_late_rent = lease.refusal == NO_ORDER and _is_of_its_time(order, lease, limits)
         if is_late_rent and lease.order_id is None and is_order_of(order, lease, snapshot):
             return lease

@@ -65,7 +65,7 @@ def surplus(leases: Iterable[Lease], wanted: int) -> tuple[Lease, ...]:
     if len(leases) <= wanted:
         return ()
     kept = held(leases)
-    slots = tuple(dict.fromkeys(lease.slot for lease in kept))[:wanted]
+    slots = frozenset(tuple(dict.fromkeys(lease.slot for lease in kept))[:wanted])
     return tuple(lease for lease in kept if lease.slot not in slots)
 
 

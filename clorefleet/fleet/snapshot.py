@@ -1,8 +1,12 @@
-"""Everything a decision may look at, read once at the start of a tick. Values only."""
+"""Everything a decision may look at, read once at the start of a tick. Values only.
+
+What a decision asks of each lease is answered from an index that is made once: going through all leases for
+each of them is what a deployment of many replicas would feel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,9 +15,9 @@ from functools import cached_property
 from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.host import HostFault
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
-from clorefleet.domain.intent import Intent
-from clorefleet.domain.lease import Lease
+from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Effect, Intent
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment, OpenBill
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
@@ -24,6 +28,7 @@ from clorefleet.domain.plan import PlanReport
 from clorefleet.domain.spot import SpotMarket
 from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.budget import FleetSpending, midnight_utc
+from clorefleet.fleet.slots import is_held, surplus
 from clorefleet.fleet.wanted import wanted
 
 
@@ -147,6 +152,94 @@ class Snapshot:
             found.setdefault(lease.deployment_id, []).append(lease)
         return {deployment_id: tuple(leases) for deployment_id, leases in found.items()}
 
+    def in_slot_of(self, lease: Lease) -> tuple[Lease, ...]:
+        """The open leases of its slot, itself too."""
+        return self._leases_by_slot.get((lease.deployment_id, lease.slot), ())
+
+    @cached_property
+    def _leases_by_slot(self) -> Mapping[tuple[DeploymentId, int], tuple[Lease, ...]]:
+        found: dict[tuple[DeploymentId, int], list[Lease]] = {}
+        for lease in self.leases:
+            found.setdefault((lease.deployment_id, lease.slot), []).append(lease)
+        return {slot: tuple(leases) for slot, leases in found.items()}
+
+    def held_slots(self, deployment_id: DeploymentId) -> frozenset[int]:
+        """Slots with a server that serves or may come to serve."""
+        return self._held_slots.get(deployment_id, frozenset())
+
+    @cached_property
+    def _held_slots(self) -> Mapping[DeploymentId, frozenset[int]]:
+        return {
+            deployment_id: frozenset(lease.slot for lease in leases if is_held(lease))
+            for deployment_id, leases in self._leases_by_deployment.items()
+        }
+
+    def is_surplus(self, lease: Lease) -> bool:
+        """More replicas of its deployment are held than are wanted, and this is one of those to go."""
+        return lease.lease_id in self._surplus
+
+    @cached_property
+    def _surplus(self) -> frozenset[LeaseId]:
+        return frozenset(
+            lease.lease_id
+            for deployment in self.deployments
+            for lease in surplus(
+                self.leases_of(deployment.deployment_id), self.wanted_of(deployment).replicas
+            )
+        )
+
+    def ready_follower_of(self, lease: Lease) -> Lease | None:
+        """The lease that was rented to follow `lease`, once it serves and answers."""
+        return self._ready_followers.get((lease.deployment_id, lease.lease_id))
+
+    @cached_property
+    def _ready_followers(self) -> Mapping[tuple[DeploymentId, LeaseId], Lease]:
+        found: dict[tuple[DeploymentId, LeaseId], Lease] = {}
+        for each in self.leases:
+            is_ready = each.phase is Phase.SERVING and each.unhealthy_since is None and is_held(each)
+            if each.replaces is not None and is_ready:
+                found.setdefault((each.deployment_id, each.replaces), each)
+        return found
+
+    def in_doubt_on(self, server_id: ServerId) -> tuple[Lease, ...]:
+        """Leases whose rent of that server is in doubt."""
+        return self._in_doubt.get(server_id, ())
+
+    @cached_property
+    def _in_doubt(self) -> Mapping[ServerId, tuple[Lease, ...]]:
+        return _by_server(each for each in self.leases if each.state is LeaseState.INTENT)
+
+    def closed_on(self, server_id: ServerId) -> tuple[Lease, ...]:
+        return self._closed_by_server.get(server_id, ())
+
+    @cached_property
+    def _closed_by_server(self) -> Mapping[ServerId, tuple[Lease, ...]]:
+        return _by_server(self.closed_leases)
+
+    def leases_with(self, order_id: OrderId, server_id: ServerId) -> tuple[Lease, ...]:
+        """Open ones and closed ones that have, or had, that order."""
+        return self._leases_by_order.get((order_id, server_id), ())
+
+    @cached_property
+    def _leases_by_order(self) -> Mapping[tuple[OrderId, ServerId], tuple[Lease, ...]]:
+        found: dict[tuple[OrderId, ServerId], list[Lease]] = {}
+        for lease in (*self.leases, *self.closed_leases):
+            if lease.order_id is not None:
+                found.setdefault((lease.order_id, lease.server_id), []).append(lease)
+        return {key: tuple(leases) for key, leases in found.items()}
+
+    def intent(self, intent_id: IntentId) -> Intent | None:
+        """Of those in doubt."""
+        return self._intents_by_id.get(intent_id)
+
+    @cached_property
+    def bids_in_doubt(self) -> frozenset[LeaseId]:
+        return frozenset(each.lease_id for each in self.intents if each.effect is Effect.SPOT_PRICE)
+
+    @cached_property
+    def _intents_by_id(self) -> Mapping[IntentId, Intent]:
+        return {intent.intent_id: intent for intent in reversed(self.intents)}
+
     def segments_of(self, lease_id: LeaseId) -> tuple[LedgerSegment, ...]:
         return self._segments_by_lease.get(lease_id, ())
 
@@ -156,3 +249,10 @@ class Snapshot:
         for segment in self.segments:
             found.setdefault(segment.lease_id, []).append(segment)
         return {lease_id: tuple(segments) for lease_id, segments in found.items()}
+
+
+def _by_server(leases: Iterable[Lease]) -> Mapping[ServerId, tuple[Lease, ...]]:
+    found: dict[ServerId, list[Lease]] = {}
+    for lease in leases:
+        found.setdefault(lease.server_id, []).append(lease)
+    return {server_id: tuple(each) for server_id, each in found.items()}
