@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from itertools import pairwise
 
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
@@ -29,6 +29,8 @@ CHARGE_GRAIN_S = 60
 CREATION_FEE_AFTER_S = 600
 _CREATION_FEE_MINUTE = CREATION_FEE_AFTER_S // CHARGE_GRAIN_S
 _QUANTUM = Decimal("0.00000001")
+_EXACT = Context(prec=60)
+"""Of sums that must not depend on their order: a bill at 1e-8 times a rate of 17 digits, and room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,39 @@ def _rounded(amount: Decimal) -> Decimal:
 
 Segments = tuple[LedgerSegment, ...]
 """Those of one order, in order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettledTotal:
+    """What the settled segments of one deployment cost in one currency, exactly."""
+
+    deployment_id: DeploymentId
+    currency: Currency
+    amount: Decimal
+    usd: Decimal
+    """At the rates that were recorded with each segment."""
+
+
+def settled_totals(segments: Iterable[LedgerSegment]) -> tuple[SettledTotal, ...]:
+    """The sums of those that are settled."""
+    return total_of((), segments)
+
+
+def total_of(
+    before: Iterable[SettledTotal], added: Iterable[LedgerSegment], removed: Iterable[LedgerSegment] = ()
+) -> tuple[SettledTotal, ...]:
+    """The sums after some segments came to them, and others were as they are no more."""
+    sums = {(each.deployment_id, each.currency): (each.amount, each.usd) for each in before}
+    for sign, segments in ((1, added), (-1, removed)):
+        for each in segments:
+            if each.settled_at is None or each.market_spend is None:
+                continue
+            key = (each.deployment_id, each.currency)
+            amount, usd = sums.get(key, (Decimal(0), Decimal(0)))
+            spend = sign * each.market_spend
+            worth = _EXACT.multiply(spend, each.usd_per_unit)
+            sums[key] = _EXACT.add(amount, spend), _EXACT.add(usd, worth)
+    return tuple(SettledTotal(*key, *found) for key, found in sums.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,19 +29,20 @@ class Spending:
 def load_spending(
     tx: Transaction, now: datetime, *, open_leases: tuple[Lease, ...] | None = None
 ) -> Spending:
-    """Reads what ran today, and all of the ledger only where a total ceiling needs it."""
+    """Reads what ran today; where a total ceiling needs it, the sums of what was settled before."""
     midnight = midnight_utc(now)
     guard, rates = tx.guard(), tx.coin_rates()
     segments = tx.segments(since=midnight)
     today = _by_deployment(segments, midnight, now)
     totals: dict[DeploymentId, Decimal] = {}
-    for deployment_id in guard.deployment_totals_usd:
-        totals[deployment_id] = _cost_usd(tx.segments(deployment_id), now)
     total = Decimal(0)
-    if guard.total_usd is not None:
+    if guard.deployment_totals_usd or guard.total_usd is not None:
+        spent = _spent_usd(tx, now)
+        totals = {name: spent.get(name, Decimal(0)) for name in guard.deployment_totals_usd}
         since = guard.total_since
-        counted = tx.segments() if since is None else tx.segments(since=since)
-        total = _cost_usd(counted, now) if since is None else spent_since(counted, since, now)
+        total = sum(spent.values(), Decimal(0))
+        if since is not None:
+            total = spent_since(tx.segments(since=since), since, now)
     fleet = FleetSpending(
         guard=guard,
         open_leases=tx.open_leases() if open_leases is None else open_leases,
@@ -54,9 +55,11 @@ def load_spending(
 
 
 def load_ledger_totals(tx: Transaction, now: datetime) -> Mapping[Currency, Decimal]:
-    """All that the ledger counts, by billed currency."""
+    """All that the ledger counts, by billed currency: what is settled by its sums."""
     totals: dict[Currency, Decimal] = {}
-    for segment in tx.segments():
+    for each in tx.settled_totals():
+        totals[each.currency] = totals.get(each.currency, Decimal(0)) + each.amount
+    for segment in tx.running_segments():
         currency = segment.price.currency
         totals[currency] = totals.get(currency, Decimal(0)) + segment.charged(now)
     return totals
@@ -72,5 +75,12 @@ def _by_deployment(
     return spent
 
 
-def _cost_usd(segments: Iterable[LedgerSegment], now: datetime) -> Decimal:
-    return sum((segment.cost_usd(now) for segment in segments), Decimal(0))
+def _spent_usd(tx: Transaction, now: datetime) -> Mapping[DeploymentId, Decimal]:
+    """Over each deployment's whole life."""
+    spent: dict[DeploymentId, Decimal] = {}
+    for each in tx.settled_totals():
+        spent[each.deployment_id] = spent.get(each.deployment_id, Decimal(0)) + each.usd
+    for segment in tx.running_segments():
+        before = spent.get(segment.deployment_id, Decimal(0))
+        spent[segment.deployment_id] = before + segment.cost_usd(now)
+    return spent

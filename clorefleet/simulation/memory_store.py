@@ -25,7 +25,7 @@ from clorefleet.domain.host import CudaFound, HostFault, HostRecord, HostVerdict
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Intent
 from clorefleet.domain.lease import PHASE_ORDER, Lease
-from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments
+from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments, SettledTotal, settled_totals
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -268,6 +268,12 @@ class MemoryTransaction(Transaction):
 
     def unsettled_segments(self) -> tuple[LedgerSegment, ...]:
         return tuple(each for each in self.segments() if self._can_change(each))
+
+    def running_segments(self) -> tuple[LedgerSegment, ...]:
+        return tuple(each for each in self.segments() if each.settled_at is None or each.market_spend is None)
+
+    def settled_totals(self) -> tuple[SettledTotal, ...]:
+        return settled_totals(self.segments())
 
     def settled_usd(self) -> dict[DeploymentId, Decimal]:
         found: dict[DeploymentId, Decimal] = {}

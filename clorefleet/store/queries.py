@@ -51,7 +51,14 @@ from clorefleet.domain.host import (
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent, IntentState
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
-from clorefleet.domain.ledger import LedgerSegment, OpenBill, Segments, in_order
+from clorefleet.domain.ledger import (
+    LedgerSegment,
+    OpenBill,
+    Segments,
+    SettledTotal,
+    in_order,
+    total_of,
+)
 from clorefleet.domain.load import MINUTE_S, LoadSample
 from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
 from clorefleet.domain.node import Discrepancy, NodeFacts
@@ -77,6 +84,7 @@ from clorefleet.store.tables import (
     LeadershipRow,
     LeaseRow,
     LedgerSegmentRow,
+    LedgerTotalRow,
     LoadRow,
     LookoutRow,
     NodeFactRow,
@@ -401,6 +409,10 @@ class Transaction:
         """Those whose cost may still change, and all of leases that are open; in order of time."""
         return tuple(_segment(row) for row in self._execute(_UNSETTLED_SEGMENTS))
 
+    def running_segments(self) -> tuple[LedgerSegment, ...]:
+        """Those that are not settled, and so in no sum yet."""
+        return tuple(_segment(row) for row in self._execute(_RUNNING_SEGMENTS))
+
     def settled_usd(self) -> dict[DeploymentId, Decimal]:
         """What all other segments cost, by deployment: final bills at the rates that were recorded."""
         found: dict[DeploymentId, Decimal] = {}
@@ -416,11 +428,34 @@ class Transaction:
     def put_order_segments(self, order_id: OrderId, segments: Segments) -> None:
         """`segments` are from now on all segments of the order; they begin at their places and never
         vanish."""
-        ids = [row.segment_id for row in self._execute(_SEGMENT_IDS, {"the_order": order_id})]
-        for segment_id, segment in zip(ids, segments, strict=False):
-            self._execute(_SET_SEGMENT, {"the_segment": segment_id, **_segment_columns(segment)})
-        for segment in segments[len(ids) :]:
+        rows = self._execute(_ORDER_SEGMENTS, {"the_order": order_id}).all()
+        for row, segment in zip(rows, segments, strict=False):
+            self._execute(_SET_SEGMENT, {"the_segment": row.segment_id, **_segment_columns(segment)})
+        for segment in segments[len(rows) :]:
             self._execute(_ADD_SEGMENT, _segment_columns(segment))
+        self._count_settled(segments, tuple(map(_segment, rows[: len(segments)])))
+
+    def _count_settled(self, now: Segments, before: Segments) -> None:
+        if any(each.settled_at is not None for each in (*now, *before)):
+            known = self.settled_totals()
+            for total in total_of(known, now, before):
+                if total not in known:
+                    self._put(
+                        LedgerTotalRow,
+                        deployment_id=total.deployment_id,
+                        currency=total.currency,
+                        settled=total.amount,
+                        settled_usd=total.usd,
+                    )
+
+    def settled_totals(self) -> tuple[SettledTotal, ...]:
+        """The sums of all settled segments, by deployment and currency."""
+        return tuple(
+            SettledTotal(
+                DeploymentId(row.deployment_id), Currency(row.currency), row.settled, row.settled_usd
+            )
+            for row in self._execute(_TOTALS)
+        )
 
     def note_spends(self, spends: Iterable[tuple[OrderId, LedgerSegment]]) -> None:
         """The market's counter of many orders that run, each on the order's last segment."""
@@ -910,6 +945,8 @@ _CAN_CHANGE = or_(
     _SEGMENT.c.market_spend.is_(None),
     _SEGMENT.c.lease_id.in_(sa_select(_LEASE.c.lease_id).where(_LEASE.c.state.in_(_OPEN_LEASES))),
 )
+_RUNNING_SEGMENTS = _SEGMENTS.where(or_(_SEGMENT.c.settled_at.is_(None), _SEGMENT.c.market_spend.is_(None)))
+_TOTALS = sa_select(_table(LedgerTotalRow))
 _UNSETTLED_SEGMENTS = _SEGMENTS.where(_CAN_CHANGE).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
 _SETTLED = sa_select(_SEGMENT.c.deployment_id, _SEGMENT.c.market_spend, _SEGMENT.c.usd_per_unit).where(
     not_(_CAN_CHANGE)
@@ -967,11 +1004,6 @@ _OPEN_BILLS = (
 )
 _DEPLOYMENTS = sa_select(_DEPLOYMENT).order_by(_DEPLOYMENT.c.created_at)
 _ONE_DEPLOYMENT = sa_select(_DEPLOYMENT).where(_DEPLOYMENT.c.deployment_id == bindparam("the_deployment"))
-_SEGMENT_IDS = (
-    sa_select(_SEGMENT.c.segment_id)
-    .where(_SEGMENT.c.order_id == bindparam("the_order"))
-    .order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
-)
 _ORDER_SEGMENTS = _SEGMENTS.where(_SEGMENT.c.order_id == bindparam("the_order")).order_by(
     _SEGMENT.c.started_at, _SEGMENT.c.segment_id
 )

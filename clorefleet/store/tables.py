@@ -188,6 +188,18 @@ class LedgerSegmentRow(SQLModel, table=True):
     order_started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class LedgerTotalRow(SQLModel, table=True):
+    """The sum of the settled segments, which only grow in number: a tick does not read them."""
+
+    __tablename__ = "ledger_total"
+    deployment_id: str = Field(primary_key=True)
+    currency: str = Field(primary_key=True)
+    settled: Decimal = Field(sa_type=DecimalText)
+    """In the billed currency."""
+    settled_usd: Decimal = Field(sa_type=DecimalText)
+    """At the rates that were recorded with each segment."""
+
+
 class NodeFactRow(SQLModel, table=True):
     __tablename__ = "node_fact"
     lease_id: str = Field(primary_key=True)

@@ -18,6 +18,8 @@ from sqlmodel import SQLModel
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.identity import OrderId
 from clorefleet.domain.lease import Phase
+from clorefleet.domain.ledger import settled_totals
+from clorefleet.domain.money import Currency
 from clorefleet.store import codec, migrate
 from clorefleet.store.database import connect_engine, open_store
 from clorefleet.store.revision import current_revision, newest_revision
@@ -130,6 +132,35 @@ def test_phases_are_taken_over_from_the_events_that_are_kept(old_url: str):
         (Phase.SYNCING, timedelta(minutes=7)), (Phase.SERVING, timedelta(minutes=4)),
         (Phase.WAITING, timedelta(minutes=1)),
     ]  # fmt: skip
+
+
+def test_what_was_settled_before_is_summed_once_by_the_upgrade(old_url: str):
+    engine, _ = connect_engine(old_url)
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    line = {
+        "lease_id": "l0", "deployment_id": "tiny", "is_spot": False, "price_per_day": "2", "fee_percent": "5",
+        "creation_fee": "0", "rate_source": "test", "started_at": NOW, "ended_at": NOW, "settled_at": NOW,
+    }  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(
+            tables.tables["ledger_segment"].insert(),
+            [
+                line | {"order_id": 800, "currency": "USD", "usd_per_unit": "1", "market_spend": "0.25"},
+                line | {"order_id": 801, "currency": Currency.CLORE.value, "usd_per_unit": "0.0213",
+                        "market_spend": "10.00000001"},
+                line | {"order_id": 802, "currency": "USD", "usd_per_unit": "1", "market_spend": "0.5"},
+            ],
+        )  # fmt: skip
+    engine.dispose()
+    store = open_store(old_url)
+    with store.read() as tx:
+        assert {(each.currency, each.amount, each.usd) for each in tx.settled_totals()} == {
+            (Currency.USD, Decimal("0.75"), Decimal("0.75")),
+            (Currency.CLORE, Decimal("10.00000001"), Decimal("0.213000000213")),
+        }
+        assert set(tx.settled_totals()) == set(settled_totals(tx.segments()))
+    store.dispose()
 
 
 def test_the_tables_are_those_of_the_code(any_url: str):
