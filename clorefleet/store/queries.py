@@ -1,4 +1,4 @@
-"""What is asked of the store, in the domain's words. Rows never leave this module."""
+"""What is asked of the store, in the domain's words: no row leaves it."""
 
 from __future__ import annotations
 
@@ -6,31 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import cache, lru_cache
 from typing import Any
 
-from pydantic_core import from_json
-from sqlalchemy import (
-    Connection,
-    CursorResult,
-    Executable,
-    Integer,
-    Row,
-    String,
-    Table,
-    Text,
-    bindparam,
-    cast,
-    delete,
-    exists,
-    func,
-    insert,
-    not_,
-    or_,
-    update,
-)
+from sqlalchemy import Connection, CursorResult, Executable, delete, func, insert, or_
 from sqlalchemy import select as sa_select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, SQLModel, col, select
 
 from clorefleet.domain.alert import UNFINISHED, Alert, Delivery, DeliveryState, Lookout
@@ -48,9 +27,9 @@ from clorefleet.domain.host import (
     left_out,
     newest_cuda,
 )
-from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
-from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
+from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.intent import Intent
+from clorefleet.domain.lease import PHASE_ORDER, Lease, Phase
 from clorefleet.domain.ledger import (
     LedgerSegment,
     OpenBill,
@@ -59,16 +38,27 @@ from clorefleet.domain.ledger import (
     in_order,
     total_of,
 )
-from clorefleet.domain.load import MINUTE_S, LoadSample
-from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
+from clorefleet.domain.load import LoadSample
+from clorefleet.domain.money import Currency, ExchangeRate, Money
 from clorefleet.domain.node import Discrepancy, NodeFacts
 from clorefleet.domain.order import Order, StrangeOrder
-from clorefleet.domain.plan import Plan
 from clorefleet.domain.planning import Planning
 from clorefleet.domain.price import PriceSnapshot
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import codec
+from clorefleet.store import statements as sql
+from clorefleet.store.rows import (
+    beliefs_of,
+    columns_of_segment,
+    deployment_of,
+    event_of,
+    intent_of,
+    lease_of,
+    load_of,
+    segment_of,
+    usage_of,
+)
 from clorefleet.store.tables import (
     AppliedFileRow,
     CoinRateRow,
@@ -77,38 +67,26 @@ from clorefleet.store.tables import (
     EventRow,
     FleetGuardRow,
     ForeignOrderRow,
-    HostFaultRow,
     HostVerdictRow,
     IntentRow,
     JobRow,
-    LeadershipRow,
     LeaseRow,
     LedgerSegmentRow,
     LedgerTotalRow,
     LoadRow,
     LookoutRow,
     NodeFactRow,
-    PhaseEntryRow,
     PlanningRow,
-    PriceSnapshotRow,
     StartUpRow,
-    TickRow,
     UsageRow,
-    UtcDateTime,
     WalletReadingRow,
     WantedRow,
 )
 
-_OPEN_LEASES = tuple(state.value for state in (LeaseState.INTENT, LeaseState.ORDERED, LeaseState.ENDING))
-_DOUBTFUL = tuple(state.value for state in (IntentState.OPEN, IntentState.UNKNOWN))
-_CLOSED = tuple(state.value for state in IntentState if state.value not in _DOUBTFUL)
-_PLAN_APART = frozenset({"plan"})
 _POLICY = frozenset(
     {"replicas_max", "schedule", "scale", "idle", "consolidate", "origin", "woken_at", "start_up_estimate"}
 )
 """The fields of a deployment that are stored together, without columns of their own."""
-PLANS_KEPT = 2048
-"""Plans that need not be read anew in each tick: more than a fleet has leases."""
 EVENTS_MAX = 50_000
 """Older events are dropped, so that the store stays bounded however long a daemon runs."""
 
@@ -161,11 +139,11 @@ class Transaction:
     # -- deployments
 
     def deployments(self) -> tuple[Deployment, ...]:
-        return tuple(_deployment(row) for row in self._execute(_DEPLOYMENTS))
+        return tuple(deployment_of(row) for row in self._execute(sql.DEPLOYMENTS))
 
     def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
-        row = self._execute(_ONE_DEPLOYMENT, {"the_deployment": deployment_id}).first()
-        return None if row is None else _deployment(row)
+        row = self._execute(sql.ONE_DEPLOYMENT, {"the_deployment": deployment_id}).first()
+        return None if row is None else deployment_of(row)
 
     def put_deployment(self, deployment: Deployment) -> None:
         self._put(
@@ -185,7 +163,7 @@ class Transaction:
 
     def wanted(self) -> dict[DeploymentId, Wanted]:
         """What was last found to be wanted of each deployment."""
-        rows = self._execute(_WANTED)
+        rows = self._execute(sql.WANTED)
         return {DeploymentId(row.deployment_id): Wanted(row.replicas, row.reason, row.until) for row in rows}
 
     def put_wanted(self, deployment_id: DeploymentId, wanted: Wanted, *, now: datetime) -> None:
@@ -283,7 +261,7 @@ class Transaction:
 
     def start_ups(self, deployment_id: DeploymentId, *, limit: int) -> tuple[timedelta, ...]:
         """How long the latest starts took from rent to serving, newest first."""
-        rows = self._execute(_START_UPS, {"the_deployment": deployment_id, "most": limit})
+        rows = self._execute(sql.START_UPS, {"the_deployment": deployment_id, "most": limit})
         return tuple(timedelta(seconds=row.took_s) for row in rows)
 
     def put_start_up(self, lease: Lease, took: timedelta, *, now: datetime) -> None:
@@ -299,15 +277,15 @@ class Transaction:
     # -- leases
 
     def open_leases(self) -> tuple[Lease, ...]:
-        return self._leases(_THE_OPEN_LEASES)
+        return self._leases(sql.THE_OPEN_LEASES)
 
     def leases(
         self, deployment_id: DeploymentId | None = None, *, since: datetime | None = None
     ) -> tuple[Lease, ...]:
         """Open and closed ones; `since` leaves out those that were made and ended before it."""
         if deployment_id is None and since is not None:
-            return self._leases(_LEASES_SINCE, {"since": since})
-        query = _LEASES
+            return self._leases(sql.LEASES_SINCE, {"since": since})
+        query = sql.LEASES
         if deployment_id is not None:
             query = query.where(col(LeaseRow.deployment_id) == deployment_id)
         if since is not None:
@@ -315,11 +293,11 @@ class Transaction:
         return self._leases(query.order_by(col(LeaseRow.created_at)))
 
     def _leases(self, query: Executable, values: Mapping[str, object] | None = None) -> tuple[Lease, ...]:
-        return tuple(_lease(row) for row in self._execute(query, values))
+        return tuple(lease_of(row) for row in self._execute(query, values))
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
-        row = self._execute(_ONE_LEASE, {"the_lease": lease_id}).first()
-        return None if row is None else _lease(row)
+        row = self._execute(sql.ONE_LEASE, {"the_lease": lease_id}).first()
+        return None if row is None else lease_of(row)
 
     def put_lease(self, lease: Lease) -> None:
         self._put(
@@ -329,22 +307,22 @@ class Transaction:
             server_id=lease.server_id,
             created_at=lease.created_at,
             plan=codec.encode(lease.plan),
-            **_beliefs(lease),
+            **beliefs_of(lease),
         )
         self._note_phases([lease])
 
     def note_leases(self, leases: Iterable[Lease]) -> None:
         """What is believed of leases that are stored already, all at once. Their plans stay as they are."""
         noted = list(leases)
-        rows = [{"the_lease": lease.lease_id, **_beliefs(lease)} for lease in noted]
+        rows = [{"the_lease": lease.lease_id, **beliefs_of(lease)} for lease in noted]
         if rows:
-            self._connection.execute(_NOTE_LEASE, rows)
+            self._connection.execute(sql.NOTE_LEASE, rows)
             self._note_phases(noted)
 
     def _note_phases(self, leases: Iterable[Lease]) -> None:
         """Every writing of a lease passes here: no change of phase goes unrecorded. Known ones stay."""
         self._connection.execute(
-            _NEW_PHASE,
+            sql.NEW_PHASE,
             [
                 {"the_lease": lease.lease_id, "the_start": lease.phase_since, "the_phase": lease.phase.value}
                 for lease in leases
@@ -353,7 +331,9 @@ class Transaction:
 
     def phases(self, *, since: datetime | None = None) -> tuple[PhaseEntry, ...]:
         """In order of time; `since` leaves out the leases whose orders all ended before it."""
-        rows = self._execute(_PHASES) if since is None else self._execute(_PHASES_SINCE, {"since": since})
+        rows = (
+            self._execute(sql.PHASES) if since is None else self._execute(sql.PHASES_SINCE, {"since": since})
+        )
         entries = (PhaseEntry(LeaseId(row.lease_id), Phase(row.phase), row.entered_at) for row in rows)
         return tuple(
             sorted(entries, key=lambda each: (each.at, PHASE_ORDER.index(each.phase), each.lease_id))
@@ -362,11 +342,11 @@ class Transaction:
     # -- intents
 
     def doubtful_intents(self) -> tuple[Intent, ...]:
-        rows = self._execute(_THE_DOUBTFUL)
-        return tuple(_intent(row) for row in rows)
+        rows = self._execute(sql.THE_DOUBTFUL)
+        return tuple(intent_of(row) for row in rows)
 
     def intents_of(self, lease_id: LeaseId) -> tuple[Intent, ...]:
-        return tuple(_intent(row) for row in self._execute(_INTENTS_OF, {"the_lease": lease_id}))
+        return tuple(intent_of(row) for row in self._execute(sql.INTENTS_OF, {"the_lease": lease_id}))
 
     def put_intent(self, intent: Intent, *, fencing_token: int) -> None:
         worst = intent.worst_case_usd_per_day
@@ -392,8 +372,8 @@ class Transaction:
     ) -> tuple[LedgerSegment, ...]:
         """In order of time; `since` leaves out the orders that ended before it, and keeps others whole."""
         if deployment_id is None and since is not None:
-            return tuple(_segment(row) for row in self._execute(_SEGMENTS_SINCE, {"since": since}))
-        query = _SEGMENTS
+            return tuple(segment_of(row) for row in self._execute(sql.SEGMENTS_SINCE, {"since": since}))
+        query = sql.SEGMENTS
         if deployment_id is not None:
             query = query.where(col(LedgerSegmentRow.deployment_id) == deployment_id)
         if since is not None:
@@ -403,37 +383,37 @@ class Transaction:
         rows = self._execute(
             query.order_by(col(LedgerSegmentRow.started_at), col(LedgerSegmentRow.segment_id))
         )
-        return tuple(_segment(row) for row in rows)
+        return tuple(segment_of(row) for row in rows)
 
     def unsettled_segments(self) -> tuple[LedgerSegment, ...]:
         """Those whose cost may still change, and all of leases that are open; in order of time."""
-        return tuple(_segment(row) for row in self._execute(_UNSETTLED_SEGMENTS))
+        return tuple(segment_of(row) for row in self._execute(sql.UNSETTLED_SEGMENTS))
 
     def running_segments(self) -> tuple[LedgerSegment, ...]:
         """Those that are not settled, and so in no sum yet."""
-        return tuple(_segment(row) for row in self._execute(_RUNNING_SEGMENTS))
+        return tuple(segment_of(row) for row in self._execute(sql.RUNNING_SEGMENTS))
 
     def settled_usd(self) -> dict[DeploymentId, Decimal]:
         """What all other segments cost, by deployment: final bills at the rates that were recorded."""
         found: dict[DeploymentId, Decimal] = {}
-        for row in self._execute(_SETTLED):
+        for row in self._execute(sql.SETTLED):
             name = DeploymentId(row.deployment_id)
             found[name] = found.get(name, Decimal(0)) + row.market_spend * row.usd_per_unit
         return found
 
     def order_segments(self, order_id: OrderId) -> Segments:
         """All segments of one order, in order of time."""
-        return in_order(map(_segment, self._execute(_ORDER_SEGMENTS, {"the_order": order_id})))
+        return in_order(map(segment_of, self._execute(sql.ORDER_SEGMENTS, {"the_order": order_id})))
 
     def put_order_segments(self, order_id: OrderId, segments: Segments) -> None:
         """`segments` are from now on all segments of the order; they begin at their places and never
         vanish."""
-        rows = self._execute(_ORDER_SEGMENTS, {"the_order": order_id}).all()
+        rows = self._execute(sql.ORDER_SEGMENTS, {"the_order": order_id}).all()
         for row, segment in zip(rows, segments, strict=False):
-            self._execute(_SET_SEGMENT, {"the_segment": row.segment_id, **_segment_columns(segment)})
+            self._execute(sql.SET_SEGMENT, {"the_segment": row.segment_id, **columns_of_segment(segment)})
         for segment in segments[len(rows) :]:
-            self._execute(_ADD_SEGMENT, _segment_columns(segment))
-        self._count_settled(segments, tuple(map(_segment, rows[: len(segments)])))
+            self._execute(sql.ADD_SEGMENT, columns_of_segment(segment))
+        self._count_settled(segments, tuple(map(segment_of, rows[: len(segments)])))
 
     def _count_settled(self, now: Segments, before: Segments) -> None:
         if any(each.settled_at is not None for each in (*now, *before)):
@@ -454,7 +434,7 @@ class Transaction:
             SettledTotal(
                 DeploymentId(row.deployment_id), Currency(row.currency), row.settled, row.settled_usd
             )
-            for row in self._execute(_TOTALS)
+            for row in self._execute(sql.TOTALS)
         )
 
     def note_spends(self, spends: Iterable[tuple[OrderId, LedgerSegment]]) -> None:
@@ -464,19 +444,19 @@ class Transaction:
             for order_id, last in spends
         ]
         if rows:
-            self._connection.execute(_NOTE_SPEND, rows)
+            self._connection.execute(sql.NOTE_SPEND, rows)
 
     def open_bills(self) -> tuple[OpenBill, ...]:
         """Of orders that ended, by number and time."""
         return tuple(
             OpenBill(OrderId(row.order_id), LeaseId(row.lease_id), ServerId(row.server_id), row.started_at)
-            for row in self._execute(_OPEN_BILLS)
+            for row in self._execute(sql.OPEN_BILLS)
         )
 
     # -- ceilings, wallets, coins
 
     def guard(self) -> FleetGuard:
-        row = self._execute(_GUARD).first()
+        row = self._execute(sql.GUARD).first()
         return FleetGuard() if row is None else codec.decode(FleetGuard, row.document)
 
     def put_guard(self, guard: FleetGuard) -> None:
@@ -487,7 +467,7 @@ class Transaction:
         )
 
     def wallet_readings(self) -> tuple[WalletReading, ...]:
-        rows = self._execute(_WALLETS)
+        rows = self._execute(sql.WALLETS)
         return tuple(
             WalletReading(
                 balance=Money(row.balance, Currency(row.currency)),
@@ -520,7 +500,7 @@ class Transaction:
         )
 
     def coin_rates(self) -> tuple[ExchangeRate, ...]:
-        rows = self._execute(_COIN_RATES)
+        rows = self._execute(sql.COIN_RATES)
         return tuple(
             ExchangeRate(Currency(row.currency), row.usd_per_unit, row.as_of, row.source) for row in rows
         )
@@ -587,7 +567,7 @@ class Transaction:
     def put_job(
         self, job_id: str, lease_id: LeaseId, phase: str, attempt: int, *, now: datetime, state: str
     ) -> None:
-        row = self._execute(_ONE_JOB, {"the_job": job_id}).first()
+        row = self._execute(sql.ONE_JOB, {"the_job": job_id}).first()
         finished_at = None if row is None else row.finished_at
         self._put(
             JobRow,
@@ -608,11 +588,13 @@ class Transaction:
             "reason": fault.reason,
             "cost_usd": fault.cost_usd,
         }
-        self._execute(_ADD_FAULT, columns)
+        self._execute(sql.ADD_FAULT, columns)
 
     def host_faults(self, *, since: datetime | None = None) -> tuple[HostFault, ...]:
         """Oldest first; None: all that are remembered."""
-        rows = self._execute(_FAULTS) if since is None else self._execute(_FAULTS_SINCE, {"since": since})
+        rows = (
+            self._execute(sql.FAULTS) if since is None else self._execute(sql.FAULTS_SINCE, {"since": since})
+        )
         return tuple(HostFault(ServerId(row.server_id), row.at, row.reason, row.cost_usd) for row in rows)
 
     def add_host_verdict(self, verdict: HostVerdict) -> None:
@@ -624,7 +606,7 @@ class Transaction:
 
     def host_verdicts(self) -> tuple[HostVerdict, ...]:
         """In the order in which they were given."""
-        rows = self._execute(_VERDICTS)
+        rows = self._execute(sql.VERDICTS)
         return tuple(
             HostVerdict(ServerId(row.server_id), Verdict(row.verdict), row.at, row.reason) for row in rows
         )
@@ -637,7 +619,7 @@ class Transaction:
 
     def note_foreign(self, order: Order, *, usd_per_day: Decimal | None, now: datetime) -> bool:
         """Remember an order that is not ours; true when it is new to us."""
-        row = self._execute(_ONE_FOREIGN, {"the_order": order.order_id}).first()
+        row = self._execute(sql.ONE_FOREIGN, {"the_order": order.order_id}).first()
         same = None if row is None or row.server_id != order.server_id else row
         known = None if same is None else same.usd_per_day
         self._put(
@@ -665,14 +647,14 @@ class Transaction:
 
     def foreign_orders(self, *, seen_since: datetime) -> tuple[tuple[OrderId, ServerId, Decimal | None], ...]:
         """Order, its server, and USD a day where it is known."""
-        rows = self._execute(_FOREIGN_SINCE, {"since": seen_since})
+        rows = self._execute(sql.FOREIGN_SINCE, {"since": seen_since})
         return tuple((OrderId(row.order_id), ServerId(row.server_id), row.usd_per_day) for row in rows)
 
     def strange_orders(self) -> tuple[StrangeOrder, ...]:
         """Orders that nothing here explains and that the last reading of the order list showed."""
         tick = self.last_tick()
         read_at = None if tick is None else tick.orders_read_at
-        rows = () if read_at is None else self._execute(_FOREIGN_SINCE, {"since": read_at})
+        rows = () if read_at is None else self._execute(sql.FOREIGN_SINCE, {"since": read_at})
         return tuple(
             StrangeOrder(OrderId(row.order_id), ServerId(row.server_id), row.usd_per_day, row.first_seen_at)
             for row in sorted(rows, key=lambda row: row.order_id)
@@ -687,7 +669,7 @@ class Transaction:
             "deployment_id": event.deployment_id or "",
             "lease_id": event.lease_id or "",
         }
-        self._execute(_ADD_EVENT, columns)
+        self._execute(sql.ADD_EVENT, columns)
 
     def events(
         self, deployment_id: DeploymentId | None = None, *, after_id: int = 0, limit: int = 200
@@ -697,7 +679,7 @@ class Transaction:
         if deployment_id is not None:
             query = query.where(col(EventRow.deployment_id) == deployment_id)
         rows = list(self.session.exec(query.order_by(col(EventRow.event_id).desc()).limit(limit)))
-        return tuple((row.event_id or 0, _event(row)) for row in reversed(rows))
+        return tuple((row.event_id or 0, event_of(row)) for row in reversed(rows))
 
     # -- leadership
 
@@ -705,7 +687,7 @@ class Transaction:
         """The one row of it. In a transaction that writes it is locked until that ends. One that only reads
         takes no lock: PostgreSQL would refuse it when the leader has beaten since the transaction began."""
         if self._leader is None:
-            row = self._execute(_THE_LEADER_LOCKED if self._writes else _THE_LEADER).first()
+            row = self._execute(sql.THE_LEADER_LOCKED if self._writes else sql.THE_LEADER).first()
             self._leader = (
                 None if row is None else Leadership(row.token, row.holder, row.expires_at, row.beat)
             )
@@ -718,8 +700,8 @@ class Transaction:
             "expires_at": leadership.expires_at,
             "beat": leadership.beat,
         }
-        if self._execute(_SET_LEADER, values).rowcount == 0:
-            self._execute(insert(_LEADERSHIP), {"row_id": 1, **values})
+        if self._execute(sql.SET_LEADER, values).rowcount == 0:
+            self._execute(insert(sql.LEADERSHIP), {"row_id": 1, **values})
         self._leader = leadership
 
     def _execute(
@@ -738,7 +720,7 @@ class Transaction:
     def _put_all(self, kind: type[SQLModel], rows: list[dict[str, object]]) -> None:
         if rows:
             self.flush()
-            self._connection.execute(_upsert(kind, self._connection.dialect.name), rows)
+            self._connection.execute(sql.upsert(kind, self._connection.dialect.name), rows)
 
     # -- usage
 
@@ -746,7 +728,7 @@ class Transaction:
         """Add to what the leases were used for."""
         for added in hours:
             row = self.session.get(UsageRow, (added.lease_id, added.hour))
-            total = added if row is None else _usage(row).plus(added)
+            total = added if row is None else usage_of(row).plus(added)
             self.session.merge(
                 UsageRow(
                     lease_id=total.lease_id,
@@ -775,16 +757,16 @@ class Transaction:
         if lease_ids is not None:
             query = query.where(col(UsageRow.lease_id).in_(list(lease_ids)))
         rows = self.session.exec(query.order_by(col(UsageRow.hour), col(UsageRow.lease_id)))
-        return tuple(_usage(row) for row in rows)
+        return tuple(usage_of(row) for row in rows)
 
     # -- prices
 
     def prices(self, *, until: datetime | None = None) -> tuple[PriceSnapshot, ...]:
         """In order of time; `until` leaves out those from then on."""
-        query = sa_select(_PRICE)
+        query = sa_select(sql.PRICE)
         if until is not None:
-            query = query.where(_PRICE.c.at < until)
-        rows = self._execute(query.order_by(_PRICE.c.at, _PRICE.c.gpu, _PRICE.c.is_spot))
+            query = query.where(sql.PRICE.c.at < until)
+        rows = self._execute(query.order_by(sql.PRICE.c.at, sql.PRICE.c.gpu, sql.PRICE.c.is_spot))
         return tuple(
             PriceSnapshot(
                 gpu=row.gpu,
@@ -805,7 +787,7 @@ class Transaction:
 
     def last_price_at(self) -> datetime | None:
         """When the newest was read; None without any."""
-        row = self._execute(sa_select(_PRICE.c.at).order_by(_PRICE.c.at.desc()).limit(1)).first()
+        row = self._execute(sa_select(sql.PRICE.c.at).order_by(sql.PRICE.c.at.desc()).limit(1)).first()
         return None if row is None else row.at
 
     def add_prices(self, snapshots: Iterable[PriceSnapshot]) -> None:
@@ -832,12 +814,12 @@ class Transaction:
                 {"the_gpu": row["gpu"], "the_kind": row["is_spot"], "the_time": row["at"]} for row in rows
             ]
             connection = self.session.connection()
-            connection.execute(_DROP_PRICE, keys)
-            connection.execute(insert(_PRICE), rows)
+            connection.execute(sql.DROP_PRICE, keys)
+            connection.execute(insert(sql.PRICE), rows)
 
     def replace_prices(self, until: datetime, snapshots: Iterable[PriceSnapshot]) -> None:
         """`snapshots` are from now on all that is kept from before `until`."""
-        self.session.execute(delete(_PRICE).where(_PRICE.c.at < until))
+        self.session.execute(delete(sql.PRICE).where(sql.PRICE.c.at < until))
         self.add_prices(snapshots)
 
     # -- load
@@ -845,8 +827,8 @@ class Transaction:
     def add_load(self, deployment_id: DeploymentId, part: LoadSample) -> None:
         """Add to the minute that `part` belongs to."""
         key = {"the_deployment": deployment_id, "the_minute": part.started_at}
-        row = self._execute(_ONE_LOAD, key).first()
-        total = part if row is None else _load(row).plus(part)
+        row = self._execute(sql.ONE_LOAD, key).first()
+        total = part if row is None else load_of(row).plus(part)
         self._put(
             LoadRow,
             deployment_id=deployment_id,
@@ -863,319 +845,26 @@ class Transaction:
 
     def load(self, deployment_id: DeploymentId, *, since: datetime) -> tuple[LoadSample, ...]:
         """By minute, oldest first."""
-        rows = self._execute(_LOAD_SINCE, {"the_deployment": deployment_id, "since": since})
-        return tuple(map(_load, rows))
+        rows = self._execute(sql.LOAD_SINCE, {"the_deployment": deployment_id, "since": since})
+        return tuple(map(load_of, rows))
 
     def drop_load(self, *, before: datetime) -> None:
-        self._execute(_DROP_LOAD, {"before": before})
+        self._execute(sql.DROP_LOAD, {"before": before})
 
     def put_tick(self, *, now: datetime, orders_read_at: datetime | None, trouble: str) -> None:
         values: dict[str, object] = {"finished_at": now, "trouble": trouble}
         if orders_read_at is not None:
             values["orders_read_at"] = orders_read_at
-        if self._execute(_COUNT_TICK, values).rowcount == 0:
-            self._execute(insert(_TICK), {"row_id": 1, "count": 1, **values})
-        self._execute(_DROP_OLD_EVENTS, {"kept": EVENTS_MAX})
+        if self._execute(sql.COUNT_TICK, values).rowcount == 0:
+            self._execute(insert(sql.TICK), {"row_id": 1, "count": 1, **values})
+        self._execute(sql.DROP_OLD_EVENTS, {"kept": EVENTS_MAX})
 
     def last_tick(self) -> LastTick | None:
-        row = self._execute(_LAST_TICK).first()
+        row = self._execute(sql.LAST_TICK).first()
         return None if row is None else LastTick(row.ticks, row.finished_at, row.orders_read_at, row.trouble)
 
     def prune(self, *, before: datetime) -> None:
         """Forget what no decision needs any more: finished intents, jobs and foreign orders from before
         `before`. Leases and ledger stay: they are the account of the money."""
-        for statement in _PRUNE:
+        for statement in sql.PRUNE:
             self._execute(statement, {"before": before})
-
-
-def _table(row: type[SQLModel]) -> Table:
-    found: Table = row.__table__  # type: ignore[attr-defined]
-    return found
-
-
-@cache
-def _upsert(kind: type[SQLModel], dialect: str) -> Executable:
-    table = _table(kind)
-    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={each.name: statement.excluded[each.name] for each in table.c if not each.primary_key},
-    )
-
-
-# What each tick asks, made once.
-_LEADERSHIP, _TICK, _EVENT = _table(LeadershipRow), _table(TickRow), _table(EventRow)
-_LEASE, _INTENT, _SEGMENT = _table(LeaseRow), _table(IntentRow), _table(LedgerSegmentRow)
-_FAULT, _FOREIGN, _JOB = _table(HostFaultRow), _table(ForeignOrderRow), _table(JobRow)
-_DEPLOYMENT = _table(DeploymentRow)
-_SINCE = bindparam("since", type_=UtcDateTime())
-_THE_LEADER = sa_select(
-    _LEADERSHIP.c.token, _LEADERSHIP.c.holder, _LEADERSHIP.c.expires_at, _LEADERSHIP.c.beat
-)
-_THE_LEADER_LOCKED = _THE_LEADER.with_for_update()
-_SET_LEADER = update(_LEADERSHIP).where(_LEADERSHIP.c.row_id == 1)
-_LAST_TICK = sa_select(
-    _TICK.c.count.label("ticks"), _TICK.c.finished_at, _TICK.c.orders_read_at, _TICK.c.trouble
-)
-_COUNT_TICK = update(_TICK).where(_TICK.c.row_id == 1).values(count=_TICK.c.count + 1)
-_DROP_OLD_EVENTS = delete(_EVENT).where(
-    _EVENT.c.event_id
-    <= sa_select(func.max(_EVENT.c.event_id)).scalar_subquery() - bindparam("kept", type_=Integer())
-)
-_LEASES = sa_select(_LEASE.c.document, cast(_LEASE.c.plan, Text).label("plan"))
-_THE_OPEN_LEASES = _LEASES.where(_LEASE.c.state.in_(_OPEN_LEASES)).order_by(_LEASE.c.created_at)
-_LEASES_SINCE = _LEASES.where(or_(_LEASE.c.created_at >= _SINCE, _LEASE.c.ended_at >= _SINCE)).order_by(
-    _LEASE.c.created_at
-)
-_ONE_LEASE = _LEASES.where(_LEASE.c.lease_id == bindparam("the_lease"))
-_THE_DOUBTFUL = sa_select(_INTENT).where(_INTENT.c.state.in_(_DOUBTFUL))
-_INTENTS_OF = (
-    sa_select(_INTENT).where(_INTENT.c.lease_id == bindparam("the_lease")).order_by(_INTENT.c.created_at)
-)
-_SEGMENTS = sa_select(_SEGMENT)
-_SEGMENTS_SINCE = _SEGMENTS.where(
-    _SEGMENT.c.order_id.in_(
-        sa_select(_SEGMENT.c.order_id).where(
-            or_(_SEGMENT.c.ended_at.is_(None), _SEGMENT.c.ended_at >= _SINCE)
-        )
-    )
-).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
-_CAN_CHANGE = or_(
-    _SEGMENT.c.settled_at.is_(None),
-    _SEGMENT.c.market_spend.is_(None),
-    _SEGMENT.c.lease_id.in_(sa_select(_LEASE.c.lease_id).where(_LEASE.c.state.in_(_OPEN_LEASES))),
-)
-_RUNNING_SEGMENTS = _SEGMENTS.where(or_(_SEGMENT.c.settled_at.is_(None), _SEGMENT.c.market_spend.is_(None)))
-_TOTALS = sa_select(_table(LedgerTotalRow))
-_UNSETTLED_SEGMENTS = _SEGMENTS.where(_CAN_CHANGE).order_by(_SEGMENT.c.started_at, _SEGMENT.c.segment_id)
-_SETTLED = sa_select(_SEGMENT.c.deployment_id, _SEGMENT.c.market_spend, _SEGMENT.c.usd_per_unit).where(
-    not_(_CAN_CHANGE)
-)
-_PRICE = _table(PriceSnapshotRow)
-_DROP_PRICE = delete(_PRICE).where(
-    _PRICE.c.gpu == bindparam("the_gpu"),
-    _PRICE.c.is_spot == bindparam("the_kind"),
-    _PRICE.c.at == bindparam("the_time", type_=UtcDateTime()),
-)
-_PHASE_ENTRY = _table(PhaseEntryRow)
-_THIS_PHASE = (
-    bindparam("the_lease", type_=String()),
-    bindparam("the_start", type_=UtcDateTime()),
-    bindparam("the_phase", type_=String()),
-)
-_NEW_PHASE = insert(_PHASE_ENTRY).from_select(
-    ["lease_id", "entered_at", "phase"],
-    sa_select(*_THIS_PHASE).where(
-        ~exists().where(
-            _PHASE_ENTRY.c.lease_id == _THIS_PHASE[0],
-            _PHASE_ENTRY.c.entered_at == _THIS_PHASE[1],
-            _PHASE_ENTRY.c.phase == _THIS_PHASE[2],
-        )
-    ),
-)
-_PHASES = sa_select(_PHASE_ENTRY)
-_PHASES_SINCE = _PHASES.where(
-    _PHASE_ENTRY.c.lease_id.in_(
-        sa_select(_SEGMENT.c.lease_id).where(
-            or_(_SEGMENT.c.ended_at.is_(None), _SEGMENT.c.ended_at >= _SINCE)
-        )
-    )
-)
-_RUNNING = _SEGMENT.alias("running")
-_OPEN_BILLS = (
-    sa_select(
-        _SEGMENT.c.order_id,
-        _SEGMENT.c.lease_id,
-        _LEASE.c.server_id,
-        func.min(_SEGMENT.c.started_at, type_=UtcDateTime()).label("started_at"),
-    )
-    .join(_LEASE, _LEASE.c.lease_id == _SEGMENT.c.lease_id)
-    .where(
-        _SEGMENT.c.settled_at.is_(None),
-        _SEGMENT.c.ended_at.is_not(None),
-        ~exists().where(
-            _RUNNING.c.order_id == _SEGMENT.c.order_id,
-            _RUNNING.c.lease_id == _SEGMENT.c.lease_id,
-            _RUNNING.c.ended_at.is_(None),
-        ),
-    )
-    .group_by(_SEGMENT.c.order_id, _SEGMENT.c.lease_id, _LEASE.c.server_id)
-    .order_by(_SEGMENT.c.order_id, func.min(_SEGMENT.c.started_at))
-)
-_DEPLOYMENTS = sa_select(_DEPLOYMENT).order_by(_DEPLOYMENT.c.created_at)
-_ONE_DEPLOYMENT = sa_select(_DEPLOYMENT).where(_DEPLOYMENT.c.deployment_id == bindparam("the_deployment"))
-_ORDER_SEGMENTS = _SEGMENTS.where(_SEGMENT.c.order_id == bindparam("the_order")).order_by(
-    _SEGMENT.c.started_at, _SEGMENT.c.segment_id
-)
-_SET_SEGMENT = update(_SEGMENT).where(_SEGMENT.c.segment_id == bindparam("the_segment"))
-_NOTE_SPEND = (
-    update(_SEGMENT)
-    .where(
-        _SEGMENT.c.order_id == bindparam("the_order"),
-        _SEGMENT.c.started_at == bindparam("the_start"),
-        _SEGMENT.c.settled_at.is_(None),
-    )
-    .values(market_spend=bindparam("spend"))
-)
-_NOTE_LEASE = update(_LEASE).where(_LEASE.c.lease_id == bindparam("the_lease"))
-_ONE_FOREIGN = sa_select(_FOREIGN).where(_FOREIGN.c.order_id == bindparam("the_order"))
-_ONE_JOB = sa_select(_JOB).where(_JOB.c.job_id == bindparam("the_job"))
-_START_UPS = (
-    sa_select(_table(StartUpRow).c.took_s)
-    .where(_table(StartUpRow).c.deployment_id == bindparam("the_deployment"))
-    .order_by(_table(StartUpRow).c.served_at.desc())
-    .limit(bindparam("most", type_=Integer()))
-)
-_LOAD = sa_select(_table(LoadRow))
-_ONE_LOAD = _LOAD.where(
-    _table(LoadRow).c.deployment_id == bindparam("the_deployment"),
-    _table(LoadRow).c.minute == bindparam("the_minute"),
-)
-_LOAD_SINCE = _LOAD.where(
-    _table(LoadRow).c.deployment_id == bindparam("the_deployment"), _table(LoadRow).c.minute >= _SINCE
-).order_by(_table(LoadRow).c.minute)
-_DROP_LOAD = delete(_table(LoadRow)).where(_table(LoadRow).c.minute < bindparam("before"))
-_PRUNE = (
-    delete(_INTENT).where(_INTENT.c.state.in_(_CLOSED), _INTENT.c.finished_at < bindparam("before")),
-    delete(_JOB).where(_JOB.c.started_at < bindparam("before")),
-    delete(_FOREIGN).where(_FOREIGN.c.last_seen_at < bindparam("before")),
-)
-_GUARD = sa_select(_table(FleetGuardRow))
-_WANTED = sa_select(_table(WantedRow))
-_WALLETS = sa_select(_table(WalletReadingRow)).order_by(_table(WalletReadingRow).c.currency)
-_COIN_RATES = sa_select(_table(CoinRateRow)).order_by(_table(CoinRateRow).c.currency)
-_ADD_SEGMENT, _ADD_FAULT, _ADD_EVENT = insert(_SEGMENT), insert(_FAULT), insert(_EVENT)
-_FAULTS = sa_select(_FAULT).order_by(_FAULT.c.at)
-_FAULTS_SINCE = _FAULTS.where(_FAULT.c.at >= _SINCE)
-_VERDICTS = sa_select(_table(HostVerdictRow)).order_by(_table(HostVerdictRow).c.verdict_id)
-_FOREIGN_SINCE = sa_select(_FOREIGN).where(_FOREIGN.c.last_seen_at >= _SINCE)
-
-
-def _usage(row: UsageRow) -> UsageHour:
-    return UsageHour(
-        lease_id=LeaseId(row.lease_id),
-        hour=row.hour,
-        model=row.model,
-        last_at=row.last_at,
-        requests=row.requests,
-        failures=row.failures,
-        uncounted=row.uncounted,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        uncounted_events=row.uncounted_events,
-        first_byte_s=row.first_byte_s,
-        total_s=row.total_s,
-        waits=tuple(row.waits),
-    )
-
-
-def _load(row: Row[Any]) -> LoadSample:
-    return LoadSample(
-        started_at=row.minute,
-        length_s=MINUTE_S,
-        requests=row.requests,
-        turned_away=row.turned_away,
-        prompt_tokens=row.prompt_tokens,
-        generated_tokens=row.generated_tokens,
-        running=row.running,
-        waiting=row.waiting,
-        serving=row.serving,
-        first_byte_s=row.first_byte_s,
-    )
-
-
-def _deployment(row: Row[Any]) -> Deployment:
-    columns = dict(row._mapping)
-    del columns["model"]  # a copy of the requirement's, to query by
-    policy = columns.pop("policy") or {}
-    return codec.decode(Deployment, columns | policy)
-
-
-def _intent(row: Row[Any]) -> Intent:
-    worst = row.worst_case_usd_per_day
-    return Intent(
-        intent_id=IntentId(row.intent_id),
-        effect=Effect(row.effect),
-        lease_id=LeaseId(row.lease_id),
-        deployment_id=DeploymentId(row.deployment_id),
-        state=IntentState(row.state),
-        created_at=row.created_at,
-        doubted_at=row.doubted_at,
-        finished_at=row.finished_at,
-        worst_case_usd_per_day=None if worst is None else Rate.per_day(worst),
-        detail=row.detail,
-    )
-
-
-def _lease(row: Row[Any]) -> Lease:
-    return codec.decode(Lease, {**row.document, "plan": _plan(row.plan)})
-
-
-@lru_cache(maxsize=PLANS_KEPT)
-def _plan(text: str) -> Plan:
-    """A plan is long, and the same in each tick."""
-    return codec.decode(Plan, from_json(text))
-
-
-def _beliefs(lease: Lease) -> dict[str, Any]:
-    """The columns of a lease that change after its intent."""
-    return {
-        "deployment_id": lease.deployment_id,
-        "slot": lease.slot,
-        "state": lease.state,
-        "phase": lease.phase,
-        "order_id": lease.order_id,
-        "phase_since": lease.phase_since,
-        "ended_at": lease.ended_at,
-        "reason": lease.reason,
-        "document": codec.encode(lease, without=_PLAN_APART),
-    }
-
-
-def _segment(row: Row[Any]) -> LedgerSegment:
-    return LedgerSegment(
-        lease_id=LeaseId(row.lease_id),
-        deployment_id=DeploymentId(row.deployment_id),
-        order_id=OrderId(row.order_id),
-        price=Rate.per_day(row.price_per_day, Currency(row.currency)),
-        is_spot=row.is_spot,
-        fee_percent=row.fee_percent,
-        creation_fee=row.creation_fee,
-        usd_per_unit=row.usd_per_unit,
-        rate_source=row.rate_source,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        market_spend=row.market_spend,
-        settled_at=row.settled_at,
-        order_started_at=row.order_started_at,
-    )
-
-
-def _segment_columns(segment: LedgerSegment) -> dict[str, Any]:
-    return {
-        "lease_id": segment.lease_id,
-        "deployment_id": segment.deployment_id,
-        "order_id": segment.order_id,
-        "currency": segment.currency,
-        "is_spot": segment.is_spot,
-        "price_per_day": segment.price.amount,
-        "fee_percent": segment.fee_percent,
-        "creation_fee": segment.creation_fee,
-        "usd_per_unit": segment.usd_per_unit,
-        "rate_source": segment.rate_source,
-        "started_at": segment.started_at,
-        "ended_at": segment.ended_at,
-        "market_spend": segment.market_spend,
-        "settled_at": segment.settled_at,
-        "order_started_at": segment.order_started_at,
-    }
-
-
-def _event(row: EventRow) -> Event:
-    return Event(
-        at=row.at,
-        name=row.name,
-        text=row.text,
-        deployment_id=DeploymentId(row.deployment_id) if row.deployment_id else None,
-        lease_id=LeaseId(row.lease_id) if row.lease_id else None,
-    )
