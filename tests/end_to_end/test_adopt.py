@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from tests.cli.conftest import CommandLine
 from tests.cli.test_json import schema
-from tests.end_to_end.test_deploy import DEPLOY, ask, home, market
+from tests.end_to_end.test_deploy import DEPLOY, ask, home, market, serving
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
 __all__ = ["home"]
@@ -37,9 +37,10 @@ def test_an_order_that_the_store_has_lost_is_adopted_and_serves_and_is_billed_on
     Draft202012Validator(schema("adopt")).validate(adopted.json)
     assert home("daemon", "start", "--sandbox").code == 0
     deadline_s = time.monotonic() + 300
-    while state(home) != "serving":
+    while not serving(home):
         assert time.monotonic() < deadline_s, home("status", "--sandbox").out
         time.sleep(0.5)
+    assert state(home) == "serving"
     assert ask(home, "Say hello.")
     assert [each["id"] for each in market(home, "orders")["orders"]] == [order["id"]]
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from clorefleet.domain.lease import Lease, Phase
 from clorefleet.sandbox import process as sandbox
+from clorefleet.store.glance import glance
 from tests.cli.conftest import CommandLine
 from tests.cli.test_logs import following
 
@@ -48,6 +50,12 @@ def market(home: CommandLine, name: str) -> dict:
     info = sandbox.find(server_dir(home))
     assert info is not None
     return sandbox.control(info, name)
+
+
+def serving(home: CommandLine) -> list[Lease]:
+    """The replicas that serve, as the store has them: asking `status` all the time keeps a processor busy."""
+    with glance(f"sqlite:///{home.home / 'home' / 'state' / 'sandbox' / 'clorefleet.db'}") as look:
+        return [each for each in look.open_leases() if each.phase is Phase.SERVING]
 
 
 def ask(home: CommandLine, prompt: str, *, token: str | None = None, model: str = "smollm2-135m") -> str:

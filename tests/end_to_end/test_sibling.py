@@ -8,19 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
+from clorefleet.domain.lease import Lease
 from clorefleet.sandbox import process as sandbox
 from tests.cli.conftest import CommandLine
-from tests.end_to_end.test_deploy import ask, home, market, server_dir
+from tests.end_to_end.test_deploy import ask, home, market, server_dir, serving
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(600)]
 __all__ = ["home"]
 WAIT_S = 300
 WEIGHTS_BYTES = 98_000_000
-
-
-def replicas(home: CommandLine) -> list[dict]:
-    [deployment] = home("status", "--sandbox", "--json").json["deployments"]
-    return [each for each in deployment["replicas"] if each["phase"] == "serving"]
 
 
 def wait_for(holds: Callable[[], object], detail: Callable[[], object]) -> None:
@@ -38,27 +34,27 @@ def test_the_successor_of_a_lost_replica_gets_its_weights_from_the_other(home: C
     run = home("deploy", "smollm2-135m", "--replicas", "2", "--budget", "40/day", "--sandbox", "--detach")
     assert run.code == 0, run.err
     status: Callable[[], object] = lambda: home("status", "--sandbox").out  # noqa: E731
-    wait_for(lambda: len(replicas(home)) == 2, status)
-    first, second = replicas(home)
+    wait_for(lambda: len(serving(home)) == 2, status)
+    first, second = serving(home)
 
     info = sandbox.find(server_dir(home))
     assert info is not None
     sandbox.control(info, "lines", {"down_mbit_s": 8})
-    sandbox.control(info, "end-order", {"order_id": second["order_id"]})
+    sandbox.control(info, "end-order", {"order_id": second.order_id})
 
-    def successor() -> list[dict]:
-        known = {first["lease_id"], second["lease_id"]}
-        return [each for each in replicas(home) if each["lease_id"] not in known]
+    def successor() -> list[Lease]:
+        known = {first.lease_id, second.lease_id}
+        return [each for each in serving(home) if each.lease_id not in known]
 
     wait_for(successor, status)
     [new] = successor()
     log = (home.home / "home" / "state" / "sandbox" / "daemon.log").read_text("utf-8")
-    ended = re.search(rf"sibling_ended from={first['lease_id']} to={new['lease_id']} bytes=(\d+)", log)
+    ended = re.search(rf"sibling_ended from={first.lease_id} to={new.lease_id} bytes=(\d+)", log)
     assert ended is not None, log[-3000:]
     assert int(ended[1]) >= WEIGHTS_BYTES
     # The files are the hub's: named only after their digests were right.
-    node = f"cat .clorefleet/weights/*/*/.complete; cat .clorefleet/jobs/{new['lease_id']}-syncing-1/log"
-    said = home("ssh", f"smollm2-135m/{new['slot']}", "--sandbox", "--", "sh", "-c", node).out
+    node = f"cat .clorefleet/weights/*/*/.complete; cat .clorefleet/jobs/{new.lease_id}-syncing-1/log"
+    said = home("ssh", f"smollm2-135m/{new.slot}", "--sandbox", "--", "sh", "-c", node).out
     assert "complete:" in said and "wrong bytes" not in said and "no more from the sibling" not in said
     assert ask(home, "Say hello.")
     assert len(market(home, "orders")["orders"]) == 3
