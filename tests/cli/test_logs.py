@@ -52,6 +52,8 @@ def following(cli: CommandLine, *words: str) -> Iterator[tuple[queue.Queue[str],
         text=True,
         cwd=cli.home,
         env=cli.env,
+        # A shell that runs the tests in the background has SIGINT ignored, also in their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     lines: queue.Queue[str] = queue.Queue()
     assert process.stdout is not None
