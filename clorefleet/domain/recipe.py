@@ -86,9 +86,9 @@ class KvCache:
     confidence: Confidence = Confidence.LOW
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """One published set of weights."""
+    """One published set of weights. Known by identity, as its recipe is."""
 
     key: str
     """Unique in the recipe, for instance `fp8` or `q4_k_m`."""
@@ -107,10 +107,6 @@ class Checkpoint:
     """Of `bytes`."""
     fp8_block: int = 0
     """Side of the blocks that share a scale; a tensor-parallel shard must be a multiple. 0: per channel."""
-
-    def __hash__(self) -> int:
-        """By its key alone, and recipes by their name: arithmetic that is remembered is looked up by them."""
-        return hash(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +212,10 @@ class Floors:
     decode_tokens_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
+    """Known by identity: arithmetic that is remembered is looked up by it thousands of times in one plan."""
+
     name: str
     """What the user types, for instance `glm-5.1`."""
     title: str
@@ -236,9 +234,6 @@ class Recipe:
     ollama: OllamaName | None = None
     unsupported: tuple[Unsupported, ...] = ()
     source_file: str = ""
-
-    def __hash__(self) -> int:
-        return hash(self.name)
 
     def checkpoint(self, key: str) -> Checkpoint:
         return next(checkpoint for checkpoint in self.checkpoints if checkpoint.key == key)

@@ -29,7 +29,7 @@ from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.offer import MarketRates, Offer
 from clorefleet.domain.offer_columns import OfferColumns
 from clorefleet.market import convert, wire
-from clorefleet.market.machines import NO_RAW, MachineMemo, Machines, Number, text_of
+from clorefleet.market.machines import NO_RAW, MachineMemo, Machines, Number, json_of, text_of
 from clorefleet.market.number_columns import Flags, Floats, Ints, NumberColumn, of_array
 
 _SAME = 1e-12
@@ -248,7 +248,7 @@ class OfferTable(Sequence[Offer]):
         if odd.any():
             readable = ~odd
             for i in np.flatnonzero(odd).tolist():
-                readable[i] = wire.read_server(wire.fields(_json(self._record(i)))) is not None
+                readable[i] = wire.read_server(wire.fields(json_of(self._record(i)))) is not None
             self._positions = np.flatnonzero(readable)
             self.skipped = len(ids) - len(self._positions)
         self._odd = odd[self._positions]
@@ -297,7 +297,7 @@ class OfferTable(Sequence[Offer]):
     def prices(self, index: int) -> wire.WirePrices:
         """Those of one record, which has an id."""
         record = self._record(int(self._positions[index]))
-        return wire.read_prices(_json(_split(record).price))
+        return wire.read_prices(json_of(_split(record).price))
 
     def read_bids(self) -> list[msgspec.Raw]:
         """The least bids of every server, unread."""
@@ -318,7 +318,6 @@ class _Split(msgspec.Struct, gc=False, frozen=True):
 
 _NO_SPLIT = _Split()
 _split_decoder = msgspec.json.Decoder(_Split)
-_json_decoder = msgspec.json.Decoder(float_hook=wire.exact)
 _BARE_MAX = 1024
 """Records that are kept without prices, from one answer to the next: those of good offers come again."""
 
@@ -331,7 +330,7 @@ def _offer(record: bytes, rates: MarketRates) -> Offer:
         return convert.offer(_readable(record), rates)
     # Nothing else of a record is read by that name, so whichever is found may go.
     server, bare = _without_prices(b'%b"price":null%b' % (before, after))
-    return convert.with_prices(bare, server, wire.read_prices(_json(price)), rates)
+    return convert.with_prices(bare, server, wire.read_prices(json_of(price)), rates)
 
 
 def _split(record: bytes) -> _Split:
@@ -349,20 +348,10 @@ def _without_prices(record: bytes) -> tuple[wire.WireServer, Offer]:
 
 
 def _readable(record: bytes) -> wire.WireServer:
-    server = wire.read_server(wire.fields(_json(record)))
+    server = wire.read_server(wire.fields(json_of(record)))
     if server is None:
         raise AssertionError("a record without an id is in no table")
     return server
-
-
-def _json(text: bytes | msgspec.Raw) -> wire.Json:
-    """`wire.parse`, sooner, of a part of a JSON document; None for no text."""
-    if not text:
-        return None
-    try:
-        return cast(wire.Json, _json_decoder.decode(text))
-    except msgspec.MsgspecError:  # a number of thousands of digits
-        return wire.parse(bytes(text))
 
 
 # -- reading piece by piece
@@ -374,7 +363,7 @@ class _Reading:
     def __init__(self, machines: Machines) -> None:
         self.machines = machines
         self.begins: list[int] = []
-        self._ids, self._odd, self._free = array("q"), array("q"), array("b")
+        self._ids, self._free = array("q"), array("b")
         self.clore, self.btc, self.usd_of_clore, self.usd_of_btc = (NumberColumn() for _ in range(4))
         self.usd, self.mrl, self.reliability = (NumberColumn() for _ in range(3))
         self._machine_rows = array("q")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -61,6 +61,7 @@ class _Specs(msgspec.Struct, gc=False, frozen=True):
 _NO_SPECS = _Specs()
 _all_specs_decoder = msgspec.json.Decoder(list[_Specs | None])
 _specs_decoder = msgspec.json.Decoder(_Specs | None)
+_json_decoder = msgspec.json.Decoder(float_hook=wire.exact)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,11 +94,11 @@ class Machines:
         self._kinds: Ints = np.empty((256, 6), dtype=np.int64)
         self.gpus = _Kinds(_gpu_kind)
         self.cpus: _Kinds[str | None, str] = _Kinds(lambda name: convert.cpu_name(wire.text(name)))
-        self.cudas: _Kinds[bytes, tuple[int, int] | None] = _Kinds(lambda raw: wire.version(_parse(raw)))
+        self.cudas: _Kinds[bytes, tuple[int, int] | None] = _Kinds(lambda raw: wire.version(json_of(raw)))
         self.countries: _Kinds[str | None, str] = _Kinds(lambda code: convert.country_code(wire.text(code)))
         self.coins = _Kinds(_allowed_coins)
         """What may be paid with, of `COLUMN_CURRENCIES`."""
-        self.gigaspot: _Kinds[bytes, bool] = _Kinds(lambda raw: wire.is_on_gigaspot(_parse(raw)))
+        self.gigaspot: _Kinds[bytes, bool] = _Kinds(lambda raw: wire.is_on_gigaspot(json_of(raw)))
         self._bands: list[tuple[float, float]] = []
 
     @property
@@ -232,8 +233,14 @@ def _doubled(values: Any) -> Any:
     return np.concatenate([values, np.empty_like(values)])
 
 
-def _parse(raw: bytes) -> wire.Json:
-    return wire.parse(raw) if raw else None
+def json_of(text: bytes | msgspec.Raw) -> wire.Json:
+    """`wire.parse`, sooner, of a part of a JSON document; None for no text."""
+    if not text:
+        return None
+    try:
+        return cast(wire.Json, _json_decoder.decode(text))
+    except msgspec.MsgspecError:  # a number of thousands of digits
+        return wire.parse(bytes(text))
 
 
 def _read_specs(raws: Iterable[bytes]) -> list[_Specs | None]:
@@ -258,12 +265,12 @@ _GpuKey = tuple[tuple[str | None, bytes, bytes], bytes]
 
 def _gpu_kind(key: _GpuKey) -> tuple[OfferedGpu, ...]:
     (described, vram, each), listed = key
-    specs = wire.read_specs({"gpu": described, "gpuram": _parse(vram), "gpus": _parse(each)})
-    return convert.offered_gpus(specs, wire.strings(_parse(listed), limit=wire.GPUS_MAX + 1))
+    specs = wire.read_specs({"gpu": described, "gpuram": json_of(vram), "gpus": json_of(each)})
+    return convert.offered_gpus(specs, wire.strings(json_of(listed), limit=wire.GPUS_MAX + 1))
 
 
 def _allowed_coins(raw: bytes) -> tuple[bool, ...]:
-    coins = wire.strings(_parse(raw), limit=wire.COINS_MAX)
+    coins = wire.strings(json_of(raw), limit=wire.COINS_MAX)
     return tuple(convert.NAME_OF[currency] in coins for currency in COLUMN_CURRENCIES)
 
 
