@@ -228,8 +228,12 @@ def _has_come_and_gone(order: Order, lease: Lease, snapshot: Snapshot, limits: F
 def _is_of_its_time(order: Order, lease: Lease, limits: FleetLimits) -> bool:
     """The order was made when `lease` asked for one: by the market's clock both times, where it told its time
     then, since ours may jump by a day."""
+    return _time_apart(order, lease) <= limits.order_ct_skew
+
+
+def _time_apart(order: Order, lease: Lease) -> timedelta:
     asked_at = lease.asked_at_market or lease.created_at
-    return order.created_at is not None and abs(order.created_at - asked_at) <= limits.order_ct_skew
+    return timedelta.max if order.created_at is None else abs(order.created_at - asked_at)
 
 
 def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> Iterator[Action]:
@@ -241,10 +245,11 @@ def _decide_ordered(snapshot: Snapshot, lease: Lease, limits: FleetLimits) -> It
         if gone:
             return
     overrun = "" if lease.outbid_since is not None else _overrun(snapshot, lease, limits)
-    is_awaited = lease.phase is Phase.WAITING and lease.outbid_since is None and not overrun
-    if not lease.is_proven and is_awaited:
-        yield from _prove(snapshot, lease, order, limits)
-        return
+    if not lease.is_proven and lease.phase is Phase.WAITING and lease.outbid_since is None:
+        found = tuple(_prove(snapshot, lease, order, limits))
+        if not overrun or isinstance(found[-1], (Advance, Disown)):
+            yield from found
+            return
     if order is not None:
         if lease.absent_polls:
             yield NoteAbsence(lease.lease_id, 0)
@@ -629,16 +634,21 @@ def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> 
 
 
 def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> Lease | None:
-    """The lease we closed too early: by its order id, or a rent that was dropped and came late."""
-    closed = snapshot.closed_on(order.server_id)
-    for lease in closed:
-        if lease.order_id == order.order_id:
+    """The lease we closed too early: by its order id, or a rent that was dropped and came late.
+
+    Where several rents of that server were dropped, it is the one that was asked for nearest to the order's
+    time: each has its own key, and by another's the order would look like a stranger's.
+    """
+    for lease in snapshot.closed_leases:
+        if (lease.order_id, lease.server_id) == (order.order_id, order.server_id):
             return lease
-    for lease in closed:
-        is_late_rent = lease.refusal == NO_ORDER and _is_of_its_time(order, lease, limits)
-        if is_late_rent and lease.order_id is None and is_order_of(order, lease, snapshot):
-            return lease
-    return None
+    dropped = (
+        lease
+        for lease in snapshot.closed_leases
+        if lease.refusal == NO_ORDER and lease.order_id is None and is_order_of(order, lease, snapshot)
+    )
+    of_its_time = [lease for lease in dropped if _is_of_its_time(order, lease, limits)]
+    return min(of_its_time, key=lambda lease: _time_apart(order, lease), default=None)
 
 
 def _settlements(snapshot: Snapshot, orders: OrderList) -> Iterator[Action]:

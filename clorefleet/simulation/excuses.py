@@ -47,23 +47,32 @@ class Excuses:
         return abs(order.created_s - asked_s) <= limits.order_ct_skew.total_seconds()
 
     def could_be_ours(self, process: Process, order: TrueOrder) -> bool:
-        """Somebody else's order that nobody can tell from the fleet's own: it came of no rent of this
-        machine's, its key would be on another, it is what was asked for in all that can be read, and that
-        machine had the time of waiting to come back."""
+        """Somebody else's order that nobody can tell from the fleet's own: of what was asked for, on a server
+        whose rent was in doubt, and which let nobody in for the time of waiting. Where the key would be on
+        another machine nothing can be known of that: then its price and time have to be right too."""
         home, limits = process.home, self._world.scenario.limits
         with home.house.open().read() as tx:
             leases = [each for each in tx.open_leases() if (each.order_id, each.server_id) == order.key]
         waited_s = self._world.now_s() - order.created_s
-        return any(
-            lease.lease_id in home.nodes.met_without_key
-            and not lease.is_proven
+        has_waited = waited_s >= limits.phase[Phase.WAITING].total_seconds() or self.is_day_unsure(process)
+        return has_waited and any(
+            not lease.is_proven
             and order.is_spot == lease.plan.price.is_spot
             and order.image == lease.image
-            and order.price.currency is lease.plan.price.billed.currency
-            and order.price.amount <= lease.plan.price.billed.amount
-            and self._is_of_its_time(order, lease)
-            and (waited_s >= limits.phase[Phase.WAITING].total_seconds() or self.is_day_unsure(process))
+            and (
+                self._is_alike(order, lease)
+                if lease.lease_id in home.nodes.met_without_key
+                else not home.nodes.lets_in(order)
+            )
             for lease in leases
+        )
+
+    def _is_alike(self, order: TrueOrder, lease: Lease) -> bool:
+        approved = lease.plan.price.billed
+        return (
+            order.price.currency is approved.currency
+            and order.price.amount <= approved.amount
+            and self._is_of_its_time(order, lease)
         )
 
     def is_excused(self, home: Home, order: TrueOrder, lease: Lease) -> bool:

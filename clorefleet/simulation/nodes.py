@@ -116,6 +116,11 @@ class Nodes:
                     job.state = JobState.LOST
         return node
 
+    def lets_in(self, order: TrueOrder) -> bool:
+        """Sooner or later, whoever has its key."""
+        node = self.of(order)
+        return not (node.never_boots or node.is_dead)
+
     def find(self, order_id: OrderId | None) -> TrueOrder | None:
         return next((order for order in self._market.live() if order.order_id == order_id), None)
 

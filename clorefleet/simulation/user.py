@@ -9,6 +9,7 @@ from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.money import Budget, Rate
 from clorefleet.domain.plan import Requirement
+from clorefleet.fleet.failover import attempts_since
 from clorefleet.simulation.choice import IMAGE
 from clorefleet.simulation.process import Home
 from clorefleet.simulation.scenario import Wish, WishKind
@@ -66,7 +67,9 @@ class User:
                         desired=Desired.RUNNING,
                         replicas=wish.replicas,
                         requirement=requirement_of(wish.budget_usd_per_day, spot=wish.spot),
-                        attempts_since=now,
+                        attempts_since=attempts_since(
+                            (each for each in tx.leases() if each.deployment_id == current.deployment_id), now
+                        ),
                         has_given_up=False,
                         note="",
                     )

@@ -263,6 +263,17 @@ def test_an_order_whose_server_does_not_know_our_key_is_disowned_not_cancelled()
     assert len(decided(GiveBack, leases=(known,), **situation)) == 1
 
 
+@pytest.mark.parametrize("changes", [{}, {"price": Rate.per_day("9")}], ids=["as approved", "too dear"])
+def test_what_a_server_says_of_our_key_counts_also_after_the_time_of_waiting(changes: dict):
+    """S9: a process that slept over the limit ended somebody else's order at its first look."""
+    late = replace(UNPROVEN, phase_since=NOW - minutes(60))
+    stranger = NodeView(trouble="it does not know our key", is_hostile=True)
+    situation = {"leases": (late,), "orders": orders(order(**changes))}
+    assert len(decided(Disown, nodes={L1: stranger}, **situation)) == 1
+    assert decided(Cancel, nodes={L1: stranger}, **situation) == []
+    assert len(decided(Advance, nodes={L1: NodeView(host_key="ssh-ed25519 AAAA")}, **situation)) == 1
+
+
 def test_an_order_for_which_no_key_was_ever_made_is_disowned_not_cancelled():
     """C1, C4, S9: killed between the intent and the key, so that nothing was sent; another fleet rented that
     server, and its order was given back when the time of waiting was up."""
@@ -450,6 +461,17 @@ REOPENED = lease(LeaseState.ENDING, Phase.DRAINING, is_proven=False, reason="cam
 def about_reopened(kind: type, view: NodeView | None = None, **changes: object) -> list:
     nodes = {} if view is None else {L1: view}
     return decided(kind, **{"leases": (REOPENED,), "orders": orders(order()), "nodes": nodes} | changes)
+
+
+def test_of_several_dropped_rents_of_a_server_the_late_order_is_that_of_its_time():
+    """Found by the simulation: tried with another rent's key, our own order was reported as a stranger's."""
+    dropped = lease(LeaseState.REFUSED, Phase.ENDED, ended_at=NOW, refusal=NO_ORDER)
+    earlier = replace(
+        dropped, lease_id=LeaseId("l0"), created_at=dropped.created_at - minutes(8), ended_at=NOW - minutes(5)
+    )
+    for closed in ((earlier, dropped), (dropped, earlier)):
+        [reopened] = decided(Reopen, closed_leases=closed, orders=orders(order()))
+        assert reopened.lease_id == dropped.lease_id
 
 
 def test_a_late_order_is_not_cancelled_before_our_key_has_opened_its_server():
