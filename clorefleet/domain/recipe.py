@@ -86,9 +86,9 @@ class KvCache:
     confidence: Confidence = Confidence.LOW
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)  # as `Recipe`
 class Checkpoint:
-    """One published set of weights. Known by identity, as its recipe is."""
+    """One published set of weights."""
 
     key: str
     """Unique in the recipe, for instance `fp8` or `q4_k_m`."""
@@ -212,10 +212,9 @@ class Floors:
     decode_tokens_per_s: float
 
 
+# Known by identity: what was computed is looked up by it thousands of times in one plan.
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """Known by identity: arithmetic that is remembered is looked up by it thousands of times in one plan."""
-
     name: str
     """What the user types, for instance `glm-5.1`."""
     title: str
