@@ -156,8 +156,6 @@ def _continued(
     Raises:
         BadInput: it is deployed with wishes that a running server cannot take on.
     """
-    from clorefleet.fleet.failover import attempts_since
-
     _check_same_wish(existing, requirement, replicas)
     kept = existing
     old, new = existing.requirement.budget, requirement.budget
@@ -188,10 +186,7 @@ def _continued(
         note(
             "It had given up; it would be tried again." if dry_run else "It had given up; it is tried again."
         )
-        with store.read() as tx:
-            before = [each for each in tx.leases() if each.deployment_id == existing.deployment_id]
-        since = attempts_since(before, connection.clock.now())
-        kept = replace(kept, note="", has_given_up=False, attempts_since=since)
+        kept = replace(kept, note="", has_given_up=False, attempts_since=connection.clock.now())
     return kept
 
 

@@ -133,13 +133,13 @@ def total_of(
 ) -> tuple[SettledTotal, ...]:
     """The sums after some segments came to them, and others were as they are no more."""
     sums = {(each.deployment_id, each.currency): (each.amount, each.usd) for each in before}
-    for sign, segments in ((1, added), (-1, removed)):
+    for is_added, segments in ((True, added), (False, removed)):
         for each in segments:
             if each.settled_at is None or each.market_spend is None:
                 continue
             key = (each.deployment_id, each.currency)
             amount, usd = sums.get(key, (Decimal(0), Decimal(0)))
-            spend = sign * each.market_spend
+            spend = each.market_spend if is_added else each.market_spend.copy_negate()
             worth = _EXACT.multiply(spend, each.usd_per_unit)
             sums[key] = _EXACT.add(amount, spend), _EXACT.add(usd, worth)
     return tuple(SettledTotal(*key, *found) for key, found in sums.items())

@@ -268,3 +268,6 @@ Action = (
     | NoteWanted
     | ReportForeign
 )
+
+LEAVING = (GiveBack, Cancel, End, Disown)
+"""After any of these a lease serves no more."""

@@ -22,7 +22,7 @@ from itertools import pairwise
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.intent import Effect, Intent
 from clorefleet.domain.lease import Lease, LeaseState
-from clorefleet.domain.ledger import LedgerSegment
+from clorefleet.domain.ledger import LedgerSegment, SettledTotal, settled_totals
 from clorefleet.domain.money import Rate
 from clorefleet.domain.order import OrderList
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
@@ -228,6 +228,14 @@ def of_segments(segments: Iterable[LedgerSegment]) -> Iterator[Violation]:
         for earlier, later in pairwise(chain):
             if earlier.ended_at != later.started_at:
                 yield Violation("S7", f"order {order_id}", "two ledger segments overlap or leave a gap")
+
+
+def of_totals(kept: Iterable[SettledTotal], segments: Iterable[LedgerSegment]) -> Iterator[Violation]:
+    """S7: the sums that are kept are those of the settled segments, to the last digit."""
+    found, true = ({each for each in sums if each.amount} for sums in (kept, settled_totals(segments)))
+    for each in found ^ true:
+        text = f"the sum kept in {each.currency} is not that of its settled segments"
+        yield Violation("S7", str(each.deployment_id), text)
 
 
 def _inert(snapshot: Snapshot) -> Iterator[_Suspicion]:

@@ -7,6 +7,7 @@ first stays (`failover.why_superseded`). Where the budget does not carry both, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,12 +15,21 @@ from decimal import Decimal
 
 from clorefleet.domain.duration import in_words
 from clorefleet.domain.failure import Cause
+from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan
 from clorefleet.domain.spot import SpotMarket
 from clorefleet.fleet import budget, failover
-from clorefleet.fleet.action import Action, ApproveBid, GiveBack, NoteOutbid, NoteProgress, SetSpotPrice
+from clorefleet.fleet.action import (
+    LEAVING,
+    Action,
+    ApproveBid,
+    GiveBack,
+    NoteOutbid,
+    NoteProgress,
+    SetSpotPrice,
+)
 from clorefleet.fleet.filling import first_allowed, without
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.fleet.slots import is_held
@@ -88,19 +98,26 @@ def _decide_outbid(
         yield SetSpotPrice(lease.lease_id, order.order_id, raised.desired, raised.reason)
 
 
-ENOUGH = "its server came back, and its slot has two others by now"
-
-
-def has_enough(snapshot: Snapshot, lease: Lease, *, came_back: int) -> bool:
-    """Two servers of its slot are on the way to serving, of which one is enough: a third would only bill.
-
-    Args:
-        came_back: servers of the slot that others gave back in this tick already.
-    """
-    others = (
-        each for each in snapshot.in_slot_of(lease) if each.lease_id != lease.lease_id and is_held(each)
-    )
-    return sum(1 for _ in others) + came_back >= 2
+def without_thirds(
+    snapshot: Snapshot, decisions: Iterable[tuple[Lease, tuple[Action, ...]]]
+) -> Iterator[Action]:
+    """What was decided of each lease; but of spot servers that come back, a slot keeps no more than two that
+    are on the way to serving. One of them is enough, and a third would only bill."""
+    decisions = tuple(decisions)
+    leaving = {
+        lease.lease_id for lease, decided in decisions for each in decided if isinstance(each, LEAVING)
+    }
+    back: Counter[tuple[DeploymentId, int]] = Counter()
+    for lease, decided in decisions:
+        if any(isinstance(each, NoteOutbid) and each.since is None for each in decided):
+            slot = (lease.deployment_id, lease.slot)
+            others = (each for each in snapshot.in_slot_of(lease) if is_held(each))
+            if back[slot] + sum(each.lease_id not in leaving for each in others) >= 2:
+                why = "its server came back, and its slot has two others by now"
+                yield GiveBack(lease.lease_id, why, cause=Cause.OUTBID)
+                continue
+            back[slot] += 1
+        yield from decided
 
 
 def _why_not_awaited(snapshot: Snapshot, lease: Lease) -> str:

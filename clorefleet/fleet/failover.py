@@ -11,7 +11,7 @@ not ready first is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment
@@ -162,12 +162,6 @@ def is_counted(lease: Lease, deployment: Deployment, now: datetime) -> bool:
     was set back, and before that word: counting it would give up at once, and again after each `deploy`."""
     since = deployment.attempts_since or deployment.created_at
     return lease.deployment_id == deployment.deployment_id and since <= lease.created_at <= now
-
-
-def attempts_since(leases: Iterable[Lease], now: datetime) -> datetime:
-    """From when attempts count once the user says `deploy` again: after all `leases` of before, also where a
-    daemon on another machine made them, whose clock is ahead of the user's."""
-    return max((now, *(lease.created_at + timedelta(microseconds=1) for lease in leases)))
 
 
 def failures(deployment: Deployment, leases: Iterable[Lease], now: datetime) -> tuple[Lease, ...]:

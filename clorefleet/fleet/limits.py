@@ -81,7 +81,7 @@ class FleetLimits:
     effect_lead: timedelta = timedelta(seconds=20)
     """How long after its intent a rent may still be sent. Shorter than any doubt's grace and than the time
     after which another daemon takes over: a process that was paused in between finds that it is too late."""
-    reading_life: timedelta = timedelta(minutes=5)
+    reading_life: timedelta = timedelta(minutes=10)
     """How old a tick's reading of the orders may be when it begins something that costs. A process may have
     been paused between the two for hours; also, an order is known as late by the time at which it was asked
     for, which is told from that reading."""

@@ -17,7 +17,6 @@ Rules that keep money safe:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -26,7 +25,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
-from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import OpenBill
 from clorefleet.domain.node import JobReport, JobState, NodeView
@@ -34,6 +33,7 @@ from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.text import clean_line
 from clorefleet.fleet import bidding, budget, failover, idle
 from clorefleet.fleet.action import (
+    LEAVING,
     Action,
     Adopt,
     Advance,
@@ -65,7 +65,6 @@ _SYNC_SLACK = 1.25
 """Lines get faster too: only what misses the limit by this much is given up before it [assumed]."""
 _LAST_MINUTES = timedelta(minutes=5)
 """An order that ends this near to its longest rental has reached it."""
-_LEAVING = (GiveBack, Cancel, End, Disown)
 
 
 def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple[Action, ...]:
@@ -79,26 +78,21 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
         limits=limits,
     )
     adopted: set[tuple[OrderId, ServerId]] = set()
-    back: Counter[tuple[DeploymentId, int]] = Counter()
+    decisions: list[tuple[Lease, tuple[Action, ...]]] = []
     for lease in snapshot.leases:
         decided = tuple(_decide_lease(snapshot, lease, limits))
         orders = {(each.order.order_id, each.order.server_id) for each in decided if isinstance(each, Adopt)}
         if orders & adopted:
             continue  # another lease has the order from this tick on: the next one finds none for this
         adopted |= orders
-        if any(isinstance(each, NoteOutbid) and each.since is None for each in decided):
-            slot = (lease.deployment_id, lease.slot)
-            if bidding.has_enough(snapshot, lease, came_back=back[slot]):
-                decided = (GiveBack(lease.lease_id, bidding.ENOUGH, cause=Cause.OUTBID),)
-            else:
-                back[slot] += 1
         if (
             lease.lease_id in over
             and lease.is_proven
-            and not any(isinstance(each, _LEAVING) for each in decided)
+            and not any(isinstance(each, LEAVING) for each in decided)
         ):
             decided = (GiveBack(lease.lease_id, over[lease.lease_id]),)
-        actions.extend(decided)
+        decisions.append((lease, decided))
+    actions.extend(bidding.without_thirds(snapshot, decisions))
     if snapshot.orders is not None:
         actions.extend(_unexplained(snapshot, snapshot.orders, limits))
         actions.extend(_settlements(snapshot, snapshot.orders))
@@ -117,7 +111,7 @@ def reconcile(snapshot: Snapshot, limits: FleetLimits = DEFAULT_LIMITS) -> tuple
     leases = bidding.as_coming_back(snapshot, actions, limits)
     if leases != snapshot.leases:
         snapshot = replace(snapshot, leases=leases)
-    leaving = {each.lease_id for each in actions if isinstance(each, _LEAVING)}
+    leaving = {each.lease_id for each in actions if isinstance(each, LEAVING)}
     for deployment in snapshot.deployments:
         found = tuple(
             each

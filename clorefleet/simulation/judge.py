@@ -37,6 +37,7 @@ from clorefleet.fleet.audit import (
     inert_text,
     of_bill,
     of_servers,
+    of_totals,
 )
 from clorefleet.fleet.loop import TickResult, may_need_key
 from clorefleet.fleet.snapshot import Snapshot
@@ -135,6 +136,8 @@ class Judge:
             deployments = tx.deployments()
             leases, open_leases = tx.leases(), tx.open_leases()
             segments = tx.segments()
+            if world.scenario.is_on_sqlite:
+                self._refuse(of_totals(tx.settled_totals(), segments))
             foreign = tx.foreign_orders(seen_since=world.time.began_at - timedelta(days=60))
         reported = {(order_id, server_id) for order_id, server_id, _ in foreign}
         shown = [

@@ -272,6 +272,9 @@ class MemoryTransaction(Transaction):
     def running_segments(self) -> tuple[LedgerSegment, ...]:
         return tuple(each for each in self.segments() if each.settled_at is None or each.market_spend is None)
 
+    def sum_up(self) -> None:
+        """Nothing to do: the sums are made when they are asked for."""
+
     def settled_totals(self) -> tuple[SettledTotal, ...]:
         return settled_totals(self.segments())
 

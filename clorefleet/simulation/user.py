@@ -9,9 +9,8 @@ from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.money import Budget, Rate
 from clorefleet.domain.plan import Requirement
-from clorefleet.fleet.failover import attempts_since
 from clorefleet.simulation.choice import IMAGE
-from clorefleet.simulation.process import Home
+from clorefleet.simulation.process import Home, Process
 from clorefleet.simulation.scenario import Wish, WishKind
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class User:
         else:
             self._wishes.pop((home.fleet_name, wish.deployment), None)
         store = home.house.open()
-        now = home.processes[0].clock.now()
+        now = self._at_hand(home).clock.now()
         with store.write() as tx:
             current = tx.deployment(DeploymentId(wish.deployment))
             if current is None:
@@ -67,14 +66,18 @@ class User:
                         desired=Desired.RUNNING,
                         replicas=wish.replicas,
                         requirement=requirement_of(wish.budget_usd_per_day, spot=wish.spot),
-                        attempts_since=attempts_since(
-                            (each for each in tx.leases() if each.deployment_id == current.deployment_id), now
-                        ),
+                        attempts_since=now,
                         has_given_up=False,
                         note="",
                     )
             tx.put_deployment(current)
         self._world.turns.wake(home)
+
+    @staticmethod
+    def _at_hand(home: Home) -> Process:
+        """She is at the machine whose daemon acts: by another's clock, an hour behind, what was tried before
+        would count after a repeated `deploy` too."""
+        return next((each for each in home.processes if each.is_alive), home.processes[0])
 
     def wish_again(self, home: Home) -> None:
         """The user sees what is gone, has given up, or runs although she stopped it (a restored store knows

@@ -41,6 +41,7 @@ def acquire(store: Store, holder: str, *, now: datetime, force: bool = False) ->
             if leader.expires_at > now and not force:
                 return None
             number += 1
+            tx.sum_up()
         beat = 0 if leader is None else leader.beat + 1
         tx.put_leadership(Leadership(number, holder, _expiry(now), beat))
         return FencingToken(number, holder)
@@ -88,6 +89,7 @@ class Standby:
             number, beat = (0, 0) if leader is None else (leader.token, leader.beat)
             expires_at = _expiry(self._clock.now())
             tx.put_leadership(Leadership(number + 1, self._holder, expires_at, beat + 1))
+            tx.sum_up()
             return FencingToken(number + 1, self._holder)
 
     def _is_silent(self, leader: Leadership) -> bool:

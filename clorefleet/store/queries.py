@@ -36,6 +36,7 @@ from clorefleet.domain.ledger import (
     Segments,
     SettledTotal,
     in_order,
+    settled_totals,
     total_of,
 )
 from clorefleet.domain.load import LoadSample
@@ -418,15 +419,23 @@ class Transaction:
     def _count_settled(self, now: Segments, before: Segments) -> None:
         if any(each.settled_at is not None for each in (*now, *before)):
             known = self.settled_totals()
-            for total in total_of(known, now, before):
-                if total not in known:
-                    self._put(
-                        LedgerTotalRow,
-                        deployment_id=total.deployment_id,
-                        currency=total.currency,
-                        settled=total.amount,
-                        settled_usd=total.usd,
-                    )
+            self._put_totals(total for total in total_of(known, now, before) if total not in known)
+
+    def _put_totals(self, totals: Iterable[SettledTotal]) -> None:
+        for total in totals:
+            self._put(
+                LedgerTotalRow,
+                deployment_id=total.deployment_id,
+                currency=total.currency,
+                settled=total.amount,
+                settled_usd=total.usd,
+            )
+
+    def sum_up(self) -> None:
+        """The sums anew from the ledger itself. Who led before may have been a daemon of an older version,
+        which knows nothing of them."""
+        self._execute(sql.DROP_TOTALS)
+        self._put_totals(settled_totals(map(segment_of, self._execute(sql.SETTLED_SEGMENTS))))
 
     def settled_totals(self) -> tuple[SettledTotal, ...]:
         """The sums of all settled segments, by deployment and currency."""

@@ -104,7 +104,9 @@ CAN_CHANGE = or_(
     SEGMENT.c.lease_id.in_(select(LEASE.c.lease_id).where(LEASE.c.state.in_(OPEN_LEASES))),
 )
 RUNNING_SEGMENTS = SEGMENTS.where(or_(SEGMENT.c.settled_at.is_(None), SEGMENT.c.market_spend.is_(None)))
+SETTLED_SEGMENTS = SEGMENTS.where(SEGMENT.c.settled_at.is_not(None), SEGMENT.c.market_spend.is_not(None))
 TOTALS = select(table(LedgerTotalRow))
+DROP_TOTALS = delete(table(LedgerTotalRow))
 UNSETTLED_SEGMENTS = SEGMENTS.where(CAN_CHANGE).order_by(SEGMENT.c.started_at, SEGMENT.c.segment_id)
 SETTLED = select(SEGMENT.c.deployment_id, SEGMENT.c.market_spend, SEGMENT.c.usd_per_unit).where(
     not_(CAN_CHANGE)

@@ -527,18 +527,6 @@ def test_servers_tried_before_the_clock_was_set_back_are_not_counted_after_a_new
     assert failover.failures(again, (gone,), NOW) == ()
 
 
-def test_servers_that_a_daemon_with_a_clock_ahead_tried_are_not_counted_after_a_new_deploy():
-    """D1: `deploy` was said on another machine, an hour behind, and gave up at once."""
-    failed = lease(
-        LeaseState.ENDED, Phase.ENDED, cause=Cause.UNKNOWN, created_at=NOW + minutes(60), ended_at=NOW
-    )
-    later = NOW + minutes(90)
-    again = deployment(attempts_since=failover.attempts_since((failed,), NOW))
-    assert failover.failures(again, (failed,), later) == ()
-    assert failover.failures(deployment(attempts_since=NOW), (failed,), later) == (failed,)
-    assert failover.attempts_since((), NOW) == NOW
-
-
 def test_a_replica_of_another_slot_supersedes_nobody():
     other = replace(second_lease(Phase.SERVING), slot=1)
     assert failover.why_superseded(lease(phase=Phase.SYNCING), (other,)) == ""

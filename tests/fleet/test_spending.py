@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +18,11 @@ from clorefleet.domain.money import Currency, Rate
 from clorefleet.fleet.counting import close_count, put_count
 from clorefleet.fleet.spending import load_ledger_totals, load_spending
 from clorefleet.simulation.memory_store import MemoryStore
+from clorefleet.store import leadership, statements
 from clorefleet.store.database import Store, open_store
 from clorefleet.store.queries import Transaction
 from tests.fleet.builders import NOW, minutes
+from tests.fleet.world import VirtualClock
 
 NAMES = ("tiny", "large")
 RATES = {
@@ -130,3 +133,22 @@ def test_a_bill_that_is_opened_again_is_counted_once():
     )
     with store.read() as tx:
         assert load_ledger_totals(tx, now) == {begin(1).price.currency: Decimal(7)}
+
+
+@pytest.mark.parametrize("way", ["the lock file", "the beat that stood still"])
+def test_who_takes_over_sums_the_ledger_anew(tmp_path: Path, way: str):
+    """A daemon of an older version settled bills meanwhile, and knows nothing of sums: the ceilings would have
+    let that much more be spent for good."""
+    store = open_store(f"sqlite:///{tmp_path / 'fleet.db'}")
+    leadership.acquire(store, "old", now=NOW)
+    now = live(store, [("counted", 1, 5), ("ended", 1, 1), ("settled", 1, 70_000_000)])
+    with store.write() as tx:
+        assert [each.amount for each in tx.settled_totals() if each.amount] == [Decimal("0.7")]
+        tx.session.execute(statements.DROP_TOTALS)
+    if way == "the lock file":
+        assert leadership.acquire(store, "new", now=now, force=True)
+    else:
+        assert leadership.Standby(store, "new", clock=VirtualClock(now), patience_s=0).try_to_lead()
+    assert_sums_are_the_ledger(store, now)
+    with store.read() as tx:
+        assert [each.amount for each in tx.settled_totals()] == [Decimal("0.7")]

@@ -359,6 +359,9 @@ def test_of_two_that_come_back_at_once_beside_a_replacement_one_is_given_up():
     [back], [given] = of_kind(NoteOutbid, found), of_kind(GiveBack, found)
     assert (back.lease_id, given.lease_id) == (LOST.lease_id, other.lease_id)
     assert "two others" in given.reason
+    slow = replace(new, phase_since=NOW - minutes(60))
+    found = decide(LOST, other, slow, orders=listed, nodes={LOST.lease_id: ANSWERS, "l3": ANSWERS})
+    assert len(of_kind(NoteOutbid, found)) == 2, "the replacement leaves in this very tick"
 
 
 @pytest.mark.parametrize("wish", [replace(WISH, replicas=0), replace(WISH, desired=Desired.STOPPED)])

@@ -102,7 +102,7 @@ CASES = (
         wishes=(708.4126003970135,),
         hosts=(101, 104, 112, 114),
     ),
-    # L1: a daemon's clock was an hour ahead of the user's when she said deploy again.
+    # L1: by a clock an hour behind the daemon's, what was tried before counted after the next deploy.
     Case(
         seed=7562,
         incidents=(
