@@ -137,8 +137,8 @@ def test_a_bill_that_is_opened_again_is_counted_once():
 
 @pytest.mark.parametrize("way", ["the lock file", "the beat that stood still"])
 def test_who_takes_over_sums_the_ledger_anew(tmp_path: Path, way: str):
-    """A daemon of an older version settled bills meanwhile, and knows nothing of sums: the ceilings would have
-    let that much more be spent for good."""
+    """A daemon of an older version, which knows nothing of sums, settled bills meanwhile: the ceilings would
+    have let that much more be spent for good."""
     store = open_store(f"sqlite:///{tmp_path / 'fleet.db'}")
     leadership.acquire(store, "old", now=NOW)
     now = live(store, [("counted", 1, 5), ("ended", 1, 1), ("settled", 1, 70_000_000)])
