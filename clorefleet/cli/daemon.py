@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -75,11 +76,9 @@ def stop() -> None:
     profile = options.profile()
     with working("Waiting for the daemon to end"):
         was_running = process.stop(profile.state_dir)
-    bills = _billing(profile)
+    bills = _billing(profile, has_run=was_running)
     if options.as_json:
-        hourly = None if bills is None else bills.usd_per_day / 24
-        orders = None if bills is None else bills.orders
-        print_json({"was_running": was_running, "orders": orders, "usd_per_hour": hourly})
+        print_json({"was_running": was_running, "orders": bills.orders, "usd_per_hour": bills.usd_per_hour})
         return
     say("The daemon has ended." if was_running else "No daemon runs.")
     _say_what_bills(bills)
@@ -87,34 +86,57 @@ def stop() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Billing:
-    """What bills on without a daemon."""
+    """What bills on without a daemon; both None where a look cannot tell."""
 
-    orders: int
+    orders: int | None
     """Those that may exist: rents in doubt, and orders that were not yet seen to end."""
-    usd_per_day: Decimal
+    usd_per_hour: Decimal | None
+    is_on_server: bool = False
+    """The store is shared: a daemon of another machine may watch."""
 
 
-def _billing(profile: Profile) -> _Billing | None:
-    """By this machine's records; None where they cannot be read."""
+_NOTHING = _Billing(0, Decimal(0))
+_HOURLY_PLACES = Decimal("0.00000001")
+_SQLITE = "sqlite:///"
+
+
+def _billing(profile: Profile, *, has_run: bool) -> _Billing:
+    """By this machine's records, as they are: the end of a daemon makes, migrates and awaits no store.
+
+    `has_run`: a daemon has used the store, so that a missing one does not mean that there is nothing.
+    """
     from clorefleet.config.profile import store_url
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.fleet.budget import committed_usd_per_day
-    from clorefleet.store.glance import look
+    from clorefleet.store.glance import NotForAGlance, glance
 
+    is_on_server = False
     try:
-        leases = look(store_url(profile), lambda tx: tx.open_leases())
-    except (ClorefleetError, OSError, ValueError):
-        return None
-    return _Billing(len(leases), committed_usd_per_day(leases))
+        url = store_url(profile)
+        is_on_server = not url.startswith(_SQLITE)
+        if not is_on_server and not has_run and not Path(url.removeprefix(_SQLITE)).exists():
+            return _NOTHING
+        with glance(url) as found:
+            leases = found.open_leases()
+    except (NotForAGlance, ClorefleetError, OSError):
+        return _Billing(None, None, is_on_server)
+    hourly = committed_usd_per_day(leases) / 24
+    return _Billing(len(leases), hourly.quantize(_HOURLY_PLACES))
 
 
-def _say_what_bills(bills: _Billing | None) -> None:
-    if bills is not None and not bills.orders:
+def _say_what_bills(bills: _Billing) -> None:
+    if bills.is_on_server:
+        what = "The store is on a server, which was not asked: orders that exist go on billing, "
+        watched = "unwatched by this machine"
+    elif bills.orders is None or bills.usd_per_hour is None:
+        what = "What bills is not known: the store is missing, unreadable or of another version. "
+        watched = "Orders that exist go on billing, unwatched"
+    elif bills.orders:
+        what = f"{bills.orders} order(s) go on billing up to {usd(bills.usd_per_hour, 4)}/hour, "
+        watched = "unwatched"
+    else:
         return
-    what = "The store cannot be read: orders that exist go on billing"
-    if bills is not None:
-        what = f"{bills.orders} order(s) go on billing up to {usd(bills.usd_per_day / 24, 4)}/hour"
-    note(f"{what}, unwatched. `clorefleet daemon start` watches them, `clorefleet stop --all` ends them.")
+    note(f"{what}{watched}. `clorefleet daemon start` watches them, `clorefleet stop --all` ends them.")
 
 
 @app.command()
@@ -249,7 +271,7 @@ def uninstall() -> None:
     path.unlink(missing_ok=True)
     _systemctl("daemon-reload", is_needed=False)
     note(f"Removed {path}.")
-    _say_what_bills(_billing(profile))
+    _say_what_bills(_billing(profile, has_run=True))
 
 
 def _systemctl(*words: str, is_needed: bool = True) -> None:

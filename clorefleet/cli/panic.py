@@ -150,7 +150,7 @@ class OurOrders:
         """The lease of a rent whose order this may be; nothing here can tell."""
         from clorefleet.fleet.strange import lease_it_may_be_of
 
-        return lease_it_may_be_of(order.server_id, order.created_at, self.leases)
+        return lease_it_may_be_of(order, self.leases)
 
 
 def _stop_wishing(profile: Profile) -> OurOrders | None:

@@ -158,14 +158,14 @@ def strange_notes(tx: Look, name: str = "") -> list[str]:
     orders = tx.strange_orders()
     if not orders:
         return []
-    from clorefleet.fleet.strange import lease_it_may_be_of, told
+    from clorefleet.fleet.strange import lease_it_may_be_of, told_of
 
     leases = tx.leases(since=min(order.first_seen_at for order in orders))
     notes = []
     for order in orders:
-        lease = lease_it_may_be_of(order.server_id, order.first_seen_at, leases)
+        lease = lease_it_may_be_of(order, leases)
         if not name or (lease is not None and lease.deployment_id == name):
-            notes.append(told(order, leases))
+            notes.append(told_of(order, lease))
     return notes
 
 

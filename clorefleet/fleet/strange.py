@@ -8,38 +8,56 @@ open (`Cause.UNPROVEN`). Its user has to hear of it, with its price and the comm
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import timedelta
 
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Period, Rate
-from clorefleet.domain.order import StrangeOrder
+from clorefleet.domain.order import Order, StrangeOrder
+from clorefleet.fleet.limits import DEFAULT_LIMITS
 
 
-def lease_it_may_be_of(
-    server_id: ServerId, made_at: datetime | None, leases: Iterable[Lease]
-) -> Lease | None:
+def lease_it_may_be_of(order: Order | StrangeOrder, leases: Iterable[Lease]) -> Lease | None:
     """The last lease whose order could not be told from somebody else's, where that was on this server.
 
-    A server has one order at a time: what was made after the lease was closed is another.
+    What came after the lease was closed is another order. A listed order has its time from the market's
+    clock, a remembered one from ours: each is compared by its own, since the two may lie hours apart.
     """
     found = [
         lease
         for lease in leases
         if lease.cause is Cause.UNPROVEN
-        and lease.server_id == server_id
-        and lease.ended_at is not None
-        and (made_at is None or made_at <= lease.ended_at)
+        and lease.server_id == order.server_id
+        and _was_there_before_the_end(order, lease)
     ]
     return max(found, key=lambda lease: lease.created_at, default=None)
 
 
+def _was_there_before_the_end(order: Order | StrangeOrder, lease: Lease) -> bool:
+    """False for a lease that has not ended. Where it is not known, an order may have been."""
+    ended_at = lease.ended_at
+    if ended_at is None:
+        return False
+    if isinstance(order, StrangeOrder):
+        return order.first_seen_at <= ended_at
+    if order.created_at is None:
+        return True
+    if lease.asked_at_market is not None:
+        # How long it lasted is all that our clock is asked for; one that was set back meanwhile tells less.
+        ended_at = lease.asked_at_market + max(timedelta(0), ended_at - lease.created_at)
+    return order.created_at <= ended_at + DEFAULT_LIMITS.order_ct_skew
+
+
 def told(order: StrangeOrder, leases: Iterable[Lease]) -> str:
     """What a user reads of it: its price, whose it may be, and the next command."""
+    return told_of(order, lease_it_may_be_of(order, leases))
+
+
+def told_of(order: StrangeOrder, lease: Lease | None) -> str:
+    """As `told`, where it is known of which lease the order may be."""
     known = order.usd_per_day
     price = None if known is None else str(Rate.per_day(known).per(Period.HOUR))
-    lease = lease_it_may_be_of(order.server_id, order.first_seen_at, leases)
     return words(order.order_id, order.server_id, price, lease)
 
 

@@ -98,7 +98,7 @@ def _explain(
         if mine is not None:
             why = f"a rent of server {order.server_id} was asked for and not yet seen"
             return Finding(order, Standing.IN_DOUBT, why, mine.deployment_id)
-        unproven = lease_it_may_be_of(order.server_id, order.created_at, leases)
+        unproven = lease_it_may_be_of(order, leases)
         if unproven is not None:
             why = f"it may be of a rent of {unproven.deployment_id}: {unproven.reason}"
             return Finding(order, Standing.LIKELY, why, unproven.deployment_id)

@@ -216,22 +216,31 @@ class _Pieces(Sequence[bytes]):
             return self._end
         return b"[%b]" % self._body[self._cuts[number] : self._cuts[number + 1] - 1]
 
-    def record(self, number: int, server_id: int, share: float) -> bytes:
-        """The record of a piece that begins with this id, looked for near its `share` of the piece.
+    def record(self, number: int, ids: Ints, row: int) -> bytes:
+        """The record in this row of a piece that has these ids, looked for near its share of the piece.
 
-        That is sooner done than reading the piece once more. Empty where it is not found. Where a record has
-        others within, what is found may be no JSON.
+        That is sooner done than reading the piece once more. A record may have others within, and with the id
+        of one of ours. So it is empty, and the piece has to be read, unless nothing else near has this id and
+        what comes next has the next row's. What is found may be no JSON.
         """
         is_last = number == len(self) - 1
         text, begin = (self._end, 1) if is_last else (self._body, self._cuts[number])
         end = len(text) - 1 if is_last else self._cuts[number + 1] - 1
-        near = begin + int((end - begin) * share)
-        start = b'{"id":%d,' % server_id
-        found = text.find(start, max(begin, near - _NEAR_BYTES), min(end, near + _NEAR_BYTES))
-        if found < 0 or (found > begin and text[found - 2 : found] != b"},"):
+        near = begin + (end - begin) * row // len(ids)
+        low, high = max(begin, near - _NEAR_BYTES), min(end, near + _NEAR_BYTES)
+        name = b'"id":%d' % int(ids[row])  # of other numbers as well that begin so, which is rare
+        found = text.find(name, low, high) - 1
+        if found < begin or text.find(name, found + len(name), high) >= 0:
+            return b""
+        start = b"{%b," % name if found == begin else b"},{%b," % name
+        if not text.startswith(start, max(begin, found - 2)):
             return b""
         seam = text.find(_PLAIN_SEAM, found, end)
-        return text[found : end if seam < 0 else seam + 1]
+        if seam < 0:
+            return text[found:end] if row == len(ids) - 1 else b""
+        if row == len(ids) - 1 or not text.startswith(b"%d," % int(ids[row + 1]), seam + len(_PLAIN_SEAM)):
+            return b""
+        return text[found : seam + 1]
 
 
 class OfferTable(Sequence[Offer]):
@@ -288,7 +297,7 @@ class OfferTable(Sequence[Offer]):
             begin, end = self._begins[number], [*self._begins, len(self._ids)][number + 1]
             ids, server_id = self._ids[begin:end], int(self._ids[position])
             if np.count_nonzero(ids == server_id) == 1:
-                found = self._pieces.record(number, server_id, (position - begin) / len(ids))
+                found = self._pieces.record(number, ids, position - begin)
                 if _split(found).id == server_id:
                     return found
             self._opened = (number, _raws_decoder.decode(self._pieces[number]))

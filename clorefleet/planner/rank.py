@@ -143,9 +143,9 @@ class _Judge:
         hardware = hardware_of_models(models, offer)
         driver = self._shapes.cuda_class(hardware.cuda_version)
         shape = self._shapes.shape_with(models, driver, hardware.ram_bandwidth_gb_s)
-        in_room = in_its_room(shape, hardware)
-        candidates = not_excluded(in_room, self._requirement.exclusions, offer, self._recipe)
-        if in_room and not candidates:
+        roomy = in_its_room(shape, hardware)
+        candidates = not_excluded(roomy, self._requirement.exclusions, offer, self._recipe)
+        if roomy and not candidates:
             self.refusals.add("failed_before", "what fits here failed on a server like it", offer)
             return
         if not candidates:

@@ -1,4 +1,4 @@
-"""What the store is asked in each tick, as statements that are made once."""
+"""What the store is asked often, above all in each tick, as statements that are made once."""
 
 from __future__ import annotations
 

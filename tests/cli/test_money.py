@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,6 +188,15 @@ def test_an_order_that_may_be_of_our_own_rent_is_told_by_each_command_and_left_a
     panic = account("stop", "--all", "--yes")
     assert panic.code == LIKELY and "may be of a rent of glm" in panic.err and end in panic.err
     assert "No order of ours bills" not in panic.out and live(market) == {number}
+    # Our clock was an hour behind the market's, by which the order is then made after the lease had ended.
+    behind = timedelta(hours=1)
+    of_a_slow_clock = replace(
+        given_up, asked_at_market=seen_at, created_at=seen_at - behind, ended_at=seen_at - behind
+    )
+    with open_store(f"sqlite:///{file}").write() as tx:
+        tx.put_lease(of_a_slow_clock)
+    panic = account("stop", "--all", "--yes")
+    assert panic.code == LIKELY and "may be of a rent of glm" in panic.err and live(market) == {number}
     assert account("sweep", "--end", str(number), "--yes").code == 0 and live(market) == set()
 
 
@@ -194,6 +207,7 @@ def test_the_end_of_the_daemon_tells_what_bills_on_and_is_silent_where_nothing_d
     quiet = account("daemon", "stop")
     assert quiet.out == "No daemon runs.\n" and quiet.err == ""
     file = account.home / "home" / "state" / "default" / "clorefleet.db"
+    assert not file.exists(), "a profile that was never used stays so"
     with open_store(f"sqlite:///{file}").write() as tx:
         tx.put_deployment(deployment())
         tx.put_lease(lease(LeaseState.ORDERED, Phase.SERVING, plan=plan(7, "2.4")))
@@ -203,8 +217,36 @@ def test_the_end_of_the_daemon_tells_what_bills_on_and_is_silent_where_nothing_d
     assert account("daemon", "stop", "--json").json == {
         "was_running": False,
         "orders": 1,
-        "usd_per_hour": str(hourly),
+        "usd_per_hour": str(hourly.quantize(Decimal("0.00000001"))),
     }
+
+
+def test_the_end_of_the_daemon_neither_migrates_nor_repairs_a_store_that_a_look_cannot_read(account):
+    file = account.home / "home" / "state" / "default" / "clorefleet.db"
+    open_store(f"sqlite:///{file}").dispose()
+    with closing(sqlite3.connect(file)) as older:
+        older.execute("UPDATE alembic_version SET version_num = '0001'")
+        older.commit()
+    torn = b"torn" * 4096
+    for content in (file.read_bytes(), torn):
+        file.write_bytes(content)
+        run = account("daemon", "stop")
+        assert run.code == 0 and "What bills is not known" in run.err and "unwatched" in run.err
+        assert file.read_bytes() == content
+        unknown = {"was_running": False, "orders": None, "usd_per_hour": None}
+        assert account("daemon", "stop", "--json").json == unknown
+    assert [each.name for each in file.parent.glob("*.bak")] == []
+
+
+def test_the_end_of_the_daemon_does_not_wait_for_a_server_that_keeps_the_store(account):
+    """Nothing listens there, and no driver is needed to say so."""
+    settings = account.home / "home" / "config" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('store_url = "postgresql://nobody@127.0.0.1:1/none"\n')
+    settings.chmod(0o600)
+    run = account("daemon", "stop")
+    assert run.code == 0 and "unwatched by this machine" in run.err
+    assert account("daemon", "stop", "--json").json["orders"] is None
 
 
 # -- what will not end

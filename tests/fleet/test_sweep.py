@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import RateLimited
-from clorefleet.domain.identity import OrderId
+from clorefleet.domain.failure import Cause
+from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.order import StrangeOrder
 from clorefleet.domain.outcome import CancelRefused
+from clorefleet.fleet.strange import lease_it_may_be_of
 from clorefleet.fleet.sweep import Standing, all_live, end_orders, explain_orders
 from tests.fleet.builders import IMAGE, NOW, deployment, lease, order
 from tests.fleet.test_reconcile import minutes
@@ -52,6 +56,53 @@ def test_a_rent_in_doubt_explains_only_its_own_server_image_and_kind():
     assert standing(order(server_id=8), doubt) is Standing.LIKELY
     assert standing(order(image="somebody/else"), doubt) is Standing.FOREIGN
     assert standing(order(is_spot=True), doubt) is Standing.LIKELY
+
+
+UNPROVEN = lease(
+    LeaseState.ENDED,
+    Phase.ENDED,
+    order_id=None,
+    cause=Cause.UNPROVEN,
+    reason="its login key is on another machine",
+    created_at=NOW - minutes(30),
+    ended_at=NOW,
+)
+
+
+@pytest.mark.parametrize("ahead", [minutes(-60), minutes(0), minutes(60)])
+def test_an_order_of_an_unproven_rent_is_told_by_the_markets_clock(ahead):
+    """Ours was an hour behind: the order, of which the market says when it was made, seemed made later."""
+    asked_at = UNPROVEN.created_at + ahead
+    held = replace(UNPROVEN, asked_at_market=asked_at)
+    ours = order(image="somebody/else", created_at=asked_at + minutes(1))
+    assert standing(ours, held) is Standing.LIKELY
+    assert standing(replace(ours, created_at=NOW + ahead + minutes(5)), held) is Standing.LIKELY
+    assert standing(replace(ours, created_at=NOW + ahead + minutes(11)), held) is Standing.FOREIGN
+    assert standing(replace(ours, created_at=None), held) is Standing.LIKELY
+    assert standing(replace(ours, server_id=ServerId(8)), held) is Standing.FOREIGN
+    assert standing(ours, replace(held, cause=None)) is Standing.FOREIGN
+    assert standing(ours, replace(held, ended_at=None)) is Standing.FOREIGN
+
+
+def test_where_the_market_did_not_tell_its_time_ours_has_to_do():
+    ours = order(image="somebody/else", created_at=NOW + minutes(9))
+    assert standing(ours, UNPROVEN) is Standing.LIKELY
+    assert standing(replace(ours, created_at=NOW + minutes(11)), UNPROVEN) is Standing.FOREIGN
+
+
+def test_a_clock_that_was_set_back_during_an_unproven_rent_hides_no_order_of_it():
+    held = replace(UNPROVEN, asked_at_market=NOW, created_at=NOW, ended_at=NOW - minutes(40))
+    ours = order(image="somebody/else", created_at=NOW + minutes(9))
+    assert standing(ours, held) is Standing.LIKELY
+
+
+def test_a_remembered_order_is_told_by_our_clock():
+    """Both times are of the machine that remembers them."""
+    held = replace(UNPROVEN, asked_at_market=NOW - minutes(600))
+    seen = StrangeOrder(OrderId(900), ServerId(7), None, first_seen_at=NOW)
+    assert lease_it_may_be_of(seen, [held]) is held
+    assert lease_it_may_be_of(replace(seen, first_seen_at=NOW + minutes(1)), [held]) is None
+    assert lease_it_may_be_of(seen, [replace(held, ended_at=None)]) is None
 
 
 def test_an_age_protects_what_another_machine_may_just_have_made():

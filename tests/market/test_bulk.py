@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime
+from itertools import product
 
 import numpy as np
 import pytest
@@ -110,6 +111,30 @@ def test_a_record_is_found_again_whatever_its_form():
     for style in ({}, {"indent": 3}, {"separators": (",", ":")}, {"ensure_ascii": False}):
         body = json.dumps(answer, **style).encode()
         assert in_bulk(body) == tolerantly(body)
+
+
+def test_a_record_is_not_taken_for_another_that_carries_its_id():
+    """A server of 12 a day was told as one of a cent, where an earlier one names its id within."""
+    answer = plain_answer(3, 30)
+    for number, server in enumerate(answer["servers"], 1):
+        server["id"] = number
+    seventh = answer["servers"][6]
+    seventh |= {"allowed_coins": ["USD-Blockchain"]}
+    seventh["price"]["on_demand"] = {"USD-Blockchain": 12}
+    coins = ["USD-Blockchain"]
+    cheap = {"id": 7, "allowed_coins": coins, "price": {"on_demand": {"USD-Blockchain": 0.01}}}
+    last_id = {key: seventh[key] for key in (*(key for key in seventh if key != "id"), "id")}
+    inside_id = {"mrl": 720, **seventh}
+    separators = ((",", ":"), (", ", ": "))
+    for form, after, style in product((seventh, last_id, inside_id), (9, 8), separators):
+        answer["servers"][6] = form
+        answer["servers"][4]["related"] = [{"id": 1}, cheap, {"id": after, "mrl": 1}]
+        body = json.dumps(answer, separators=style).encode()
+        table = table_of_answer(body, read_at=READ_AT)
+        assert table is not None
+        table._opened = (-1, [])  # as in a large answer, where other pieces were looked into since
+        assert table[6].server_id == 7 and str(table[6].on_demand[0].amount) == "12"
+        assert tuple(table) == tolerantly(body)[1]
 
 
 def test_prices_keep_every_digit_of_their_text():
