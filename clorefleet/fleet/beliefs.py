@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 
 from clorefleet.domain.event import Event
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.ledger import Segments
-from clorefleet.domain.money import Currency, ExchangeRate, Period
+from clorefleet.domain.money import ExchangeRate, Period
 from clorefleet.domain.node import Discrepancy, NodeFacts
+from clorefleet.domain.offer import MarketRates
 from clorefleet.domain.order import Order
 from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet import strange
@@ -113,7 +113,6 @@ class Beliefs(Entries):
 
 def note_strange(tx: Transaction, order: Order, *, now: datetime) -> bool:
     """Remember an order that nothing here explains, and what it bills; true when it is new to us."""
-    rates = {rate.currency: rate.usd_per_unit for rate in tx.coin_rates()} | {Currency.USD: Decimal(1)}
-    rate = rates.get(order.price.currency)
-    usd_per_day = None if rate is None else order.price.per(Period.DAY).amount * rate
+    usd = MarketRates.of(tx.coin_rates()).to_usd(order.price)
+    usd_per_day = None if usd is None else usd.per(Period.DAY).amount
     return tx.note_foreign(order, usd_per_day=usd_per_day, now=now)

@@ -178,12 +178,10 @@ class Executor:
         self._take_money_news()
         self._take_order_news()
         for action in ordered:
-            if isinstance(action, _BEGINS) and self._is_ending():
-                # The effect in hand was finished; the next daemon's first tick decides this anew.
-                log.info("action_left action=%s why=ending", type(action).__name__)
-                continue
-            if isinstance(action, _BEGINS) and self._is_outdated():
-                log.info("action_left action=%s why=outdated", type(action).__name__)
+            left = self._why_left(action)
+            if left:
+                # The effect in hand was finished; the next tick, of whichever daemon, decides this anew.
+                log.info("action_left action=%s why=%s", type(action).__name__, left)
                 continue
             try:
                 self._perform_one(action)
@@ -356,8 +354,14 @@ class Executor:
             return None
         return orders.told_at + max(timedelta(0), now - orders.read_at)
 
+    def _why_left(self, action: Action) -> str:
+        """Why it is not begun any more; "" for what is."""
+        if not isinstance(action, _BEGINS):
+            return ""
+        return "ending" if self._is_ending() else "outdated" if self._is_outdated() else ""
+
     def _is_outdated(self) -> bool:
-        """What this tick read is too old to rent for, or our clock has jumped since: the next one decides."""
+        """What this tick read is too old to rent for, or our clock has jumped since."""
         orders = self._snapshot.orders
         read_at = self._snapshot.now if orders is None else orders.read_at
         return abs(self._clock.now() - read_at) > self._limits.reading_life

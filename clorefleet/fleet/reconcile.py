@@ -442,11 +442,10 @@ def _prove_reopened(snapshot: Snapshot, lease: Lease, order: Order, limits: Flee
         yield Cancel(lease.lease_id, order.order_id, lease.reason)
     elif snapshot.now - lease.phase_since <= limits.phase[Phase.WAITING]:
         return
-    elif view.key_is_elsewhere:
-        why = f"{view.trouble}, which was not back within {waited}"
-        yield Disown(lease.lease_id, order, why, may_be_ours=True)
     else:
         why = f"our key did not open its server within {waited}"
+        if view.key_is_elsewhere:
+            why = f"{view.trouble}, which was not back within {waited}"
         yield Disown(lease.lease_id, order, why, may_be_ours=True)
 
 
@@ -633,12 +632,13 @@ def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> L
     Where several rents of that server were dropped, it is the one that was asked for nearest to the order's
     time: each has its own key, and by another's the order would look like a stranger's.
     """
-    for lease in snapshot.closed_leases:
-        if (lease.order_id, lease.server_id) == (order.order_id, order.server_id):
+    closed = snapshot.closed_on(order.server_id)
+    for lease in closed:
+        if lease.order_id == order.order_id:
             return lease
     dropped = (
         lease
-        for lease in snapshot.closed_leases
+        for lease in closed
         if lease.refusal == NO_ORDER and lease.order_id is None and is_order_of(order, lease, snapshot)
     )
     of_its_time = [lease for lease in dropped if _is_of_its_time(order, lease, limits)]

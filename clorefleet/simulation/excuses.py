@@ -28,9 +28,7 @@ class Excuses:
         if lease.order_id is not None and lease.order_id != order.order_id:
             return True  # of two orders that the market made of one request, the lease holds the other
         was_disowned = lease.ordered_at is not None and lease.order_id is None
-        return (
-            was_disowned and not lease.is_open and (order.was_hidden or self._is_unlike(home, order, lease))
-        )
+        return was_disowned and self.is_excused(home, order, lease)
 
     def _is_unlike(self, home: Home, order: TrueOrder, lease: Lease) -> bool:
         """Who had to judge it without its key saw that it is not what was asked for, and disowned it."""
