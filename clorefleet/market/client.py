@@ -20,7 +20,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from clorefleet.clock import Clock
 from clorefleet.domain.errors import (
@@ -67,6 +67,8 @@ MARKETPLACE_BYTES_MAX = 128 << 20
 """2 MB for 3,500 servers in 2024; the bulk reading takes a few times this in memory."""
 ANSWER_BYTES_MAX = 4 << 20
 READ_ATTEMPTS_MAX = 3
+RATE_LIMIT_PATIENCE_S = 60.0
+"""A read that only the request limit refuses is repeated for this long: the next turn may well succeed."""
 READ_PAUSE_FIRST_S = 1.0
 READ_PAUSE_MAX_S = 10.0
 FEES_AGE_MAX_S = 600.0
@@ -355,8 +357,15 @@ class MarketClient:
         return self._retrying()(self._read_once, call, lists)
 
     def _retrying(self) -> Retrying:
+        patient_until_s = self._clock.monotonic_s() + RATE_LIMIT_PATIENCE_S
+
+        def is_enough(state: RetryCallState) -> bool:
+            failure = None if state.outcome is None else state.outcome.exception()
+            is_patient = isinstance(failure, RateLimited) and self._clock.monotonic_s() < patient_until_s
+            return state.attempt_number >= READ_ATTEMPTS_MAX and not is_patient
+
         return Retrying(
-            stop=stop_after_attempt(READ_ATTEMPTS_MAX),
+            stop=is_enough,
             wait=self._pause_s,
             retry=retry_if_exception(_may_repeat),
             sleep=self._clock.sleep,

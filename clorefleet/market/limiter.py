@@ -11,7 +11,8 @@ moment and look again. Grants are counted from the start of requests, so a slow 
 Two processes of one profile (a command and the daemon) share a stamp file under a file lock. It holds the
 times of the last grants by the system's monotonic clock, which all processes of a machine share. Between
 processes there is no priority: each looks again when the next turn opens, and the first one has it. When
-the file cannot be used the limit holds in this process alone, and the market's code 5 does the rest.
+the file cannot be used, or a suspended process holds it, the limit holds in this process alone, and the
+market's code 5 does the rest.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ PAUSE_FIRST_S = 2.0
 """After a code 5 without a wish of the market; doubles with each further one."""
 PAUSE_MAX_S = 60.0
 _LOOK_AGAIN_S = 0.02
-"""How long a ticket that was overtaken waits before it looks again."""
+"""How long a ticket that was overtaken, or that found the file locked, waits before it looks again."""
+SLOT_PATIENCE_S = 0.5
+"""A lock that is held for longer than this belongs to a suspended process, which nobody waits for."""
 _STAMPS_BYTES_MAX = 4096
 _LOWERINGS_MAX = 256
 
@@ -96,11 +99,15 @@ class FileSlot:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._has_warned = False
+        self._held_since_s: float | None = None
 
     def take(self, ours: Stamps, ticket: Ticket, granted: Stamps, now_s: float) -> tuple[bool, Stamps] | None:
         """Take the turn if the stamps of all processes allow it.
 
         Returns whether it was taken and the stamps now in force, or None when the file cannot be used.
+
+        Raises:
+            BlockingIOError: another process holds the file at this moment.
         """
 
         def change(shared: Stamps) -> tuple[bool, Stamps]:
@@ -111,7 +118,11 @@ class FileSlot:
         return self._change(change, now_s)
 
     def postpone(self, stamps: Stamps, now_s: float) -> None:
-        """Make the other processes wait as well."""
+        """Make the other processes wait as well.
+
+        Raises:
+            BlockingIOError: another process holds the file at this moment.
+        """
         self._change(lambda shared: (True, stamps.later(shared)), now_s)
 
     def _change(
@@ -120,9 +131,9 @@ class FileSlot:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                # Not waited for: whoever holds it for longer than a moment is suspended, and a cancel
-                # must not hang on that.
+                # Not waited for in here, where all threads of this process would wait as well.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._held_since_s = None
                 is_to_write, stamps = change(_read_stamps(descriptor, now_s))
                 if is_to_write:
                     _write_stamps(descriptor, stamps)
@@ -130,6 +141,9 @@ class FileSlot:
             finally:
                 os.close(descriptor)
         except BlockingIOError:
+            self._held_since_s = now_s if self._held_since_s is None else self._held_since_s
+            if now_s - self._held_since_s < SLOT_PATIENCE_S:
+                raise
             return None
         except OSError as error:
             if not self._has_warned:
@@ -211,7 +225,10 @@ class RequestLimiter:
             if chosen is None or chosen.number != ticket.number:
                 return max(self._stamps.opens_at(ticket) - now_s, _LOOK_AGAIN_S)
             granted = Stamps(now_s + self.general_s, now_s + self.create_s if ticket.is_create else 0.0)
-            shared = None if self.slot is None else self.slot.take(self._stamps, ticket, granted, now_s)
+            try:
+                shared = None if self.slot is None else self.slot.take(self._stamps, ticket, granted, now_s)
+            except BlockingIOError:
+                return _LOOK_AGAIN_S
             is_taken, self._stamps = (True, self._stamps.later(granted)) if shared is None else shared
             if not is_taken:
                 # Another process was faster.
@@ -226,10 +243,18 @@ class RequestLimiter:
             self._refusals_in_a_row += 1
             pause_s = min(max(own_s, retry_after_s or 0.0), PAUSE_MAX_S)
             now_s = self.clock.monotonic_s()
-            self._stamps = self._stamps.later(Stamps(next_any_s=now_s + pause_s))
-            if self.slot is not None:
-                self.slot.postpone(self._stamps, now_s)
+            self._stamps = stamps = self._stamps.later(Stamps(next_any_s=now_s + pause_s))
+        if self.slot is not None:
+            self._tell_others(self.slot, stamps, now_s)
         log.info("rate_limited pause_s=%.1f", pause_s)
+
+    def _tell_others(self, slot: FileSlot, stamps: Stamps, now_s: float) -> None:
+        while True:
+            try:
+                return slot.postpone(stamps, now_s)
+            except BlockingIOError:
+                self.clock.sleep(_LOOK_AGAIN_S)
+                now_s = self.clock.monotonic_s()
 
     def note_served(self) -> None:
         """The market answered with anything but code 5."""

@@ -17,7 +17,6 @@ import contextlib
 import hmac
 import logging
 import re
-import select
 import shlex
 import threading
 import time
@@ -38,6 +37,7 @@ from clorefleet.domain.errors import (
 from clorefleet.domain.order import SshAddress
 from clorefleet.domain.text import clean_line, clean_lines
 from clorefleet.node.reach import open_socket
+from clorefleet.node.readable import Readable
 
 CONNECT_TIMEOUT_S = 10.0
 BANNER_TIMEOUT_S = 15.0
@@ -254,16 +254,16 @@ class NodeSession:
         self, command: Sequence[str], timeout_s: float, max_output_bytes: int, stdin: bytes
     ) -> tuple[int, bytes, bytes]:
         deadline_s = time.monotonic() + timeout_s
-        with self._channel(timeout_s) as channel:
+        with self._channel(timeout_s) as channel, Readable(channel) as readable:
             # The library waits without limit for the server to accept the command; closing wakes it (F4).
-            alarm = threading.Timer(timeout_s, _close_channel, (channel,))
+            alarm = threading.Timer(timeout_s, close_channel, (channel,))
             alarm.daemon = True
             alarm.start()
             try:
                 channel.settimeout(timeout_s)
                 channel.exec_command(shlex.join(command))
                 alarm.cancel()
-                return _talk(channel, stdin, deadline_s, max_output_bytes)
+                return _talk(channel, readable, stdin, deadline_s, max_output_bytes)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise NodeUnreachable(
                     f"The server stopped answering: {clean_line(error) or type(error).__name__}"
@@ -395,7 +395,7 @@ class NodeSession:
         try:
             yield channel
         finally:
-            _close_channel(channel)
+            close_channel(channel)
 
     # -- ending
 
@@ -449,7 +449,7 @@ def _prove_host_key(transport: paramiko.Transport, where: str, pinned: str) -> s
 
 
 def _talk(
-    channel: paramiko.Channel, stdin: bytes, deadline_s: float, max_output_bytes: int
+    channel: paramiko.Channel, readable: Readable, stdin: bytes, deadline_s: float, max_output_bytes: int
 ) -> tuple[int, bytes, bytes]:
     """Feed and drain a channel until its command ends, inside both bounds: status, output, errors."""
     out, err = bytearray(), bytearray()
@@ -457,10 +457,9 @@ def _talk(
         threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
     else:
         channel.shutdown_write()
-    waiting = select.poll()
-    waiting.register(channel.fileno(), select.POLLIN)
     output_until_s = deadline_s
     while True:
+        readable.reset()
         if _drain(channel, out, err):
             if len(out) + len(err) > max_output_bytes:
                 raise OutputTooLarge(f"A command printed more than {max_output_bytes:,} bytes on the server.")
@@ -476,7 +475,7 @@ def _talk(
         if channel.eof_received:
             channel.status_event.wait(min(_POLL_S, deadline_s - now_s))
         else:
-            waiting.poll(1000 * min(_POLL_S, deadline_s - now_s))
+            readable.wait(min(_POLL_S, deadline_s - now_s))
     status = channel.recv_exit_status()
     if status == -1 and not channel.eof_received:
         # Half an answer must never be read as a whole one.
@@ -503,7 +502,7 @@ def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
         return  # the reading side sees the broken channel and says so
 
 
-def _close_channel(channel: paramiko.Channel) -> None:
+def close_channel(channel: paramiko.Channel) -> None:
     """Saying goodbye on a broken connection is no trouble of its own."""
     with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
         channel.close()

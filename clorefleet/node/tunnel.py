@@ -20,7 +20,8 @@ import paramiko
 
 from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import NodeError
-from clorefleet.node.session import NodeSession
+from clorefleet.node.readable import Readable
+from clorefleet.node.session import NodeSession, close_channel
 
 CONNECTIONS_MAX = 256
 _CHUNK_BYTES = 64 * 1024
@@ -106,7 +107,7 @@ class Tunnel:
             try:
                 _pump(connection, channel)
             finally:
-                channel.close()
+                close_channel(channel)
         except NodeError:
             pass  # the client sees a closed connection, and the gateway takes another replica
         finally:
@@ -118,9 +119,9 @@ class Tunnel:
 
 def _pump(connection: socket.socket, channel: paramiko.Channel) -> None:
     """Copy both ways until one side ends; a half-closed side lets the other finish."""
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, Readable(channel) as readable:
         selector.register(connection, selectors.EVENT_READ)
-        selector.register(channel, selectors.EVENT_READ)
+        selector.register(readable, selectors.EVENT_READ)
         try:
             while True:
                 for key, _ in selector.select():
@@ -132,9 +133,11 @@ def _pump(connection: socket.socket, channel: paramiko.Channel) -> None:
                             channel.shutdown_write()
                             selector.unregister(connection)
                     else:
-                        data = channel.recv(_CHUNK_BYTES)
-                        if not data:
+                        readable.reset()
+                        if channel.recv_ready():
+                            connection.sendall(channel.recv(_CHUNK_BYTES))
+                            readable.set()  # there may be more
+                        elif channel.eof_received or channel.closed:
                             return
-                        connection.sendall(data)
         except (OSError, EOFError, paramiko.SSHException):
             return

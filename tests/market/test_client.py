@@ -35,7 +35,7 @@ from clorefleet.domain.outcome import (
 )
 from clorefleet.domain.secret import Secret
 from clorefleet.fleet.edges import Market
-from clorefleet.market.client import READ_ATTEMPTS_MAX, encode
+from clorefleet.market.client import RATE_LIMIT_PATIENCE_S, READ_ATTEMPTS_MAX, encode
 from clorefleet.market.rent import RentProtocol
 from tests.market.scripted import (
     KEY,
@@ -360,6 +360,16 @@ def test_after_code_5_the_next_request_waits_as_long_as_the_market_wishes() -> N
     began_s = clock.elapsed_s
     client_of(script, clock=clock).fetch_orders()
     assert clock.elapsed_s - began_s >= 17
+
+
+def test_a_read_outlasts_a_storm_of_code_5_but_not_for_ever() -> None:
+    refusal = answer(429, code=5)
+    script = Script(*[refusal] * (READ_ATTEMPTS_MAX + 1), answer(code=0, orders=[order_doc()]))
+    assert len(client_of(script, clock=FakeClock()).fetch_orders().orders) == 1
+    clock = FakeClock()
+    with pytest.raises(RateLimited):
+        client_of(Script(*[refusal] * 20), clock=clock).fetch_orders()
+    assert RATE_LIMIT_PATIENCE_S <= sum(clock.slept_s) < 2 * RATE_LIMIT_PATIENCE_S
 
 
 @pytest.mark.parametrize("orders", [None, {}, "none", 0])

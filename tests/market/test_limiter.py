@@ -20,6 +20,7 @@ from clorefleet.market.limiter import (
     GENERAL_INTERVAL_S,
     PAUSE_FIRST_S,
     PAUSE_MAX_S,
+    SLOT_PATIENCE_S,
     FileSlot,
     Priority,
     RequestLimiter,
@@ -200,7 +201,32 @@ def test_a_suspended_process_that_holds_the_file_does_not_hold_a_cancel_up(tmp_p
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
         limiter = RequestLimiter(clock, slot=FileSlot(path))
-        assert _go(limiter, clock, Priority.CANCEL) == [0]
+        assert _go(limiter, clock, Priority.CANCEL) == [pytest.approx(SLOT_PATIENCE_S, abs=0.05)]
+        assert _go(limiter, clock, Priority.CANCEL) == [GENERAL_INTERVAL_S]
+        limiter.note_refused(20)
+    finally:
+        os.close(holder)
+    assert _go(limiter, clock, Priority.CANCEL) == [pytest.approx(20)]
+
+
+def test_a_process_that_holds_the_file_for_a_moment_is_not_raced(tmp_path: Path) -> None:
+    """Whoever went on without the file would send in the other's turn, and be refused by the market."""
+    path = tmp_path / "market.slot"
+    theirs = RequestLimiter(clock := FakeClock(), slot=FileSlot(path))
+    theirs.wait_turn(Priority.READ)
+    holder = os.open(path, os.O_RDWR)
+
+    class Until(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.monotonic_s() - clock.monotonic_s() > SLOT_PATIENCE_S / 2:
+                fcntl.flock(holder, fcntl.LOCK_UN)
+
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert _go(RequestLimiter(until := Until(), slot=FileSlot(path)), until, Priority.READ) == [
+            GENERAL_INTERVAL_S
+        ]
     finally:
         os.close(holder)
 
