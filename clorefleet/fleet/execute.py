@@ -331,6 +331,8 @@ class Executor:
             except LostLeadership:
                 raise
             except StoreError as error:
+                # What cannot be written may still be read: who slept meanwhile must not act.
+                self._journal.check_leadership()
                 log.error("cancel_not_journaled order=%s why=%s", action.order_id, error.what)
                 return lease
 

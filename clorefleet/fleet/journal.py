@@ -31,7 +31,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired
-from clorefleet.domain.errors import BudgetExceeded, MarketError, StoreError
+from clorefleet.domain.errors import BudgetExceeded, LostLeadership, MarketError, StoreError
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import IntentId, LeaseId, OrderId
@@ -46,6 +46,7 @@ from clorefleet.fleet.beliefs import Beliefs, note_strange
 from clorefleet.fleet.bid_entries import BidEntries
 from clorefleet.fleet.counting import close_count, open_count
 from clorefleet.fleet.spending import load_spending
+from clorefleet.store.database import check_fencing
 
 
 class Journal(BidEntries, Beliefs):
@@ -226,6 +227,20 @@ class Journal(BidEntries, Beliefs):
             intent_id = IntentId(f"{lease.lease_id}-cancel-{ending.cancel_attempts}")
             self._open_intent(tx, lease, Effect.CANCEL, intent_id, f"order {order_id}: {reason}", now=now)
         return ending
+
+    def check_leadership(self) -> None:
+        """By a read alone, for where nothing can be written; where nothing can be read, nothing is said.
+
+        Raises:
+            LostLeadership: another has taken over.
+        """
+        try:
+            with self._store.read() as tx:
+                check_fencing(tx, self._token)
+        except LostLeadership:
+            raise
+        except StoreError:
+            return
 
     def finish_cancel(self, lease: Lease, state: IntentState, text: str, *, now: datetime) -> None:
         with self._store.write(self._token) as tx:

@@ -151,15 +151,15 @@ def _resolve_doubt(
     snapshot: Snapshot, orders: OrderList, lease: Lease, limits: FleetLimits
 ) -> Iterator[Action]:
     """A rent was written down; the list says whether it became an order."""
-    listed = orders.live_on(lease.server_id)
-    order = next((order for order in listed if is_order_of(order, lease, snapshot)), None)
-    if order is not None:
-        yield Adopt(lease.lease_id, order, "the market lists the order")
+    listed, gone = orders.live_on(lease.server_id), orders.all_on(lease.server_id)
+    live = next((order for order in listed if is_order_of(order, lease, snapshot)), None)
+    ended = next((order for order in gone if _has_come_and_gone(order, lease, snapshot, limits)), None)
+    if live is not None and (ended is None or not _came_after(live, lease, limits)):
+        yield Adopt(lease.lease_id, live, "the market lists the order")
         return
-    for order in orders.all_on(lease.server_id):
-        if _has_come_and_gone(order, lease, snapshot, limits):
-            yield Adopt(lease.lease_id, order, "the market lists the order, and that it has ended")
-            return
+    if ended is not None:
+        yield Adopt(lease.lease_id, ended, "the market lists the order, and that it has ended")
+        return
     intent = snapshot.intent(lease.intent_id)
     was_accepted = intent is None
     doubted_at = lease.phase_since if intent is None else intent.doubted_at or intent.created_at
@@ -217,6 +217,12 @@ def _has_come_and_gone(order: Order, lease: Lease, snapshot: Snapshot, limits: F
     Older orders on the same server look the same, so that here the time has to be right.
     """
     return order.is_expired and _is_of_its_time(order, lease, limits) and is_order_of(order, lease, snapshot)
+
+
+def _came_after(order: Order, lease: Lease, limits: FleetLimits) -> bool:
+    """By the market's own clock, far too late for what `lease` asked for: a rent of somebody else, once the
+    server was free again."""
+    return lease.asked_at_market is not None and not _is_of_its_time(order, lease, limits)
 
 
 def _is_of_its_time(order: Order, lease: Lease, limits: FleetLimits) -> bool:

@@ -369,7 +369,13 @@ class Judge:
 
     def why_not_converged(self, home: Home) -> str:
         with home.house.open().read() as tx:
-            deployments, leases = tx.deployments(), tx.open_leases()
+            deployments, leases, leader = tx.deployments(), tx.open_leases(), tx.leadership()
+        token = None if leader is None else leader.token
+        keys = [each.key_folder.keys for each in home.processes if each.token and each.token.number == token]
+        if not keys:
+            return f"nobody leads {home.fleet_name}"
+        if any(lease.lease_id not in keys[0] for lease in leases):
+            return f"{home.fleet_name} is led from a machine without all keys"
         for deployment in deployments:
             mine = [lease for lease in leases if lease.deployment_id == deployment.deployment_id]
             # One that is known not to answer is about to be replaced: that is not where it stays.

@@ -246,7 +246,8 @@ class World:
         orders = len(self.market.orders)
         lost = self.switches.fired["A17 time up"]
         self.agenda.run_until(self.time.now_s + STEADY_FOR_S)
-        made = len(self.market.orders) - orders
+        # A host that is not what it says is given back: the fleet cannot know before.
+        made = sum(order.host.is_honest for order in self.market.orders[orders:])
         lost = self.switches.fired["A17 time up"] - lost
         if made > lost:
             raise Broken(Violation("L1", "fleet", f"{made} servers were rented although all was well"))
