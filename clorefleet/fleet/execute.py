@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from clorefleet.clock import Clock
+from clorefleet.domain.duration import in_words
 from clorefleet.domain.errors import (
     BidStepTooLarge,
     BudgetExceeded,
@@ -153,6 +154,7 @@ class Executor:
         self._events: list[Event] = []
         self._foreign: list[Order] = []
         self._notes = {each.deployment_id: each.note for each in snapshot.deployments}
+        self._outdated = 0
 
     def _through(
         self,
@@ -180,6 +182,7 @@ class Executor:
         for action in ordered:
             left = self._why_left(action)
             if left:
+                self._outdated += left == "outdated"
                 # The effect in hand was finished; the next tick, of whichever daemon, decides this anew.
                 log.info("action_left action=%s why=%s", type(action).__name__, left)
                 continue
@@ -190,6 +193,18 @@ class Executor:
             except StoreError as error:
                 log.error("action_failed action=%s why=%s", type(action).__name__, error.what)
         self._flush()
+
+    @property
+    def trouble(self) -> str:
+        """What the user should know of what was left; "" where nothing was."""
+        if not self._outdated:
+            return ""
+        steps = "1 step was" if self._outdated == 1 else f"{self._outdated} steps were"
+        age = in_words(self._limits.reading_life)
+        return (
+            f"What it had read was over {age} old when it came to act: {steps} left to the next tick. "
+            "Servers that hang make reading slow"
+        )
 
     def _perform_one(self, action: Action) -> None:
         now = self._clock.now()

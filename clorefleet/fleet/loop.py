@@ -155,7 +155,7 @@ class Fleet:
         if snapshot.is_prune_due:
             journal.prune(before=snapshot.now - self.limits.journal_memory)
             self._forget_useless_keys(snapshot.now)
-        self._note_tick(snapshot, trouble, token)
+        self._note_tick(snapshot, "; ".join(filter(None, (trouble, executor.trouble))), token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(
             actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases), look_at=_next_change(snapshot)

@@ -13,10 +13,11 @@ from clorefleet.domain.failure import Correction
 from clorefleet.domain.host import CudaFound
 from clorefleet.domain.identity import DeploymentId, ServerId
 from clorefleet.domain.intent import Boundary, Effect
-from clorefleet.domain.lease import Phase
+from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.money import parse_budget
+from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
-from clorefleet.domain.order import RentRequest
+from clorefleet.domain.order import Order, RentRequest
 from clorefleet.domain.plan import PlanReport, Requirement
 from tests.fleet.builders import IMAGE, NOW, deployment, plan
 from tests.fleet.world import OLD_DRIVER, World
@@ -229,6 +230,33 @@ def test_a_process_that_was_asked_to_end_begins_nothing_that_costs_and_still_can
     world.start()
     world.tick(1)
     assert world.market.rent_calls == 2
+
+
+def test_a_reading_that_took_too_long_to_act_on_is_told(tmp_path: Path):
+    """Two hundred servers that hang take their time; for what was read before, nothing is begun."""
+    world = World(tmp_path)
+    world.wish()
+    world.tick(12)
+    with world.store.write() as tx:
+        tx.put_deployment(deployment("other", created_at=world.clock.now()))
+    look = world.nodes.look
+
+    def slow_look(lease: Lease, order: Order) -> NodeView:
+        world.clock.sleep(world.fleet.limits.reading_life.total_seconds() + 1)
+        return look(lease, order)
+
+    world.nodes.look = slow_look  # type: ignore[method-assign]
+    world.tick(1)
+    assert world.market.rent_calls == 1
+    with world.store.read() as tx:
+        told = tx.last_tick()
+    assert told is not None and "1 step was left to the next tick" in told.trouble
+    world.nodes.look = look  # type: ignore[method-assign]
+    world.tick(1)
+    assert world.market.rent_calls == 2
+    with world.store.read() as tx:
+        told = tx.last_tick()
+    assert told is not None and told.trouble == ""
 
 
 @pytest.mark.parametrize("change", ["stopped", "a lower budget"])
