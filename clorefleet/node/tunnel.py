@@ -136,7 +136,8 @@ def _pump(connection: socket.socket, channel: paramiko.Channel) -> None:
                         readable.reset()
                         if channel.recv_ready():
                             connection.sendall(channel.recv(_CHUNK_BYTES))
-                            readable.set()  # there may be more
+                            if channel.recv_ready() or channel.eof_received or channel.closed:
+                                readable.set()
                         elif channel.eof_received or channel.closed:
                             return
         except (OSError, EOFError, paramiko.SSHException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -253,6 +254,20 @@ def test_an_unknown_job_is_absent(session: NodeSession):
 # -- tunnels
 
 
+CHATTY = """
+import socketserver, time
+class Talk(socketserver.BaseRequestHandler):
+    def handle(self):
+        while True:
+            self.request.sendall(b"word " * 2000)
+            time.sleep(0.001)
+class Service(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    def handle_error(self, *_): pass
+service = Service(("127.0.0.1", 0), Talk)
+print(service.server_address[1], flush=True)
+service.serve_forever()
+"""
 ECHO = """
 import http.server, sys
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -272,9 +287,10 @@ server.serve_forever()
 """Runs on the node: a sandbox node's tunnels reach nothing else."""
 
 
-@pytest.fixture
-def echo_port(session: NodeSession) -> Iterator[int]:
-    spec = jobs.JobSpec(JobId(f"echo-{os.urandom(4).hex()}"), ("python3", "-c", ECHO))
+@contextlib.contextmanager
+def service_on_node(session: NodeSession, program: str) -> Iterator[int]:
+    """Its port, which it prints first."""
+    spec = jobs.JobSpec(JobId(f"service-{os.urandom(4).hex()}"), ("python3", "-c", program))
     jobs.start(session, spec)
     deadline = time.monotonic() + 15
     while not (lines := jobs.read_log_tail(session, spec.job_id, lines=1)):
@@ -282,6 +298,18 @@ def echo_port(session: NodeSession) -> Iterator[int]:
         time.sleep(0.05)
     yield int(lines[0])
     jobs.stop(session, spec.job_id)
+
+
+@pytest.fixture
+def echo_port(session: NodeSession) -> Iterator[int]:
+    with service_on_node(session, ECHO) as port:
+        yield port
+
+
+@pytest.fixture
+def chatty_port(session: NodeSession) -> Iterator[int]:
+    with service_on_node(session, CHATTY) as port:
+        yield port
 
 
 def test_a_tunnel_carries_many_requests_at_once_unchanged(
@@ -304,6 +332,27 @@ def test_a_tunnel_carries_many_requests_at_once_unchanged(
     assert sorted(found) == sorted(bytes([number]) + blob for number in range(12))
     tunnel.close()
     assert not tunnel.path.exists()
+
+
+def test_a_client_that_goes_away_in_the_middle_of_an_answer_cuts_off_nobody_else(
+    session: NodeSession, chatty_port: int, tmp_path: Path
+):
+    """All answers of a replica share one connection to its server."""
+    tunnel = Tunnel(tmp_path / "t.sock", chatty_port, lambda: session)
+
+    def connect() -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(20)
+        client.connect(str(tunnel.path))
+        return client
+
+    with connect() as patient:
+        for _ in range(100):
+            with connect() as hasty:
+                assert hasty.recv(1)
+            assert patient.recv(1 << 20)
+    assert session.run_ok(["echo", "alive"]) == "alive\n"
+    tunnel.close()
 
 
 def test_a_tunnel_to_a_port_nobody_has_closes_the_connection(session: NodeSession, tmp_path: Path):
