@@ -82,16 +82,17 @@ class Judge:
         self._ceiling: dict[str, Decimal | None] = {}
         """By nonce: the budget in USD per day when the rent was asked for."""
         self._shown: dict[str, set[tuple[OrderId, ServerId]]] = {}
-        """By fleet, orders of its own that a list told it of in time: alive, or ended while their rent was in
-        doubt. What they cost is to be in its ledger."""
+        """By fleet, orders of its own that a list told its store of in time: alive, or ended while their rent
+        was in doubt. What they cost is to be in its ledger."""
 
     def _refuse(self, violations: Iterable[Violation]) -> None:
         for violation in violations:
             raise Broken(violation)
 
     def forget(self, home: Home) -> None:
-        """The store was replaced: what was suspected of it is void."""
+        """The store was replaced: what was suspected of it is void, and what lists told it is lost."""
         self._audits.pop(home.fleet_name, None)
+        self._shown.pop(home.fleet_name, None)
 
     def hear(self, line: str) -> None:
         """S10, S14, S15 in the log. Kept until the tick is over: a log call must not raise."""

@@ -200,4 +200,19 @@ CASES = (
         ),
         hosts=(108, 111),
     ),
+    # S7: a store of before an order showed up was put back after it had ended: the judge.
+    Case(
+        seed=36670,
+        incidents=(
+            480.554300943415,
+            480.554300943415,
+            512.729266506994,
+            3350.492046810806,
+            3350.492046810806,
+            3499.8496930309198,
+            5154.379103434933,
+        ),
+        wishes=(3350.492046810806,),
+        hosts=(102, 104),
+    ),
 )
