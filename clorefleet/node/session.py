@@ -254,16 +254,17 @@ class NodeSession:
         self, command: Sequence[str], timeout_s: float, max_output_bytes: int, stdin: bytes
     ) -> tuple[int, bytes, bytes]:
         deadline_s = time.monotonic() + timeout_s
-        with self._channel(timeout_s) as channel, Readable(channel) as readable:
+        with self._channel(timeout_s) as channel:
             # The library waits without limit for the server to accept the command; closing wakes it (F4).
             alarm = threading.Timer(timeout_s, close_channel, (channel,))
             alarm.daemon = True
             alarm.start()
             try:
                 channel.settimeout(timeout_s)
-                channel.exec_command(shlex.join(command))
-                alarm.cancel()
-                return _talk(channel, readable, stdin, deadline_s, max_output_bytes)
+                with Readable(channel) as readable:
+                    channel.exec_command(shlex.join(command))
+                    alarm.cancel()
+                    return _talk(channel, readable, stdin, deadline_s, max_output_bytes)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise NodeUnreachable(
                     f"The server stopped answering: {clean_line(error) or type(error).__name__}"

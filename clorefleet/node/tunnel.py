@@ -119,10 +119,10 @@ class Tunnel:
 
 def _pump(connection: socket.socket, channel: paramiko.Channel) -> None:
     """Copy both ways until one side ends; a half-closed side lets the other finish."""
-    with selectors.DefaultSelector() as selector, Readable(channel) as readable:
-        selector.register(connection, selectors.EVENT_READ)
-        selector.register(readable, selectors.EVENT_READ)
-        try:
+    try:
+        with selectors.DefaultSelector() as selector, Readable(channel) as readable:
+            selector.register(connection, selectors.EVENT_READ)
+            selector.register(readable, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is connection:
@@ -140,5 +140,5 @@ def _pump(connection: socket.socket, channel: paramiko.Channel) -> None:
                                 readable.set()
                         elif channel.eof_received or channel.closed:
                             return
-        except (OSError, EOFError, paramiko.SSHException):
-            return
+    except (OSError, EOFError, paramiko.SSHException):
+        return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -100,6 +101,19 @@ def test_a_command_that_hangs_is_left(session: NodeSession):
     with pytest.raises(NodeUnreachable, match="time limit"):
         session.run(["sleep", "60"], timeout_s=0.5)
     assert time.monotonic() - began < 5
+    assert session.run_ok(["echo", "alive"]) == "alive\n"
+
+
+def test_a_machine_without_free_file_descriptors_says_so_as_an_error_of_the_node(
+    session: NodeSession, monkeypatch: pytest.MonkeyPatch
+):
+    def none_left(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("clorefleet.node.session.Readable", none_left)
+        with pytest.raises(NodeUnreachable, match="Too many open files"):
+            session.run(["echo", "hello"])
     assert session.run_ok(["echo", "alive"]) == "alive\n"
 
 
