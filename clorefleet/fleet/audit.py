@@ -119,26 +119,25 @@ def _one_lease_a_slot(snapshot: Snapshot) -> Iterator[_Suspicion]:
     """S2, S15: a slot has one lease that is not on its way out (two with a hedge, or where a spot server came
     back beside its replacement), an order has one lease."""
     slots = [(lease.deployment_id, lease.slot) for lease in snapshot.leases]
-    orders = [lease.order_id for lease in snapshot.leases if lease.order_id is not None]
+    # With its server: a number may be given anew while its old order's end cannot be read (A21).
+    orders = [(lease.order_id, lease.server_id) for lease in snapshot.leases if lease.order_id is not None]
     if len(set(slots)) == len(slots) and len(set(orders)) == len(orders):
         return  # one lease each, as nearly always
     hedged = {each.deployment_id for each in snapshot.deployments if each.requirement.hedge}
     came_back = {(lease.deployment_id, lease.slot) for lease in snapshot.leases if lease.restarts}
     filling: Counter[tuple[str, int]] = Counter()
     held: Counter[tuple[str, int]] = Counter()
-    by_order: Counter[OrderId] = Counter()
+    by_order = Counter(orders)
     for lease in snapshot.leases:
         slot = (lease.deployment_id, lease.slot)
         held[slot] += 1
         if is_held(lease):
             filling[slot] += 1
-        if lease.order_id is not None:
-            by_order[lease.order_id] += 1
     for (deployment_id, number), count in filling.items():
         may_be_two = deployment_id in hedged or (deployment_id, number) in came_back
         if count > (2 if may_be_two else 1):
             yield _suspect("S2", f"{deployment_id} slot {number}", f"{count} leases fill one slot")
-    for order_id, count in by_order.items():
+    for (order_id, _), count in by_order.items():
         if count > 1:
             yield _suspect("S2", f"order {order_id}", f"{count} leases claim one order")
     for (deployment_id, number), count in held.items():

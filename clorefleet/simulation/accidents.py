@@ -43,7 +43,8 @@ class Accidents:
             case "B3":
                 currency = (Currency.CLORE, Currency.BITCOIN)[int(incident.arg * 2)]
                 factor = Decimal(10) if incident.arg * 4 % 1 < 0.5 else Decimal("0.1")
-                world.market.rates[currency] = RATES[currency] * factor
+                world.market.rates[currency] = rate = RATES[currency] * factor
+                world.market.least_rates[currency] = min(rate, world.market.least_rates[currency])
                 world.switches.note("B3")
             case "B8":
                 world.user.order_by_hand(incident.arg)

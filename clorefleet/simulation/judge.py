@@ -169,8 +169,8 @@ class Judge:
         """Count, for each order, the readings in a row that missed it and could have shown it."""
         shown = {(order.order_id, order.server_id): order for order in listed.orders}
         self._note_shown(process, shown)
-        if process.is_renting:
-            return  # read by the rent protocol, for its own question
+        if process.is_renting or not self._leads(process):
+            return  # read by the rent protocol, for its own question, or by who writes nothing of it any more
         absences = self._absences.setdefault(process.fleet_name, Counter())
         for order in self._world.market.orders:
             key = order.key
@@ -179,6 +179,14 @@ class Judge:
                 absences[key] += 1
             elif record is not None:
                 absences[key] = ENOUGH if record.is_expired else 0
+
+    @staticmethod
+    def _leads(process: Process) -> bool:
+        if len(process.home.processes) == 1:
+            return True
+        with process.home.house.open().read() as tx:
+            leader = tx.leadership()
+        return leader is None or process.token is None or leader.token == process.token.number
 
     def _note_shown(self, process: Process, listed: Mapping[tuple[OrderId, ServerId], Order]) -> None:
         noted = self._shown.setdefault(process.fleet_name, set())
@@ -301,12 +309,12 @@ class Judge:
         if seconds <= 0:
             return Decimal(0)
         price = lease.plan.price
-        # The ledger values what a coin cost when it was spent; the cheaper of both rates is certain.
-        now_worth = self._world.market.rates[price.billed.currency] / price.usd_per_unit
+        # The ledger values what a coin cost when it was spent; only the least of its rates is certain.
+        least_worth = self._world.market.least_rates[price.billed.currency] / price.usd_per_unit
         least = min((amount for _, amount in order.bids if amount), default=order.price.amount)
         # What was bid before a raise may have been less: the cheaper of both is certain as well.
         share = min(Decimal(1), least / order.price.amount)
-        cost = _usd_per_day(order, lease) * share * Decimal(seconds) / _DAY_S * min(Decimal(1), now_worth)
+        cost = _usd_per_day(order, lease) * share * Decimal(seconds) / _DAY_S * min(Decimal(1), least_worth)
         if until_s - order.created_s >= 600 and order.created_s + 600 >= midnight_s:
             cost += price.creation_fee * price.usd_per_unit
         return cost

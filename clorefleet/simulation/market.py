@@ -137,6 +137,8 @@ class Market:
     on_bid: Callable[[Caller, TrueOrder, Rate], None]
     orders: list[TrueOrder] = field(default_factory=list)
     rates: dict[Currency, Decimal] = field(default_factory=lambda: dict(RATES))
+    least_rates: dict[Currency, Decimal] = field(default_factory=lambda: dict(RATES))
+    """Of each coin, so far."""
     prices: dict[int, Decimal] = field(default_factory=dict)
     """Of servers whose price has changed."""
     taken_until_s: dict[int, float] = field(default_factory=dict)

@@ -68,6 +68,12 @@ def test_an_old_number_on_another_server_is_another_order():
     assert audited(READINGS_TO_EXPLAIN, orders=orders(reused), **known, **ended).violations == ()
     [found] = audited(READINGS_TO_EXPLAIN, orders=orders(reused)).violations
     assert found.invariant == "S1"
+    # Seed 66509: the old order's end could not be read yet when the new one was leased.
+    leaving = lease(LeaseState.ENDING, Phase.DRAINING)
+    second = lease(phase=Phase.SERVING, lease_id=LeaseId("l2"), server_id=55)
+    lists = {"orders": orders(reused), "segments": (SEGMENT, replace(SEGMENT, lease_id=LeaseId("l2")))}
+    found_s2 = audited(READINGS_TO_EXPLAIN, leases=(leaving, second), **lists).violations
+    assert "S2" not in {each.invariant for each in found_s2}
 
 
 def test_what_one_lagging_list_shows_is_no_violation():

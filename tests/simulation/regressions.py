@@ -215,4 +215,40 @@ CASES = (
         wishes=(3350.492046810806,),
         hosts=(102, 104),
     ),
+    # S3: what a coin had cost while it was cheap was judged by later, dearer rates: the judge.
+    Case(
+        seed=57169,
+        incidents=(
+            47892.126126076604,
+            54952.23780962858,
+            65722.077473538,
+            70245.6967307897,
+        ),
+        wishes=(2139.4386756378426,),
+        hosts=(103, 107, 108),
+    ),
+    # S6: a daemon that woke without the leadership read the list between two of who leads: the judge.
+    Case(
+        seed=60287,
+        incidents=(
+            83184.0496825783,
+            114714.3025310079,
+            147158.1923415277,
+            151040.99495267402,
+            151683.63170013725,
+        ),
+        wishes=(431.08273941821705,),
+        hosts=(105, 107, 108),
+    ),
+    # S2: an old number was given to a new order while the old one's end could not be read: the audit.
+    Case(
+        seed=66509,
+        incidents=(
+            1458.793911628973,
+            1916.553134964974,
+            6537.130486846037,
+        ),
+        wishes=(3314.0810486533524,),
+        hosts=(101, 104),
+    ),
 )
