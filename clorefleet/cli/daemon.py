@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -97,7 +96,6 @@ class _Billing:
 
 _NOTHING = _Billing(0, Decimal(0))
 _HOURLY_PLACES = Decimal("0.00000001")
-_SQLITE = "sqlite:///"
 
 
 def _billing(profile: Profile, *, has_run: bool) -> _Billing:
@@ -108,13 +106,15 @@ def _billing(profile: Profile, *, has_run: bool) -> _Billing:
     from clorefleet.config.profile import store_url
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.fleet.budget import committed_usd_per_day
+    from clorefleet.store.address import sqlite_file
     from clorefleet.store.glance import NotForAGlance, glance
 
     is_on_server = False
     try:
         url = store_url(profile)
-        is_on_server = not url.startswith(_SQLITE)
-        if not is_on_server and not has_run and not Path(url.removeprefix(_SQLITE)).exists():
+        file = sqlite_file(url)
+        is_on_server = file is None
+        if file is not None and not has_run and not file.exists():
             return _NOTHING
         with glance(url) as found:
             leases = found.open_leases()

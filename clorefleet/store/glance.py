@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -25,6 +24,7 @@ from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import LedgerSegment
 from clorefleet.domain.money import Currency, Money, Rate
 from clorefleet.domain.wanted import Wanted
+from clorefleet.store.address import sqlite_file
 from clorefleet.store.revision import newest_revision
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _decode = msgspec.json.decode
-_SQLITE = "sqlite:///"
 BUSY_S = 2.0
 _OPEN = (LeaseState.INTENT.value, LeaseState.ORDERED.value, LeaseState.ENDING.value)
 _OPEN_LEASES = "SELECT document, plan FROM lease WHERE state IN (?, ?, ?) ORDER BY created_at"
@@ -276,8 +275,8 @@ def _column(store_url: str, query: str) -> tuple[str, ...]:
 
 
 def _open(store_url: str) -> sqlite3.Connection:
-    file = Path(store_url.removeprefix(_SQLITE))
-    if not store_url.startswith(_SQLITE) or not file.is_file():
+    file = sqlite_file(store_url)
+    if file is None or not file.is_file():
         raise NotForAGlance("no SQLite file")
     # No transaction of the module's own: it would begin one only before a write.
     return sqlite3.connect(

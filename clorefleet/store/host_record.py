@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 
 from clorefleet.domain.host import HostFault, HostRecord, HostVerdict, Verdict, left_out, newest_cuda
 from clorefleet.domain.identity import ServerId
+from clorefleet.store.address import sqlite_file
 
-_SQLITE = "sqlite:///"
 _NOTHING = Decimal(0)
 """What a fault cost is of no matter here."""
 _FAULTS = "SELECT server_id, at, reason FROM host_fault"
@@ -26,11 +25,11 @@ _FACTS = (
 
 def read_host_record(store_url: str, *, since: datetime) -> HostRecord:
     """Servers that plans leave out, and CUDA versions measured since then. Empty where there is no store."""
-    if not store_url.startswith(_SQLITE):
+    file = sqlite_file(store_url)
+    if file is None:
         return _from_server(store_url, since)
     import sqlite3
 
-    file = Path(store_url.removeprefix(_SQLITE))
     if not file.is_file():
         return HostRecord()
     try:

@@ -6,15 +6,15 @@ the database is opened read-only, never made or migrated.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from clorefleet.store.address import sqlite_file
 
 if TYPE_CHECKING:
     from clorefleet.domain.lease import Lease
 
 LEASES_MAX = 500
 """The newest: older ones were measured on older engines."""
-_SQLITE = "sqlite:///"
 _QUERY = (
     "SELECT document, plan FROM lease WHERE json_extract(document, '$.measured_tokens_per_s') IS NOT NULL "
     "ORDER BY created_at DESC LIMIT ?"
@@ -23,11 +23,11 @@ _QUERY = (
 
 def measured_leases(store_url: str) -> tuple[Lease, ...]:
     """Newest first; none when there is no store yet, or it cannot be read: a plan does not need it."""
-    if not store_url.startswith(_SQLITE):
+    file = sqlite_file(store_url)
+    if file is None:
         return _from_server(store_url)
     import sqlite3
 
-    file = Path(store_url.removeprefix(_SQLITE))
     if not file.is_file():
         return ()
     try:
