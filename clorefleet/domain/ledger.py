@@ -78,9 +78,13 @@ class LedgerSegment:
         return max(self.market_spend, self._estimated(now))
 
     def _estimated(self, now: datetime) -> Decimal:
+        return self.counted_until(self.ended_at or now)
+
+    def counted_until(self, at: datetime) -> Decimal:
+        """Our count up to an instant within the segment, in the billed currency; 0 before it."""
         origin = self.order_started_at
         first = 0 if origin is None else _whole_minutes(origin, self.started_at)
-        last = max(first, _whole_minutes(origin or self.started_at, self.ended_at or now))
+        last = max(first, _whole_minutes(origin or self.started_at, at))
         rent = self.price.amount_for((last - first) * CHARGE_GRAIN_S)
         total = _rounded(rent) + _rounded(rent * self.fee_percent / 100)
         if first < _CREATION_FEE_MINUTE <= last:
@@ -93,6 +97,11 @@ class LedgerSegment:
         if self.settled_at is None or self.market_spend is None:
             return None
         return self.market_spend - self.estimate(self.settled_at).amount
+
+    @property
+    def order_began_at(self) -> datetime:
+        """From when the order's minutes are counted."""
+        return self.order_started_at or self.started_at
 
     def worst_case_usd_per_day(self) -> Decimal:
         """The running rate with fee, in USD per day."""
@@ -200,7 +209,7 @@ def switched(
         rate_source=rate_source,
         started_at=at,
         market_spend=None,
-        order_started_at=last.order_started_at or last.started_at,
+        order_started_at=last.order_began_at,
     )
     if at == last.started_at:
         return (*segments[:-1], following)

@@ -102,21 +102,24 @@ def midnight_utc(now: datetime) -> datetime:
 def spent_since(segments: Iterable[LedgerSegment], since: datetime, now: datetime) -> Decimal:
     """USD that the ledger counts between `since` and `now`, never less than the truth.
 
-    A segment that began before `since` is charged by its share of time; its creation fee counts on
-    the day that it was charged or may be charged.
+    An order that ran over `since` is shared out as we count it, so that its creation fee belongs to the day
+    that minute ten falls into. What the market charged beyond our count is shared alike. Where it settled for
+    less (the order waited unseen), nobody tells on which day: nothing is taken off for that.
     """
     total = Decimal(0)
     for segment in segments:
-        if segment.started_at >= since:
+        if segment.order_began_at >= since:
             total += segment.cost_usd(now)
-            continue
-        end = segment.ended_at or now
-        if end <= since:
-            continue
-        length_s = Decimal(max(1, int((end - segment.started_at).total_seconds())))
-        inside_s = Decimal(int((end - since).total_seconds()))
-        total += segment.cost_usd(now) * min(Decimal(1), inside_s / length_s)
+        elif (segment.ended_at or now) > since:
+            total += _charged_after(since, segment, now) * segment.usd_per_unit
     return total
+
+
+def _charged_after(since: datetime, segment: LedgerSegment, now: datetime) -> Decimal:
+    charged, counted = segment.charged(now), segment.estimate(now).amount
+    if counted == 0:
+        return charged
+    return (counted - segment.counted_until(since)) * max(Decimal(1), charged / counted)
 
 
 def refusal(

@@ -239,15 +239,12 @@ class _Growth:
     """How much of a segment's cost had been charged at an instant inside it."""
 
     def __init__(self, segment: LedgerSegment, end: datetime, cost: Decimal) -> None:
-        self._segment, self._end, self._cost = replace(segment, ended_at=None), end, cost
-        self._counted = self._count(end)
-
-    def _count(self, at: datetime) -> Decimal:
-        return self._segment.estimate(at).amount
+        self._segment, self._end, self._cost = segment, end, cost
+        self._counted = segment.counted_until(end)
 
     def __call__(self, at: datetime) -> Decimal:
         if self._counted > 0:
-            share = self._cost * self._count(at) / self._counted
+            share = self._cost * self._segment.counted_until(at) / self._counted
         else:
             # Charged before our first minute was full: by time, the only thing that is known.
             lasted = Decimal((self._end - self._segment.started_at) / timedelta(microseconds=1))
@@ -259,7 +256,7 @@ class _Growth:
 def _planned_usd(segment: LedgerSegment, per_day: Decimal, begin: datetime, end: datetime) -> Decimal:
     seconds = Decimal(int((end - begin).total_seconds()))
     planned = per_day * seconds / _DAY_S
-    fee_at = (segment.order_started_at or segment.started_at) + timedelta(seconds=CREATION_FEE_AFTER_S)
+    fee_at = segment.order_began_at + timedelta(seconds=CREATION_FEE_AFTER_S)
     if begin < fee_at <= end:
         planned += segment.creation_fee * segment.usd_per_unit
     return planned.quantize(_UNIT)

@@ -86,6 +86,35 @@ def test_a_segment_over_midnight_counts_by_its_share():
     assert budget.spent_since([over], midnight, NOW) == Decimal("0.6")
 
 
+def test_what_the_market_charged_beyond_our_count_is_shared_out_over_midnight_alike():
+    midnight = budget.midnight_utc(NOW)
+    dear = replace(segment(midnight - minutes(60), midnight + minutes(60), "2.4"), settled_at=NOW)
+    assert budget.spent_since([dear], midnight, NOW) == Decimal("1.2")
+
+
+def test_a_creation_fee_counts_on_the_day_that_minute_ten_falls_into():
+    midnight = budget.midnight_utc(NOW)
+    for before, expected in ((3, "0.7"), (30, "0.6")):
+        over = replace(
+            segment(midnight - minutes(before), midnight + minutes(60)), creation_fee=Decimal("0.1")
+        )
+        assert budget.spent_since([over], midnight, NOW) == Decimal(expected)
+
+
+def test_an_hour_before_midnight_that_was_not_charged_takes_nothing_off_today():
+    """It waited unseen until then; the bill is one figure."""
+    midnight = budget.midnight_utc(NOW)
+    over = replace(segment(midnight - minutes(60), midnight + minutes(60), "0.6"), settled_at=NOW)
+    assert budget.spent_since([over], midnight, NOW) == Decimal("0.6")
+    # A part of the order that lies in today alone got what was left of the bill.
+    part = replace(
+        segment(midnight + minutes(60), midnight + minutes(120), "0.1"),
+        order_started_at=midnight - minutes(60),
+        settled_at=NOW,
+    )
+    assert budget.spent_since([part], midnight, NOW) == Decimal("0.6")
+
+
 def test_the_larger_of_our_count_and_the_markets_counter_is_shown_while_it_runs():
     running = segment(NOW - minutes(60), None, "0.9")
     assert running.cost_usd(NOW) == Decimal("0.9")
