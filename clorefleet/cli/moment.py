@@ -29,10 +29,9 @@ def parse_moment(text: str, *, now: datetime, zone: tzinfo) -> datetime:
         return now if day is None else midnight(day, zone)
     try:
         found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        pass
-    else:
         return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):  # the ends of the calendar lie outside it elsewhere
+        pass
     try:
         return now - parse_duration(word)
     except BadInput as error:

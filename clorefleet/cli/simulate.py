@@ -37,7 +37,11 @@ def simulate(
     weeks: int = typer.Option(2, "--weeks", min=1, max=26, help="Weeks that are measured."),
     week: str = typer.Option("office", "--week", help="Shape of the week: office | evening | flat."),
     scale: float = typer.Option(
-        0, "--scale", min=0, help="Times the trace's rate at the peak; 0: the peak needs about 4 replicas."
+        0,
+        "--scale",
+        min=0,
+        max=10_000,
+        help="Times the trace's rate at the peak; 0: the peak needs about 4 replicas.",
     ),
     seed: int = typer.Option(1, "--seed", min=0, help="The same seed gives the same figures."),
     prices: str = typer.Option(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import typer
 
+SSH_PORT = 22
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -54,7 +56,7 @@ def ssh(
     host = address.hosts[0]
     with tempfile.TemporaryDirectory() as folder:
         known_hosts = Path(folder) / "known_hosts"
-        known_hosts.write_text(f"[{host}]:{address.port} {lease.host_key}\n")
+        known_hosts.write_text(f"{known_as(host, address.port)} {lease.host_key}\n")
         arguments = [
             client,
             "-F", "none",
@@ -72,3 +74,8 @@ def ssh(
             *([shlex.join(command)] if command else []),
         ]  # fmt: skip
         raise typer.Exit(subprocess.call(arguments))
+
+
+def known_as(host: str, port: int) -> str:
+    """The name under which OpenSSH looks for a server's key: the bare one for its own port."""
+    return host if port == SSH_PORT else f"[{host}]:{port}"

@@ -254,6 +254,7 @@ class Service:
                 result = self._fleet.tick(self._token)
                 now = self._fleet.clock.now()
                 self.counts.finished_at = now
+                self.counts.failed += bool(result.fault)
                 pause_s = pause_until_next(
                     now,
                     pace_s=self._pace.busy_s if result.is_busy else self._pace.quiet_s,

@@ -21,6 +21,8 @@ UNKNOWN_DISK_MB_S = 500.0
 SIBLING_GAIN_MIN = 1.25
 """A sibling is asked only where it is faster by this: the hub uses no line of ours [assumed]."""
 BYTES_PER_MBIT = 125_000
+SECONDS_MAX = 10 * 365 * 86_400.0
+"""What a server measures of itself may be any number: no estimate is longer than this."""
 LOCAL = "file://"
 """What the repository of weights on this machine begins with."""
 
@@ -36,7 +38,7 @@ class DownloadEstimate:
 
     @property
     def seconds(self) -> float:
-        return self.size_bytes / self.bytes_per_s
+        return min(SECONDS_MAX, self.size_bytes / self.bytes_per_s)
 
     def text(self, now: datetime | None = None) -> str:
         """`105.4 GB of weights, about 14 min by its offered line, until 15:32 UTC; 2,000 GB of disk free`.

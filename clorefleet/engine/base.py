@@ -113,6 +113,21 @@ def prometheus_samples(text: str) -> dict[str, float]:
     return samples
 
 
-def whole(samples: dict[str, float], name: str) -> int | None:
-    value = samples.get(name)
-    return None if value is None else int(value)
+REQUESTS_MAX = 1_000_000
+"""More than any engine holds at once."""
+TOKENS_MAX = 2**53
+"""Beyond it a float does not count any more."""
+
+
+def requests_of(samples: dict[str, float], name: str) -> int | None:
+    """How many requests a gauge tells; None for a figure that no engine has (G1): a host can write anything."""
+    return _whole(samples.get(name), REQUESTS_MAX)
+
+
+def count_of(samples: dict[str, float], name: str) -> int | None:
+    """What a counter has come to; None for a figure that no engine reaches."""
+    return _whole(samples.get(name), TOKENS_MAX)
+
+
+def _whole(value: float | None, most: int) -> int | None:
+    return None if value is None or not 0 <= value <= most else int(value)

@@ -9,7 +9,7 @@ from clorefleet.domain.errors import BadInput
 from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
-from clorefleet.engine.base import EngineMetrics, Launch, chat, prometheus_samples, whole
+from clorefleet.engine.base import EngineMetrics, Launch, chat, count_of, prometheus_samples, requests_of
 from clorefleet.engine.correction import with_shorter_context
 from clorefleet.engine.diagnosis import Diagnosis, Symptom, diagnose_by
 
@@ -85,10 +85,10 @@ class LlamaCpp:
     def metrics(self, text: str) -> EngineMetrics:
         samples = prometheus_samples(text)
         return EngineMetrics(
-            running=whole(samples, "llamacpp:requests_processing"),
-            waiting=whole(samples, "llamacpp:requests_deferred"),
-            generated_tokens=whole(samples, "llamacpp:tokens_predicted_total"),
-            prompt_tokens=whole(samples, "llamacpp:prompt_tokens_total"),
+            running=requests_of(samples, "llamacpp:requests_processing"),
+            waiting=requests_of(samples, "llamacpp:requests_deferred"),
+            generated_tokens=count_of(samples, "llamacpp:tokens_predicted_total"),
+            prompt_tokens=count_of(samples, "llamacpp:prompt_tokens_total"),
             kv_use=samples.get("llamacpp:kv_cache_usage_ratio"),
             tokens_per_s=samples.get("llamacpp:predicted_tokens_seconds"),
         )

@@ -7,7 +7,7 @@ import shlex
 from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
-from clorefleet.engine.base import EngineMetrics, Launch, chat, prometheus_samples, whole
+from clorefleet.engine.base import EngineMetrics, Launch, chat, count_of, prometheus_samples, requests_of
 from clorefleet.engine.correction import with_memory_fraction, with_shorter_context, without_peer_to_peer
 from clorefleet.engine.diagnosis import Diagnosis, Symptom, diagnose_by
 
@@ -101,14 +101,14 @@ class SgLang:
     def metrics(self, text: str) -> EngineMetrics:
         samples = prometheus_samples(text)
         return EngineMetrics(
-            running=whole(samples, "sglang:num_running_reqs"),
-            waiting=whole(samples, "sglang:num_queue_reqs"),
-            generated_tokens=whole(samples, "sglang:generation_tokens_total"),
-            prompt_tokens=whole(samples, "sglang:prompt_tokens_total"),
+            running=requests_of(samples, "sglang:num_running_reqs"),
+            waiting=requests_of(samples, "sglang:num_queue_reqs"),
+            generated_tokens=count_of(samples, "sglang:generation_tokens_total"),
+            prompt_tokens=count_of(samples, "sglang:prompt_tokens_total"),
             kv_use=samples.get("sglang:token_usage"),
             accept_length=samples.get("sglang:spec_accept_length"),
             tokens_per_s=samples.get("sglang:gen_throughput"),
-            evicted=whole(samples, "sglang:num_retracted_reqs"),
+            evicted=count_of(samples, "sglang:num_retracted_reqs"),
         )
 
     def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:

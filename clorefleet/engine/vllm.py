@@ -7,7 +7,7 @@ import json
 from clorefleet.domain.failure import Cause, Correction
 from clorefleet.domain.recipe import EngineSupport
 from clorefleet.domain.setup import Setup
-from clorefleet.engine.base import EngineMetrics, Launch, chat, prometheus_samples, whole
+from clorefleet.engine.base import EngineMetrics, Launch, chat, count_of, prometheus_samples, requests_of
 from clorefleet.engine.correction import with_memory_fraction, with_shorter_context, without_peer_to_peer
 from clorefleet.engine.diagnosis import Diagnosis, Symptom, diagnose_by
 from clorefleet.engine.sglang import NO_P2P_ENV, OFFLINE_ENV, check_python_package
@@ -94,13 +94,13 @@ class Vllm:
         accepted = samples.get("vllm:spec_decode_num_accepted_tokens_total")
         drafts = samples.get("vllm:spec_decode_num_drafts_total")
         return EngineMetrics(
-            running=whole(samples, "vllm:num_requests_running"),
-            waiting=whole(samples, "vllm:num_requests_waiting"),
-            generated_tokens=whole(samples, "vllm:generation_tokens_total"),
-            prompt_tokens=whole(samples, "vllm:prompt_tokens_total"),
+            running=requests_of(samples, "vllm:num_requests_running"),
+            waiting=requests_of(samples, "vllm:num_requests_waiting"),
+            generated_tokens=count_of(samples, "vllm:generation_tokens_total"),
+            prompt_tokens=count_of(samples, "vllm:prompt_tokens_total"),
             kv_use=samples.get("vllm:kv_cache_usage_perc"),
             accept_length=1 + accepted / drafts if accepted is not None and drafts else None,
-            evicted=whole(samples, "vllm:num_preemptions_total"),
+            evicted=count_of(samples, "vllm:num_preemptions_total"),
         )
 
     def diagnose(self, log: tuple[str, ...], exit_code: int | None) -> Diagnosis:

@@ -21,6 +21,7 @@ from clorefleet.domain.duration import in_words
 from clorefleet.domain.errors import (
     BidStepTooLarge,
     BudgetExceeded,
+    ClorefleetError,
     LostLeadership,
     MarketUnreachable,
     NodeError,
@@ -155,6 +156,8 @@ class Executor:
         self._foreign: list[Order] = []
         self._notes = {each.deployment_id: each.note for each in snapshot.deployments}
         self._outdated = 0
+        self.fault = ""
+        """The kind of an exception that nobody expected, of the last action that raised one."""
 
     def _through(
         self,
@@ -179,7 +182,11 @@ class Executor:
         ordered = sorted(actions, key=lambda action: not isinstance(action, Cancel))
         self._take_money_news()
         self._take_order_news()
+        failed: set[LeaseId] = set()
         for action in ordered:
+            lease_id = getattr(action, "lease_id", None)
+            if lease_id in failed:
+                continue  # what is known here of that lease may be older than what was written
             left = self._why_left(action)
             if left:
                 self._outdated += left == "outdated"
@@ -192,11 +199,21 @@ class Executor:
                 raise
             except StoreError as error:
                 log.error("action_failed action=%s why=%s", type(action).__name__, error.what)
+            except ClorefleetError:
+                raise
+            except Exception as error:
+                # For this lease as if we had been killed here; the others' servers are ended all the same.
+                log.exception("action_failed action=%s lease=%s", type(action).__name__, lease_id)
+                self.fault = type(error).__name__
+                if lease_id is not None:
+                    failed.add(lease_id)
         self._flush()
 
     @property
     def trouble(self) -> str:
         """What the user should know of what was left; "" where nothing was."""
+        if self.fault:
+            return f"a fault in clorefleet ({self.fault}; the log has it): a step was left"
         if not self._outdated:
             return ""
         steps = "1 step was" if self._outdated == 1 else f"{self._outdated} steps were"

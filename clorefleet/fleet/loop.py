@@ -11,7 +11,7 @@ from typing import Protocol
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Deployment, Desired
-from clorefleet.domain.errors import StoreError
+from clorefleet.domain.errors import ClorefleetError, StoreError
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadTaken
 from clorefleet.domain.planning import planning_of
@@ -62,6 +62,8 @@ class TickResult:
     """Something is under way that the next tick should look at soon."""
     look_at: datetime | None = None
     """When the clock alone changes what is wanted: the next tick should not come later."""
+    fault: str = ""
+    """The kind of an exception of ours that nobody expected; the tick did without what it came of."""
 
 
 class AuditTrail:
@@ -138,9 +140,7 @@ class Fleet:
         Raises:
             LostLeadership: another process acts now; this one must stop.
         """
-        snapshot, trouble = self.observer().observe()
-        snapshot = self._audited(snapshot)
-        actions = self.decide(snapshot)
+        snapshot, actions, trouble, fault = self._decided()
         for action in actions:
             if not isinstance(action, _QUIET):
                 log.info("action %s", _described(action))
@@ -158,8 +158,37 @@ class Fleet:
         self._note_tick(snapshot, "; ".join(filter(None, (trouble, executor.trouble))), token)
         has_freed = any(isinstance(action, End) for action in actions)
         return TickResult(
-            actions, trouble, is_busy=has_freed or _is_busy(snapshot, leases), look_at=_next_change(snapshot)
+            actions,
+            trouble,
+            is_busy=has_freed or _is_busy(snapshot, leases),
+            look_at=_next_change(snapshot),
+            fault=fault or executor.fault,
         )
+
+    def _decided(self) -> tuple[Snapshot, tuple[Action, ...], str, str]:
+        """What is seen, what is to be done, what could not be read, and the fault of ours that stood in the
+        way.
+
+        What a stranger sent and we cannot digest is sent again in the next tick. No server would be ended any
+        more, so that the decision is then made by store and order list alone: that rents nothing.
+        """
+        fault = ""
+        try:
+            snapshot, trouble = self.observer().observe()
+            snapshot = self._audited(snapshot)
+            return snapshot, self.decide(snapshot), trouble, fault
+        except ClorefleetError:
+            raise
+        except Exception as error:
+            log.exception("tick_failed: it is decided by the order list alone")
+            fault = type(error).__name__
+        snapshot, trouble = self.observer().observe(by_orders_alone=True)
+        snapshot = self._audited(snapshot)
+        told = (
+            f"a fault in clorefleet ({fault}; the log has it): servers are given back as always, nothing is "
+            "rented and no server is asked"
+        )
+        return snapshot, self.decide(snapshot), "; ".join(filter(None, (told, trouble))), fault
 
     def _forget_useless_keys(self, now: datetime) -> None:
         """Of leases that ended so long ago that their order will not come back. A key that no lease knows is

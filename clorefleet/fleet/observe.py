@@ -103,8 +103,11 @@ class Observer:
         self._take_load = take_load
         self._note_view = note_view
 
-    def observe(self) -> tuple[Snapshot, str]:
-        """The snapshot, and what could not be read ("" when all could)."""
+    def observe(self, *, by_orders_alone: bool = False) -> tuple[Snapshot, str]:
+        """The snapshot, and what could not be read ("" when all could).
+
+        `by_orders_alone` asks neither nodes nor offers: what they say made an earlier look fail.
+        """
         now = self._clock.now()
         with self._store.read() as tx:
             deployments = tx.deployments()
@@ -128,11 +131,15 @@ class Observer:
             records = {d.deployment_id: _record(tx, d, now) for d in deployments if follow.follows(d)}
         closed = tuple(lease for lease in remembered if not lease.is_open)
         orders, trouble = self._read_orders(leases, with_completed=bool(unsettled))
-        views = self._look_at_nodes(leases, orders)
-        load = follow.this_minute(deployments, leases, views, self._take_load(), now=now)
+        views = self._look_at_nodes(leases, None if by_orders_alone else orders)
+        load = (
+            {}
+            if by_orders_alone
+            else follow.this_minute(deployments, leases, views, self._take_load(), now=now)
+        )
         wanted_now = {
             d.deployment_id: _wanted(
-                d,
+                replace(d, idle=None) if by_orders_alone else d,
                 leases,
                 start_ups.get(d.deployment_id, ()),
                 views,
@@ -143,11 +150,18 @@ class Observer:
             )
             for d in deployments
         }
+        if by_orders_alone:
+            # Use and load are not known then, which is no reason to start or stop anything.
+            wanted_now |= {
+                name: before
+                for name, before in wanted_before.items()
+                if name in wanted_now and wanted_now[name].replicas > before.replicas
+            }
         wanting = lacking = _wanting(deployments, leases, wanted_now)
         if _begins_another(self._limits.consolidate_every, last_tick_at, now):
             wanting = tuple(d for d in deployments if d in wanting or _may_move(d))
         needs_rates = self._needs_rates(leases, spending.rates, now)
-        reads_offers = orders is not None and bool(wanting or needs_rates)
+        reads_offers = orders is not None and not by_orders_alone and bool(wanting or needs_rates)
         view, offers_trouble = self._read_offers() if reads_offers else (None, "")
         rates = () if view is None else tuple(view.rates.rates)
         wallets = (

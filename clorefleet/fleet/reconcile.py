@@ -63,6 +63,8 @@ from clorefleet.fleet.snapshot import Snapshot
 _NOTHING_SEEN = NodeView()
 _SYNC_SLACK = 1.25
 """Lines get faster too: only what misses the limit by this much is given up before it [assumed]."""
+_FRACTION_MIN = 1e-6
+"""A host tells any fraction, and no duration holds all of them."""
 _LAST_MINUTES = timedelta(minutes=5)
 """An order that ends this near to its longest rental has reached it."""
 
@@ -571,7 +573,7 @@ def _too_slow(snapshot: Snapshot, lease: Lease, job: JobReport | None, limits: F
     fraction = _fraction(job)
     if not fraction:
         return "" if fraction is None else f"not one byte of the weights came in {_words(waited)}"
-    expected = waited / fraction
+    expected = waited / max(fraction, _FRACTION_MIN)
     if expected <= limit * _SYNC_SLACK:
         return ""
     return (

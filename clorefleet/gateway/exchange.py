@@ -137,12 +137,13 @@ class Exchange:
     async def _held(self, first: bytes, pieces: AsyncIterator[bytes]) -> bytes:
         """The answer, whole unless it is longer than may be held; the rest is then still in `pieces`."""
         held = bytearray(first)
-        while len(held) <= self._limits.held_max_bytes:
-            async with asyncio.timeout(self._limits.idle_s):
-                piece = await anext(pieces, b"")
-            if not piece:
-                break
-            held += piece
+        async with asyncio.timeout(self._limits.answer_s):
+            while len(held) <= self._limits.held_max_bytes:
+                async with asyncio.timeout(self._limits.idle_s):
+                    piece = await anext(pieces, b"")
+                if not piece:
+                    break
+                held += piece
         return bytes(held)
 
     async def _pass_on(

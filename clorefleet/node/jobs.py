@@ -37,6 +37,8 @@ LOG_TAIL_LINES = 200
 LOG_READ_BYTES_MAX = 1_000_000
 LOG_LINES_MAX = 10_000
 PROGRESS_MAX_BYTES = 2_000
+PROGRESS_MAX = 10**15
+"""Bytes, mostly; no weights have a thousandth of it."""
 REPORT_MAX_BYTES = 16_000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,96}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -258,8 +260,8 @@ def _progress(text: str) -> tuple[int | None, int | None, str]:
         return None, None, ""
     done, total = document.get("done"), document.get("total")
     return (
-        done if isinstance(done, int) and done >= 0 else None,
-        total if isinstance(total, int) and total > 0 else None,
+        done if isinstance(done, int) and 0 <= done <= PROGRESS_MAX else None,
+        total if isinstance(total, int) and 0 < total <= PROGRESS_MAX else None,
         clean_line(document.get("text", ""), max_chars=120),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -137,6 +137,10 @@ class NodeOperator:
         except NodeError as error:
             # Other faults of the host (a failing command, too much output) are told, and time runs out.
             return NodeView(trouble=clean_line(error.what), is_healthy=_false_when_serving(lease))
+        except Exception:
+            # A host that found a fault of ours may fail itself, and not the tick that ends all others.
+            log.exception("look_failed lease=%s phase=%s", lease.lease_id, lease.phase)
+            return NodeView(trouble="its answers cannot be read", is_healthy=_false_when_serving(lease))
 
     def _look(self, lease: Lease, address: SshAddress) -> NodeView:
         session = self._session(lease, address)
@@ -399,13 +403,11 @@ class NodeOperator:
                     verify, socket, setup, support, known_answers=self._known_answers
                 )
                 self._verifications[key] = running
-        try:
-            result = running.result(timeout=VERIFY_LOOK_S)
-        except TimeoutError:
+        if not wait([running], timeout=VERIFY_LOOK_S).done:
             return None
         with self._links_lock:
             self._verifications.pop(key, None)
-        return result
+        return running.result()
 
     def _support(self, lease: Lease) -> EngineSupport:
         setup = lease.plan.setup

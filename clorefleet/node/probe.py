@@ -7,7 +7,6 @@ What is timed rather than told is `measure`; what both mean beside the offer is 
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -24,6 +23,8 @@ MEASURE_TIMEOUT_S = 75.0
 MEASURE_MAX_BYTES = 16 * 1024
 VRAM_MIB_MAX = 1 << 20
 GPUS_MAX = 64
+FIGURE_MAX = 1e9
+"""In GB/s, MB/s, Mbit/s or TFLOPS: no server measures more of itself."""
 _MEASURE_PATH = ".clorefleet/bin/measure.py"
 _NO_LIMIT_BYTES = 1 << 50
 """Version 1 of control groups writes a huge number where there is no limit."""
@@ -138,7 +139,7 @@ def _figure(value: object) -> float | None:
         figure = float(value)
     except OverflowError:
         return None
-    return figure if math.isfinite(figure) and figure >= 0 else None
+    return figure if 0 <= figure <= FIGURE_MAX else None
 
 
 def parse_probe(text: str) -> NodeFacts:

@@ -115,7 +115,7 @@ class Push:
         self._sleep = sleep
         self._report = JobReport(JobState.RUNNING, progress_text="reading the weights on this machine")
         self._is_stopped = threading.Event()
-        self._done = self._total = self._sent = 0
+        self._done = self._total = self._sent = self._kept = 0
         self._began_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
 
@@ -158,18 +158,18 @@ class Push:
         Raises:
             WeightsFailed: cut too often, the node's disk is full, or wrong bytes arrived twice.
         """
-        cuts = wrong = 0
+        cuts = wrong = most = 0
         while True:
-            before = self._sent
             try:
                 if self._send(root, folder, file):
                     return
-                wrong += 1
+                wrong, most = wrong + 1, 0
                 _check_unchanged(root, file)
                 if wrong > 1:
                     raise WeightsFailed(f"{file.path}: wrong bytes arrived, twice.", cause="checksum")
             except (NodeUnreachable, OSError, EOFError) as error:
-                cuts = 1 if self._sent > before else cuts + 1
+                # What the node keeps, not what left this machine: its disk may refuse all of it.
+                cuts, most = (1, self._kept) if self._kept > most else (cuts + 1, most)
                 if cuts >= CUTS_MAX or self._is_stopped.is_set():
                     raise WeightsFailed(f"{file.path}: {clean_line(error)}", cause="upload_broke") from error
                 self._sleep(min(PAUSE_MAX_S, PAUSE_S * 2 ** (cuts - 1)))
@@ -179,6 +179,7 @@ class Push:
         session = self._session_of()
         target = f"{session.home()}/{folder}"
         named, part, free = self._standing(session, target, file.path)
+        self._kept = min(part, file.size)
         base = self._done
         if named == file.size and (not self._verifies_again or self._is_whole(session, target, file)):
             self._done = base + file.size

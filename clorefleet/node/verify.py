@@ -13,7 +13,6 @@ A question is asked twice in other words before an answer counts as wrong: a sma
 from __future__ import annotations
 
 import json
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +39,8 @@ ANSWER_TOKENS = 96
 """A thinking model thinks before it answers; its trace counts, and may be cut off."""
 PROOF_TIMEOUT_S = 30.0
 SAMPLE_MAX_CHARS = 200
+TOKENS_PER_S_MAX = 1_000_000
+"""Of one stream. A model's card may hold a number that no float does."""
 STREAM_END = "[DONE]"
 KnownAnswers = tuple[tuple[str, tuple[str, ...]], ...]
 """Questions, each with the words of which an answer has one."""
@@ -140,8 +141,8 @@ def _simulated(client: httpx.Client) -> tuple[bool, float | None]:
     """Whether the engine calls itself simulated, and the speed it names for its hardware."""
     cards = [card for card in _cards(client) if card.get("simulated") is True]
     speeds = [card.get("simulated_tokens_per_s") for card in cards]
-    told = next((float(each) for each in speeds if isinstance(each, (int, float))), None)
-    return bool(cards), told if told is not None and 0 < told < math.inf else None
+    told = next((each for each in speeds if isinstance(each, (int, float))), 0)
+    return bool(cards), float(told) if 0 < told < TOKENS_PER_S_MAX else None
 
 
 def _cards(client: httpx.Client) -> list[dict[str, Any]]:
@@ -280,6 +281,6 @@ def _counted(client: httpx.Client, setup: Setup) -> tuple[str, int]:
     message = document["choices"][0]["message"]
     tokens = document["usage"]["completion_tokens"]
     text = _text(message, "content") or _text(message, "reasoning_content")
-    if not isinstance(tokens, int) or tokens > SPEED_TOKENS:
+    if not isinstance(tokens, int) or not 0 <= tokens <= SPEED_TOKENS:
         raise ValueError("not the completion that was asked for")
     return text, tokens

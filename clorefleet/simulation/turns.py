@@ -135,6 +135,8 @@ class Turns:
             raise Broken(Violation("L5", process.name, f"the tick crashed: {text}")) from error
         finally:
             process.is_ticking = False
+        if result.fault:
+            raise Broken(Violation("L5", process.name, f"the tick crashed: {result.fault}"))
         self._world.judge.actions(process, result.actions)
         notable = [action for action in result.actions if not isinstance(action, _UNEVENTFUL)]
         for action in notable:

@@ -86,6 +86,8 @@ def test_the_page_is_one_private_file(spent):
         (("--by", "dey"), "Did you mean “day”?"),
         (("--since", "tomorrow"), "7d (ago)"),
         (("--since", "2026-13-01"), "7d (ago)"),
+        (("--since", "0001-01-01", "--tz", "Europe/Berlin"), "7d (ago)"),
+        (("--until", "9999-12-31T23:59", "--tz", "America/Los_Angeles"), "7d (ago)"),
         (("--since", "1h", "--until", "2h"), "--since before --until"),
         (("--tz", "Europe/Berlim"), "Europe/Berlin"),
         (("nobody",), "clorefleet status"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -145,6 +146,16 @@ def test_metrics_come_in_one_shape(engine: EngineName):
 def test_metrics_of_a_strange_host_break_nothing(text: str):
     for engine in METRICS:
         engine_of(engine).metrics(text)
+
+
+@pytest.mark.parametrize("figure", ["1e999", "1e300", "-1", "NaN"])
+@pytest.mark.parametrize("engine", METRICS)
+def test_a_figure_that_no_engine_has_is_not_told(engine: EngineName, figure: str):
+    """G1: one of them would have stopped each tick, and with it the end of all servers."""
+    odd = re.sub(r"^([^#].*) \S+$", rf"\1 {figure}", METRICS[engine], flags=re.MULTILINE)
+    found = engine_of(engine).metrics(odd)
+    assert odd != METRICS[engine]
+    assert (found.running, found.waiting, found.generated_tokens, found.prompt_tokens) == (None,) * 4
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
 from clorefleet.domain.order import Order, RentRequest
 from clorefleet.domain.plan import PlanReport, Requirement
+from clorefleet.fleet.action import Action
+from clorefleet.fleet.journal import Journal
+from clorefleet.fleet.loop import Fleet
+from clorefleet.fleet.snapshot import Snapshot
 from tests.fleet.builders import IMAGE, NOW, deployment, plan
 from tests.fleet.world import OLD_DRIVER, World
 
@@ -299,3 +303,86 @@ def test_nothing_is_rented_for_a_reading_that_is_an_hour_old(world: World):
     world.fleet = replace(world.fleet, planner=chosen)
     world.tick()
     assert world.market.rent_calls == 1
+
+
+# -- a fault of ours
+
+
+class Indigestible(Exception):
+    """What nobody expected: a host's number that no float holds, a recipe that is not there."""
+
+
+def indigestible(*_: object, **__: object) -> object:
+    raise Indigestible
+
+
+def stop_beside_a_fault(world: World) -> None:
+    """Two deployments serve; what one of them sends from now on cannot be digested; both are stopped."""
+    world.wish(deployment_id=DeploymentId("a"))
+    world.wish(deployment_id=DeploymentId("b"))
+    world.tick(30)
+    assert [lease.phase for lease in world.leases()] == [Phase.SERVING] * 2
+
+
+@pytest.mark.parametrize("where", ["look", "decide", "plan"])
+def test_a_fault_of_ours_keeps_no_server_from_ending(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    """It comes back in each tick, since its cause does."""
+    stop_beside_a_fault(world)
+    if where == "look":
+        world.nodes.look = indigestible
+    elif where == "decide":
+        decide = Fleet.decide
+
+        def broken(fleet: Fleet, seen: Snapshot) -> tuple[Action, ...]:
+            if any(view.is_healthy for view in seen.nodes.values()):
+                raise Indigestible
+            return decide(fleet, seen)
+
+        monkeypatch.setattr(Fleet, "decide", broken)
+    else:
+        world.fleet = replace(world.fleet, planner=indigestible)
+        world.wish(deployment_id=DeploymentId("c"))
+    world.wish(deployment_id=DeploymentId("a"), desired=Desired.STOPPED)
+    result = world.fleet.tick(world.token)
+    assert result.fault == "Indigestible"
+    with world.store.read() as tx:
+        last = tx.last_tick()
+    assert last is not None and "a fault in clorefleet (Indigestible; the log has it)" in last.trouble
+    world.tick(30)
+    [left] = world.leases()
+    assert left.deployment_id == "b" and len(world.market.live) == 1
+
+
+def test_beside_a_fault_of_ours_nothing_is_rented_and_what_sleeps_sleeps_on(world: World):
+    serve(world, 12)
+    world.nodes.look = indigestible
+    world.wish(replicas=3)
+    rents = world.market.rent_calls
+    world.tick(20)
+    assert world.market.rent_calls == rents
+    assert len(world.leases()) == 1
+
+
+def test_an_effect_that_fails_by_our_fault_keeps_no_other_from_happening(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    stop_beside_a_fault(world)
+    bad = next(lease for lease in world.leases() if lease.deployment_id == "a")
+    give_back = Journal.give_back
+
+    def picky(journal: Journal, lease: Lease, *args: object, **more: object) -> object:
+        if lease.lease_id == bad.lease_id:
+            raise Indigestible
+        return give_back(journal, lease, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "give_back", picky)
+        for name in "ab":
+            world.wish(deployment_id=DeploymentId(name), desired=Desired.STOPPED)
+        assert world.fleet.tick(world.token).fault == "Indigestible"
+        world.tick(30)
+    assert [lease.lease_id for lease in world.leases()] == [bad.lease_id]
+    world.tick(30)
+    assert_all_ended(world)

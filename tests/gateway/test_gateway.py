@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -463,6 +466,32 @@ def test_a_stream_that_passes_a_bound_is_cut_and_says_why(
         for piece in answer.iter_raw():
             seen += piece
     assert f'"code": "{code}"'.encode() in seen
+
+
+def test_an_answer_in_one_piece_may_not_drip_for_ever_either(run_gateway: RunGateway, tmp_path: Path):
+    """A19: each byte comes in time."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "drip.sock"))
+    listener.listen()
+    is_over = threading.Event()
+
+    def drip() -> None:
+        connection = listener.accept()[0]
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
+            while not is_over.wait(0.05):
+                connection.sendall(b" ")
+
+    threading.Thread(target=drip, daemon=True).start()
+    running = run_gateway(limits=Limits(answer_s=0.5))
+    running.table.set_backends((Backend("l0", "tiny", uds_path=tmp_path / "drip.sock"),))
+    try:
+        answer = running.ask()
+    finally:
+        is_over.set()
+        listener.close()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "replica_silent")
 
 
 def test_a_body_that_is_too_large_is_refused_also_without_a_length(

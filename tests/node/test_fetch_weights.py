@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import clorefleet.node
+from clorefleet.node.payload import fetch_weights
 from clorefleet.node.weights import CAUSES
 from tests.node.file_hub import FileHub, serving
 
@@ -146,6 +147,29 @@ def test_a_line_that_breaks_is_taken_up_again(hub: FileHub, tmp_path: Path):
     assert run.end() == 0, run.output
     assert run.files() == hub.files
     assert "ended" in run.output and "early" in run.output
+
+
+def test_a_try_that_brings_bytes_begins_the_count_of_tries_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetch_weights, "PAUSE_FIRST_S", 0.0)
+    (tmp_path / ".parts").mkdir()
+    entry = {"path": "a", "size": 1000, "sha256": "0" * 64}
+    manifest = {"repo": "a/b", "revision": "c", "files": [entry]}
+    fetcher = fetch_weights.Fetcher(
+        manifest, str(tmp_path), fetch_weights.Progress(1000, 1, None), segment_bytes=1 << 20
+    )
+    [part] = fetcher.parts
+    brings = [0] * (fetch_weights.ATTEMPTS_MAX - 1) + [500] + [0] * (fetch_weights.ATTEMPTS_MAX - 2) + [500]
+
+    def fetch_rest(part: object, index: int) -> None:
+        part.done[index] += brings.pop(0)
+        if brings:
+            raise ConnectionError("broke")
+
+    monkeypatch.setattr(fetcher, "fetch_rest", fetch_rest)
+    fetcher.fetch_segment(part, 0)
+    assert part.done == [1000]
 
 
 def test_a_server_without_ranges_serves_all_the_same(hub: FileHub, tmp_path: Path):

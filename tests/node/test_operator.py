@@ -232,3 +232,14 @@ def test_a_hub_that_does_not_know_the_weights_stops_the_sync_before_the_node_is_
         operator.start_work(lease, Phase.SYNCING, 1)
     assert caught.value.cause == "unauthorised"  # the hub's word for a repository that is not there
     operator.close()
+
+
+def test_a_fault_of_ours_in_a_look_is_told_of_that_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A tick looks at all servers: it must not fail by one of them."""
+    operator = NodeOperator(tmp_path, hub_url="http://127.0.0.1:9", recipes={}, allow_loopback=True)
+    monkeypatch.setattr(operator, "_look", lambda *_: 1 / 0)
+    view = operator.look(make_lease(phase=Phase.SERVING), make_order(ORDER_ID))
+    operator.close()
+    assert (view.trouble, view.is_healthy) == ("its answers cannot be read", False)

@@ -323,7 +323,7 @@ def test_a_nodes_figures_are_its_truth_and_called_simulated(tmp_path: Path):
     "text",
     ["", "no", "[1]", "[" * 100_000, '{"memory_gb_s": NaN}', '{"memory_gb_s": "12"}', '{"memory_gb_s": -1}',
      '{"memory_gb_s": 1e999}', '{"gpu_tflops": {"a": 1}}', '{"memory_gb_s": true, "skipped": 3}',
-     '{"memory_gb_s": 1' + "0" * 400 + "}"],
+     '{"memory_gb_s": 1' + "0" * 400 + "}", '{"memory_gb_s": 1e300}'],
 )  # fmt: skip
 def test_odd_figures_are_not_measured(text: str):
     measured = parse_measured(text)

@@ -61,6 +61,13 @@ def test_progress_and_log_of_a_hostile_node_are_inert():
     assert not any("\x1b" in line or "\x07" in line for line in report.log_tail)
 
 
+@pytest.mark.parametrize("progress", ['{"done": 1%s, "total": 1}', '{"done": 1, "total": 1%s}'])
+def test_a_number_of_bytes_that_nobody_has_is_no_progress(progress: str):
+    """G1: as a fraction it would be no float any more, or no time."""
+    report = parse_report(f"running\n{MARK}\n{progress % ('0' * 400)}\n{MARK}\n")
+    assert None in (report.progress_done, report.progress_total)
+
+
 def test_a_bomb_of_brackets_is_no_progress():
     """G7."""
     report = parse_report(f"running\n{MARK}\n{'[' * 2000}\n{MARK}\n")

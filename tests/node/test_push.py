@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -137,6 +138,31 @@ def test_a_line_that_stays_dead_is_a_typed_end(source: Path):
     report = ended(each)
     assert (report.state, bootstrap.sync_cause(report)) == (JobState.FAILED, Cause.UPLOAD_BROKE)
     assert "gone" in report.log_tail[-1]
+
+
+class Keepless:
+    """A node that takes what is sent and then fails to write it (a quota, a disk that is read-only)."""
+
+    tries = 0
+
+    def home(self) -> str:
+        return "/root"
+
+    def run_ok(self, *_: object, **__: object) -> str:
+        return "-\n0\n999999999999\n"  # no file, no part of one, and room
+
+    def append_file(self, path: str, offset: int, read: Callable[[], bytes]) -> Iterator[int]:
+        self.tries += 1
+        yield len(read())
+        raise NodeUnreachable("Failure")
+
+
+def test_a_node_that_keeps_nothing_is_given_up_though_bytes_leave(source: Path):
+    session = Keepless()
+    each = Push(setup_of(source), lambda: cast(NodeSession, session), lambda _: None, sleep=lambda _: None)
+    each.start()
+    assert ended(each).state is JobState.FAILED
+    assert session.tries == push.CUTS_MAX
 
 
 def test_weights_that_are_gone_or_changed_here_are_nobody_elses_fault(source: Path, session: NodeSession):

@@ -92,6 +92,15 @@ def test_a_completion_and_a_stream_count_as_answered(tmp_path: Path):
     assert found.tokens_per_s and found.tokens_per_s > 24
 
 
+@pytest.mark.parametrize("speed", [10**400, -1, 0, "12", None])
+def test_a_speed_that_nobody_has_is_not_told(speed: object, tmp_path: Path):
+    card = json.dumps({"data": [{"id": "m", "simulated": True, "simulated_tokens_per_s": speed}]}).encode()
+    answer = answering()
+    with engine(tmp_path, lambda asked: http(card) if b"/v1/models" in asked else answer(asked)) as path:
+        found = checked(path)
+    assert found.answered and found.is_simulated and found.simulated_tokens_per_s is None
+
+
 def test_a_model_that_only_thinks_aloud_answers_too(tmp_path: Path):
     thought = {
         "choices": [{"message": {"content": None, "reasoning_content": "hm"}}],
@@ -113,6 +122,7 @@ def test_a_model_that_only_thinks_aloud_answers_too(tmp_path: Path):
         ({"whole": b"[]"}, "not a completion"),
         ({"whole": {"choices": []}}, "not a completion"),
         ({"whole": {**WHOLE, "usage": {"completion_tokens": 10**9}}}, "not a completion"),
+        ({"whole": {**WHOLE, "usage": {"completion_tokens": -(10**400)}}}, "not a completion"),
         ({"whole": {**WHOLE, "usage": {"completion_tokens": 0}}}, "empty"),
         ({"whole": {**WHOLE, "choices": [{"message": {"content": "  "}}]}}, "empty"),
         ({"whole": b'{"error": "CUDA error\x1b[2J"}', "status": 500}, "500"),

@@ -433,16 +433,16 @@ class Fetcher:
             before = part.done[index]
             try:
                 self.fetch_rest(part, index)
-            except urllib.error.HTTPError as error:
-                pause = pause_after(error, name, attempts)
-            except (OSError, http.client.HTTPException) as error:
-                if attempts + 1 >= ATTEMPTS_MAX:
-                    raise Failed(NETWORK, "%s: %s" % (name, error)) from error
-                print("%s: %s; going on in a moment" % (name, error), flush=True)
-                pause = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2**attempts)
-            else:
                 continue
-            attempts = 1 if part.done[index] > before else attempts + 1
+            except (OSError, http.client.HTTPException) as error:
+                attempts = 1 if part.done[index] > before else attempts + 1
+                if isinstance(error, urllib.error.HTTPError):
+                    pause = pause_after(error, name, attempts)
+                else:
+                    pause = pause_of(attempts)
+                    if attempts >= ATTEMPTS_MAX:
+                        raise Failed(NETWORK, "%s: %s" % (name, error)) from error
+                    print("%s: %s; going on in a moment" % (name, error), flush=True)
             self.is_stopped.wait(pause)
             if self.is_stopped.is_set():
                 raise Failed(NETWORK, "stopped")
@@ -504,11 +504,16 @@ def pause_after(error, name, attempts):
         raise Failed(NOT_FOUND, "%s: the hub does not have it" % name)
     if error.code == 416:
         raise Failed(CHECKSUM, "%s: the hub's file is shorter than its manifest" % name)
-    if attempts + 1 >= ATTEMPTS_MAX:
+    if attempts >= ATTEMPTS_MAX:
         code = RATE_LIMITED if error.code == 429 else NETWORK
         raise Failed(code, "%s: HTTP %d, %d times" % (name, error.code, ATTEMPTS_MAX))
     wanted = error.headers.get("Retry-After", "")
-    return min(PAUSE_MAX_S, float(wanted) if wanted.isdigit() else PAUSE_FIRST_S * 2**attempts)
+    return min(PAUSE_MAX_S, float(wanted)) if wanted.isdigit() else pause_of(attempts)
+
+
+def pause_of(attempts):
+    """Seconds to wait after this many attempts in a row."""
+    return min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** (attempts - 1))
 
 
 # -- telling
