@@ -82,3 +82,7 @@ class Excuses:
         """After a jump of the clock, or a loss of the books, "today" means different things."""
         now_s = self._world.now_s()
         return process.home.has_lost_memory or now_s - process.has_jumped_s < 2 * _DAY_S
+
+    def is_spent_today_unsure(self, home: Home) -> bool:
+        """Also after a jump of the other machine's clock, which wrote when orders began and ended."""
+        return any(self.is_day_unsure(process) for process in home.processes)

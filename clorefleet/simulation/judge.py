@@ -292,7 +292,7 @@ class Judge:
             # its way is kept by ending what it now forbids.
             ceiling_usd_per_day=self._ceiling.get(order.nonce),
             running_usd_per_day=running,
-            worst_today_usd=Decimal(0) if self.excuses.is_day_unsure(process) else worst_today,
+            worst_today_usd=Decimal(0) if self.excuses.is_spent_today_unsure(process.home) else worst_today,
         )
 
     def _worst_today(self, process: Process, order: TrueOrder, lease: Lease) -> Decimal:
