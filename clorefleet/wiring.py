@@ -60,12 +60,12 @@ def fetch_view_with_wallets(market: Market) -> MarketView:
 
 def make_planner(connection: Connection) -> Planner:
     """The planner with this installation's recipes and GPU facts."""
-    from clorefleet.config.recipes import find_recipe, load_recipes
+    from clorefleet.config.recipes import Recipes, find_recipe
     from clorefleet.planner import plan_requirement
     from clorefleet.planner.gpus import load_gpus
     from clorefleet.planner.shapes import ShapeMemo
 
-    recipes, gpus, memo = load_recipes(), load_gpus(), ShapeMemo()
+    recipes, gpus, memo = Recipes(), load_gpus(), ShapeMemo()
 
     def plan(requirement: Requirement, market: MarketView) -> PlanReport:
         recipe = find_recipe(requirement.model, recipes)
@@ -118,7 +118,7 @@ def read_calibration(connection: Connection, recipes: Mapping[str, Recipe], gpus
 
 
 def make_nodes(connection: Connection) -> NodeOperator:
-    from clorefleet.config.recipes import load_recipes
+    from clorefleet.config.recipes import Recipes
     from clorefleet.node.operator import NodeOperator
     from clorefleet.node.verify import KNOWN_ANSWERS
     from clorefleet.node.weights import mirror_of
@@ -133,7 +133,7 @@ def make_nodes(connection: Connection) -> NodeOperator:
         hub_url=connection.hub_url,
         # The sandbox's nodes have a hub of their own, each with its own line.
         mirror="" if connection.profile.is_sandbox else mirror_of(connection.hub_url),
-        recipes=load_recipes(),
+        recipes=Recipes(),
         allow_loopback=connection.allows_loopback_nodes,
         known_answers=known_answers,
         hub_access=connection.hub_access,

@@ -37,6 +37,29 @@ def load_recipes(extra_dirs: Iterable[Path] = ()) -> dict[str, Recipe]:
     return dict(sorted(found.items()))
 
 
+class Recipes(Mapping[str, Recipe]):
+    """All recipes, by name. One that is asked for and not there is looked for on disk once more: a daemon
+    runs for weeks, and its user adds recipes meanwhile."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            BadRecipe: a file that cannot be used; so does a look for what is not there.
+        """
+        self._found = load_recipes()
+
+    def __getitem__(self, name: str) -> Recipe:
+        if name not in self._found:
+            self._found = load_recipes()
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 def recipe_files(extra_dirs: Iterable[Path] = ()) -> Iterator[Path]:
     """The project's own, then the user's, then those of `extra_dirs`."""
     for folder in (recipes_dir(), config_root() / "recipes", *extra_dirs):

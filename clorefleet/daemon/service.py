@@ -250,7 +250,6 @@ class Service:
             if self._token is None:
                 pause_s = leadership.STANDBY_LOOKS_EVERY_S
             else:
-                leadership.renew(self._fleet.store, self._token, now=self._fleet.clock.now())
                 result = self._fleet.tick(self._token)
                 now = self._fleet.clock.now()
                 self.counts.finished_at = now

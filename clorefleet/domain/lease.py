@@ -92,6 +92,8 @@ PHASE_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 
 NO_ORDER = "NoOrder"
 """`Lease.refusal` of a rent that the market never refused, and of which no order appeared in time."""
+NO_ORDER_AFTER_YES = "NoOrderAfterYes"
+"""The same of a rent that the market had said yes to: something bills, or its word is worth nothing."""
 _ENGINE_PORTS_FROM, _ENGINE_PORTS = 20_000, 10_000
 
 
@@ -184,6 +186,11 @@ class Lease:
     @property
     def is_open(self) -> bool:
         return self.state in _OPEN
+
+    @property
+    def was_dropped(self) -> bool:
+        """Its rent was given up, since no order appeared in time: one may yet."""
+        return self.refusal in (NO_ORDER, NO_ORDER_AFTER_YES)
 
     @property
     def may_bill(self) -> bool:

@@ -62,6 +62,25 @@ class StrangeOrder:
     first_seen_at: datetime
 
 
+NO_SERVER = ServerId(0)
+"""Of an order whose record does not say on which server it is."""
+
+
+def is_same_image(told: str, asked: str) -> bool:
+    """Whether both name one container image: Docker Hub's own name, `library/` and `:latest` may be left out.
+
+    The market echoes what it was sent [assumed]; another spelling of it must not hide an order that bills.
+    """
+    return told == asked or _spelled_out(told) == _spelled_out(asked)
+
+
+def _spelled_out(image: str) -> str:
+    for prefix in ("https://", "index.docker.io/", "docker.io/", "library/"):
+        image = image.removeprefix(prefix)
+    name = image.rpartition("/")[2]
+    return image if ":" in name or "@" in name else f"{image}:latest"
+
+
 @dataclass(frozen=True)
 class OrderList:
     """One reading of `my_orders`."""
@@ -70,7 +89,8 @@ class OrderList:
     read_at: datetime
     includes_completed: bool = False
     unreadable: int = 0
-    """Records that could not be read: while there are any, a missing order proves nothing."""
+    """Records that could not be read, or do not say on which server they are: while there are any, a missing
+    order proves nothing."""
     told_at: datetime | None = None
     """When the market answered, by its own clock; None where it did not say."""
 
@@ -107,7 +127,7 @@ class OrderList:
         """The order of that number on that server: what an old number means now is another order."""
         found = self._by_number.get(order_id, ())
         if len(found) == 1:  # as nearly always
-            return found[0] if found[0].server_id == server_id else None
+            return found[0] if found[0].server_id in (server_id, NO_SERVER) else None
         return _live_or_first([each for each in found if each.server_id == server_id])
 
     @cached_property

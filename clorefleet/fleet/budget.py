@@ -31,7 +31,7 @@ from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.guard import FleetGuard
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
-from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER_AFTER_YES, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
 from clorefleet.domain.money import Budget, Currency, format_usd
 from clorefleet.domain.plan import Plan
@@ -340,10 +340,11 @@ def why_stop_renting(
 ) -> str:
     """Why nothing more should be rented until the user has looked; "" while all is usual.
 
-    Refused rents cost nothing and do not count.
+    Refused rents cost nothing and do not count; one that no list showed after the market's yes does more.
     """
     if guard.is_stopped:
         return ""
+    leases = tuple(leases)
     since, resumed_at = now - limits.breaker_window, guard.resumed_at
     # Clocks are set back. What lies ahead of ours was before that, and would count for as long as it lies
     # there; a "go on" that lies farther ahead than two machines differ must not switch the breaker off.
@@ -357,6 +358,12 @@ def why_stop_renting(
             f"{rents} servers were rented within {_hours(limits.breaker_window)}, more than "
             f"{limits.rents_per_window}: something makes them fail"
         )
+    unseen = sum(1 for each in leases if since <= each.created_at <= now and _is_unseen(each))
+    if unseen >= limits.unseen_rents_per_window:
+        return (
+            f"the market said yes to {unseen} rents within {_hours(limits.breaker_window)}, and its list "
+            "shows no order that is known to be of them: they may bill. `clorefleet sweep` shows what does"
+        )
     failed = len({each.server_id for each in faults if since <= each.at <= now})
     if failed > limits.failed_hosts_per_window:
         return (
@@ -364,6 +371,10 @@ def why_stop_renting(
             f"{limits.failed_hosts_per_window}: more rents would only cost more"
         )
     return ""
+
+
+def _is_unseen(lease: Lease) -> bool:
+    return lease.refusal == NO_ORDER_AFTER_YES and lease.order_id is None
 
 
 def _hours(duration: timedelta) -> str:

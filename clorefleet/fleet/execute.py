@@ -538,8 +538,14 @@ class Executor:
     def _take_money_news(self) -> None:
         """Coin rates and wallets, where this tick read them."""
         snapshot = self._snapshot
-        if snapshot.rates or snapshot.wallets is not None:
+        if not snapshot.rates and snapshot.wallets is None:
+            return
+        try:
             self._journal.note_money(snapshot.rates, snapshot.wallet_readings())
+        except LostLeadership:
+            raise
+        except StoreError as error:
+            log.error("money_not_noted why=%s", error.what)
 
     def _explain(
         self, deployment_id: DeploymentId, text: str, now: datetime, *, is_final: bool = False

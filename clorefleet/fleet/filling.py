@@ -61,7 +61,8 @@ def fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
         return
     report = snapshot.plans.get(deployment.deployment_id)
     if report is None:
-        yield Explain(deployment.deployment_id, snapshot.offers_trouble or "The offers are being read.")
+        why = snapshot.unplanned.get(deployment.deployment_id) or snapshot.offers_trouble
+        yield Explain(deployment.deployment_id, why or "The offers are being read.")
         return
     taken = set(snapshot.locked_servers)
     # Also what the list shows and offers do not: an order found there later must be the one we ask for.

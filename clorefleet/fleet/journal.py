@@ -36,7 +36,7 @@ from clorefleet.domain.failure import Cause
 from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import IntentId, LeaseId, OrderId
 from clorefleet.domain.intent import Effect, Intent, IntentState
-from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
+from clorefleet.domain.lease import NO_ORDER, NO_ORDER_AFTER_YES, Lease, LeaseState, Phase
 from clorefleet.domain.money import Period, Rate
 from clorefleet.domain.order import Order
 from clorefleet.domain.text import clean_line
@@ -185,9 +185,11 @@ class Journal(BidEntries, Beliefs):
 
     def drop_rent(self, lease: Lease, reason: str, *, now: datetime) -> Lease:
         with self._store.write(self._token) as tx:
+            intent = self._intent(tx, lease, lease.intent_id)
+            was_accepted = intent is not None and intent.state is IntentState.DONE
             dropped = replace(
                 lease.moved(LeaseState.REFUSED).entered(Phase.ENDED, now, reason=reason),
-                refusal=NO_ORDER,
+                refusal=NO_ORDER_AFTER_YES if was_accepted else NO_ORDER,
                 ended_at=now,
             )
             tx.put_lease(dropped)

@@ -91,6 +91,9 @@ class FleetLimits:
     rents_per_window: int = 12
     """Rents of the whole fleet within the window before renting stops until the user says go on."""
     failed_hosts_per_window: int = 8
+    unseen_rents_per_window: int = 2
+    """Rents that the market said yes to and of which its list showed no order: more of them may bill, where
+    no ledger counts and no ceiling holds, while the list is not what we take it for."""
     low_wallet: timedelta = timedelta(hours=12)
     """A wallet that lasts shorter than this at the present burn is warned about."""
     wallet_every: timedelta = timedelta(minutes=5)

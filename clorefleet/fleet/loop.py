@@ -11,7 +11,7 @@ from typing import Protocol
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Deployment, Desired
-from clorefleet.domain.errors import ClorefleetError, StoreError
+from clorefleet.domain.errors import ClorefleetError, LostLeadership, StoreError
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadTaken
 from clorefleet.domain.planning import planning_of
@@ -29,6 +29,7 @@ from clorefleet.fleet.observe import LOOKERS_MAX, InFlight, NoteView, Observer, 
 from clorefleet.fleet.reconcile import reconcile
 from clorefleet.fleet.slots import empty_slots, is_held
 from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.store import leadership
 from clorefleet.store.database import FencingToken, Store
 
 log = logging.getLogger("clorefleet.fleet")
@@ -140,7 +141,8 @@ class Fleet:
         Raises:
             LostLeadership: another process acts now; this one must stop.
         """
-        snapshot, actions, trouble, fault = self._decided()
+        can_write = self._stay_leader(token)
+        snapshot, actions, trouble, fault = self._decided(can_write=can_write)
         for action in actions:
             if not isinstance(action, _QUIET):
                 log.info("action %s", _described(action))
@@ -165,7 +167,19 @@ class Fleet:
             fault=fault or executor.fault,
         )
 
-    def _decided(self) -> tuple[Snapshot, tuple[Action, ...], str, str]:
+    def _stay_leader(self, token: FencingToken) -> bool:
+        """False where the store cannot be written: what is to end is ended all the same, and who leads is
+        read before that."""
+        try:
+            leadership.renew(self.store, token, now=self.clock.now())
+        except LostLeadership:
+            raise
+        except StoreError as error:
+            log.error("leadership_not_renewed why=%s", error.what)
+            return False
+        return True
+
+    def _decided(self, *, can_write: bool) -> tuple[Snapshot, tuple[Action, ...], str, str]:
         """What is seen, what is to be done, what could not be read, and the fault of ours that stood in the
         way.
 
@@ -175,7 +189,8 @@ class Fleet:
         fault = ""
         try:
             snapshot, trouble = self.observer().observe()
-            snapshot = self._audited(snapshot)
+            # Records that nobody could write are not held against anybody.
+            snapshot = self._audited(snapshot) if can_write else snapshot
             return snapshot, self.decide(snapshot), trouble, fault
         except ClorefleetError:
             raise
@@ -183,7 +198,6 @@ class Fleet:
             log.exception("tick_failed: it is decided by the order list alone")
             fault = type(error).__name__
         snapshot, trouble = self.observer().observe(by_orders_alone=True)
-        snapshot = self._audited(snapshot)
         told = (
             f"a fault in clorefleet ({fault}; the log has it): servers are given back as always, nothing is "
             "rented and no server is asked"

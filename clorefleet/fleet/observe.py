@@ -18,7 +18,7 @@ from zlib import crc32
 
 from clorefleet.clock import Clock
 from clorefleet.domain.deployment import Deployment, Desired
-from clorefleet.domain.errors import MarketError, OutOfFunds, WrongApiKey
+from clorefleet.domain.errors import ClorefleetError, MarketError, OutOfFunds, WrongApiKey
 from clorefleet.domain.failure import NOBODY_FAILED
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
@@ -27,7 +27,7 @@ from clorefleet.domain.load import LoadSample, LoadTaken
 from clorefleet.domain.money import Currency, ExchangeRate
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
-from clorefleet.domain.order import OrderList, Wallet
+from clorefleet.domain.order import Order, OrderList, Wallet
 from clorefleet.domain.plan import PlanReport
 from clorefleet.domain.spot import SpotMarket
 from clorefleet.domain.text import clean_line
@@ -173,7 +173,7 @@ class Observer:
         if wallets is not None:
             with self._store.read() as tx:
                 ledger_totals = load_ledger_totals(tx, now)
-        plans = self._plan(wanting, view, remembered, now)
+        plans, unplanned = self._plan(wanting, view, remembered, now)
         refused = {d.deployment_id: _refused_lately(d, closed, now, self._limits) for d in deployments}
         avoided = faulty | {lease.server_id for lease in leases}
         spot_servers = (
@@ -191,6 +191,7 @@ class Observer:
             nodes=views,
             plans=plans,
             spot_markets=read_spot_markets(self._market, spot_servers),
+            unplanned=unplanned,
             offers_trouble=offers_trouble,
             segments=spending.segments,
             closed_leases=closed,
@@ -245,7 +246,8 @@ class Observer:
 
     def _needs_rates(self, leases: tuple[Lease, ...], known: tuple[ExchangeRate, ...], now: datetime) -> bool:
         """Something bills in a coin whose rate was not read for a while."""
-        fresh = {rate.currency for rate in known if now - rate.as_of < self._limits.coin_rates_every}
+        # A clock that was set back has made no rate fresh.
+        fresh = {rate.currency for rate in known if abs(now - rate.as_of) < self._limits.coin_rates_every}
         billed = {lease.plan.price.billed.currency for lease in leases}
         return bool(billed - fresh - {Currency.USD})
 
@@ -268,20 +270,24 @@ class Observer:
         view: MarketView | None,
         leases: tuple[Lease, ...],
         now: datetime,
-    ) -> Mapping[DeploymentId, PlanReport]:
+    ) -> tuple[Mapping[DeploymentId, PlanReport], Mapping[DeploymentId, str]]:
         """Plans that leave out what would fail as an earlier server of the deployment did, and believe what
-        was measured on a server before what its offer claims."""
+        was measured on a server before what its offer claims; and why there is none for some deployments."""
         if view is None or not wanting:
-            return {}
+            return {}, {}
         with self._store.read() as tx:
             cuda_found = tx.cuda_found(since=now - self._limits.host_fault_memory)
-        return {
-            d.deployment_id: self._planner(
-                replace(d.requirement, exclusions=failover.exclusions(d, leases, now), cuda_found=cuda_found),
-                view,
-            )
-            for d in wanting
-        }
+        reports: dict[DeploymentId, PlanReport] = {}
+        unplanned: dict[DeploymentId, str] = {}
+        for d in wanting:
+            excluded = failover.exclusions(d, leases, now)
+            requirement = replace(d.requirement, exclusions=excluded, cuda_found=cuda_found)
+            try:
+                reports[d.deployment_id] = self._planner(requirement, view)
+            except ClorefleetError as error:
+                # Its recipe is gone, or was spoilt: no trouble of any other deployment.
+                unplanned[d.deployment_id] = clean_line(f"{error.what} {error.remedy}".strip())
+        return reports, unplanned
 
     def _look_at_nodes(
         self, leases: tuple[Lease, ...], orders: OrderList | None
@@ -301,15 +307,16 @@ class Observer:
         ]
         lookers = min(self._lookers_max, len(looks))
         if lookers <= 1:
-            return views | {lease.lease_id: self._nodes.look(lease, order) for lease, order in looks}
+            return views | {lease.lease_id: self._look(lease, order) for lease, order in looks}
         with ThreadPoolExecutor(lookers, thread_name_prefix="look") as pool:
-            for (lease, _), view in zip(
-                looks, pool.map(lambda look: self._nodes.look(*look), looks), strict=True
-            ):
-                if lease.phase is Phase.SERVING:
-                    view = replace(view, in_flight=self._in_flight(lease.lease_id))
-                views[lease.lease_id] = view
-        return views
+            seen = pool.map(lambda look: self._look(*look), looks)
+            return views | {lease.lease_id: view for (lease, _), view in zip(looks, seen, strict=True)}
+
+    def _look(self, lease: Lease, order: Order) -> NodeView:
+        view = self._nodes.look(lease, order)
+        if lease.phase is not Phase.SERVING:
+            return view
+        return replace(view, in_flight=self._in_flight(lease.lease_id))
 
 
 def read_spot_markets(market: Market, servers: Iterable[ServerId]) -> Mapping[ServerId, SpotMarket]:

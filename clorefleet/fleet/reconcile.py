@@ -26,10 +26,10 @@ from clorefleet.domain.deployment import Desired
 from clorefleet.domain.download import estimate
 from clorefleet.domain.failure import Cause, blames_host
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
-from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
+from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.ledger import OpenBill
 from clorefleet.domain.node import JobReport, JobState, NodeView
-from clorefleet.domain.order import Order, OrderList
+from clorefleet.domain.order import NO_SERVER, Order, OrderList, is_same_image
 from clorefleet.domain.text import clean_line
 from clorefleet.fleet import bidding, budget, failover, idle
 from clorefleet.fleet.action import (
@@ -205,7 +205,7 @@ def is_order_of(order: Order, lease: Lease, snapshot: Snapshot) -> bool:
     """
     if order.server_id != lease.server_id or order.is_spot != lease.plan.price.is_spot:
         return False
-    if order.image and lease.image and order.image != lease.image:
+    if order.image and lease.image and not is_same_image(order.image, lease.image):
         return False
     if (order.order_id, order.server_id) in snapshot.foreign:
         return False
@@ -621,7 +621,7 @@ def _fraction(job: JobReport) -> float | None:
 def _unexplained(snapshot: Snapshot, orders: OrderList, limits: FleetLimits) -> Iterator[Action]:
     reopened: set[LeaseId] = set()
     for order in orders.live():
-        if (order.order_id, order.server_id) in snapshot.leased_orders:
+        if (order.order_id, order.server_id) in snapshot.leased_orders or order.server_id == NO_SERVER:
             continue
         if any(is_order_of(order, lease, snapshot) for lease in snapshot.in_doubt_on(order.server_id)):
             continue
@@ -647,7 +647,7 @@ def _closed_lease_of(order: Order, snapshot: Snapshot, limits: FleetLimits) -> L
     dropped = (
         lease
         for lease in closed
-        if lease.refusal == NO_ORDER and lease.order_id is None and is_order_of(order, lease, snapshot)
+        if lease.was_dropped and lease.order_id is None and is_order_of(order, lease, snapshot)
     )
     of_its_time = [lease for lease in dropped if _is_of_its_time(order, lease, limits)]
     return min(of_its_time, key=lambda lease: _time_apart(order, lease), default=None)

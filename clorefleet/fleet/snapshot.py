@@ -49,6 +49,8 @@ class Snapshot:
     """For deployments that lack a replica; from this tick's reading of the offers."""
     spot_markets: Mapping[ServerId, SpotMarket] = field(default_factory=dict)
     """Of servers that are held or about to be bid for, where this tick read them."""
+    unplanned: Mapping[DeploymentId, str] = field(default_factory=dict)
+    """Deployments for which no plan could be made, each with the reason for the user."""
     offers_trouble: str = ""
     """Why there are no plans, when the offers could not be read."""
     segments: tuple[LedgerSegment, ...] = ()

@@ -36,7 +36,7 @@ from clorefleet.domain.errors import (
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.money import Money, Period, Rate
 from clorefleet.domain.offer import DOCUMENTED_FEES, MarketRates, MarketView, Offer, RenterFees
-from clorefleet.domain.order import OrderList, RentRequest, Wallet, always_timely
+from clorefleet.domain.order import NO_SERVER, OrderList, RentRequest, Wallet, always_timely
 from clorefleet.domain.outcome import (
     AlreadyEnded,
     CancelAccepted,
@@ -170,8 +170,8 @@ class MarketClient:
     def fetch_orders(self, *, include_completed: bool = False) -> OrderList:
         """The account's orders.
 
-        Records without a readable id are left out and counted in `unreadable`: an order missing from such a
-        list is not to be taken for ended.
+        Records without a readable id are left out and counted in `unreadable`, as are live ones that do not
+        say on which server they are: an order missing from such a list is not to be taken for ended.
         """
         call = _Call(
             "GET",
@@ -183,11 +183,13 @@ class MarketClient:
         decoded = wire.read_orders(doc)
         if decoded.skipped:
             _kept(decoded, "orders")
+        orders = convert.orders(decoded.records)
+        nowhere = sum(1 for each in orders if not each.is_expired and each.server_id == NO_SERVER)
         return OrderList(
-            orders=convert.orders(decoded.records),
+            orders=orders,
             read_at=self._clock.now(),
             includes_completed=include_completed,
-            unreadable=decoded.skipped,
+            unreadable=decoded.skipped + nowhere,
             told_at=told_at,
         )
 

@@ -37,7 +37,7 @@ from clorefleet.domain.errors import MarketError, OutcomeUnknown
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.money import Period, Rate
 from clorefleet.domain.offer import MarketView, Offer
-from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet
+from clorefleet.domain.order import Order, OrderList, RentRequest, Wallet, is_same_image
 from clorefleet.domain.outcome import (
     CancelOutcome,
     Rented,
@@ -74,7 +74,7 @@ def find_new_order(orders: OrderList, request: RentRequest, known: frozenset[Ord
             order
             for order in orders.live()
             if order.server_id == request.server_id
-            and order.image == request.image
+            and is_same_image(order.image, request.image)
             and order.is_spot == request.is_spot
             and order.order_id not in known
         ),

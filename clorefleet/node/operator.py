@@ -410,8 +410,15 @@ class NodeOperator:
         return running.result()
 
     def _support(self, lease: Lease) -> EngineSupport:
+        """
+        Raises:
+            NodeError: the recipe that the lease was planned by is gone.
+        """
         setup = lease.plan.setup
-        return self._recipes[setup.model].engine(setup.engine)
+        recipe = self._recipes.get(setup.model)
+        if recipe is None:
+            raise NodeError(f"There is no recipe of {setup.model} any more.", remedy="Put it back.")
+        return recipe.engine(setup.engine)
 
     def _variant(self, lease: Lease) -> ImageVariant:
         """What the recipe says of the lease's image: whether the engine is installed on it, and how."""

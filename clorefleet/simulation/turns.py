@@ -111,7 +111,6 @@ class Turns:
         process.is_ticking = True
         calls, fired = process.calls, self._world.switches.fired.total()
         try:
-            leadership.renew(store, token, now=process.clock.now())
             result = fleet.tick(token)
         except Killed as death:
             self._world.trace(f"{process.name} is killed: {death}")

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from clorefleet.domain.deployment import Desired
+from clorefleet.domain.errors import StoreError, UnknownModel
 from clorefleet.domain.failure import Correction
 from clorefleet.domain.host import CudaFound
 from clorefleet.domain.identity import DeploymentId, ServerId
 from clorefleet.domain.intent import Boundary, Effect
-from clorefleet.domain.lease import Lease, Phase
-from clorefleet.domain.money import parse_budget
+from clorefleet.domain.lease import Lease, LeaseState, Phase
+from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate, parse_budget
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketView
-from clorefleet.domain.order import Order, RentRequest
+from clorefleet.domain.order import NO_SERVER, Order, OrderList, RentRequest, Wallet, is_same_image
 from clorefleet.domain.plan import PlanReport, Requirement
 from clorefleet.fleet.action import Action
 from clorefleet.fleet.journal import Journal
+from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.loop import Fleet
 from clorefleet.fleet.snapshot import Snapshot
+from clorefleet.store.database import Store
 from tests.fleet.builders import IMAGE, NOW, deployment, plan
 from tests.fleet.world import OLD_DRIVER, World
 
@@ -386,3 +391,146 @@ def test_an_effect_that_fails_by_our_fault_keeps_no_other_from_happening(
     assert [lease.lease_id for lease in world.leases()] == [bad.lease_id]
     world.tick(30)
     assert_all_ended(world)
+
+
+# -- a disk that is full, a recipe that is gone, a list that spells otherwise
+
+
+class FullDisk:
+    """The store of a disk on which nothing more can be written, once it is full."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.is_full = store, False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def write(self, token: object = None) -> object:
+        if self.is_full:
+            raise StoreError("The disk is full.")
+        return self._store.write(token)
+
+
+@pytest.mark.parametrize("wallets", [(), (Wallet(Currency.USD, Money.usd(50)),)], ids=["-", "with a wallet"])
+def test_on_a_full_disk_what_is_to_end_is_ended_all_the_same(world: World, wallets: tuple[Wallet, ...]):
+    """E2: neither staying the leader nor what the wallet holds can be written then."""
+    disk = FullDisk(world.store)
+    world.store = disk
+    world.start()
+    serve(world, 12)
+    world.wish(desired=Desired.STOPPED)
+    world.market.hazards.cancel_lies = 1
+    world.tick(3)
+    assert [lease.state for lease in world.leases()] == [LeaseState.ENDING] and world.market.live
+    world.market.fetch_wallets = lambda: wallets
+    world.clock.sleep(600)
+    disk.is_full = True
+    with suppress(StoreError):
+        world.tick()
+    assert world.market.live == []
+
+
+def test_a_deployment_whose_recipe_is_gone_is_no_trouble_of_another(world: World):
+    serve(world, 12)
+    planner = world.fleet.planner
+
+    def knows_one(requirement: Requirement, view: MarketView) -> PlanReport:
+        if requirement.model == "my-own":
+            raise UnknownModel("my-own", ())
+        return planner(requirement, view)
+
+    world.fleet = replace(world.fleet, planner=knows_one)
+    budget = parse_budget("16/day")
+    world.wish(deployment_id=DeploymentId("mine"), requirement=Requirement("my-own", budget))
+    world.wish(desired=Desired.STOPPED)
+    world.tick(30)
+    assert world.market.live == [] and world.leases() == ()
+    with world.store.read() as tx:
+        mine = tx.deployment(DeploymentId("mine"))
+    assert mine is not None and "my-own" in mine.note
+
+
+def told_otherwise(world: World, **changes: object) -> None:
+    """From now on the market's list says this of each order."""
+    told = world.market.fetch_orders
+
+    def otherwise(**words: bool) -> OrderList:
+        found = told(**words)
+        nowhere = len(found.live()) if "server_id" in changes else 0
+        orders = tuple(replace(each, **changes) for each in found.orders)
+        return replace(found, orders=orders, unreadable=nowhere)
+
+    world.market.fetch_orders = otherwise
+
+
+def test_another_spelling_of_the_image_hides_no_order(world: World):
+    told_otherwise(world, image=f"https://{IMAGE}")
+    serve(world, 20)
+    [lease] = world.leases()
+    assert lease.phase is Phase.SERVING and world.market.rent_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "is_same"),
+    [
+        ("docker.io/vllm/vllm-openai:v1", "vllm/vllm-openai:v1", True),
+        ("index.docker.io/library/debian", "debian:latest", True),
+        ("vllm/vllm-openai:v1", "vllm/vllm-openai:v2", False),
+        ("localhost:5000/debian", "debian", False),
+        ("debian@sha256:00", "debian", False),
+        ("", "debian", False),
+    ],
+)
+def test_an_image_has_several_spellings(told: str, asked: str, is_same: bool):
+    assert is_same_image(told, asked) == is_same_image(asked, told) == is_same
+
+
+def test_orders_that_no_list_shows_as_ours_stop_the_renting(tmp_path: Path):
+    """The market says yes each time; whatever its list makes of it bills, and no ceiling counts it."""
+    world = World(tmp_path, tuple(plan(server) for server in range(7, 60)))
+    told_otherwise(world, image="something/else:1")
+    world.wish()
+    world.tick(6 * 120, every_s=30)
+    with world.store.read() as tx:
+        guard = tx.guard()
+    assert len(world.market.live) == DEFAULT_LIMITS.unseen_rents_per_window
+    assert guard.is_stopped and "said yes to 2 rents" in guard.stopped_because
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_an_order_that_does_not_tell_its_server_proves_no_absence(world: World, is_held: bool):
+    if is_held:
+        serve(world, 12)
+    told_otherwise(world, server_id=NO_SERVER)
+    serve(world, 100)
+    assert world.market.rent_calls == 1 and len(world.market.live) == 1
+    assert len(world.leases()) == 1
+
+
+def test_a_single_replica_with_a_request_under_way_is_in_use(world: World):
+    serve(world, 12)
+    world.fleet = replace(world.fleet, in_flight=lambda lease_id: 3)
+    snapshot, _ = world.fleet.observer().observe()
+    assert [view.in_flight for view in snapshot.nodes.values()] == [3]
+
+
+def test_a_coin_rate_of_a_clock_that_was_ahead_is_not_fresh(world: World):
+    """D1."""
+    offered = plan(7)
+    world.plans = (
+        replace(
+            offered,
+            price=replace(
+                offered.price, billed=Rate.per_day(100, Currency.CLORE), usd_per_unit=Decimal("0.02")
+            ),
+        ),
+    )
+    serve(world, 12)
+    reads: list[MarketView] = []
+    world.fleet = replace(world.fleet, note_view=reads.append)
+    for ahead, is_read in ((timedelta(minutes=1), False), (timedelta(days=1), True)):
+        rate = ExchangeRate(Currency.CLORE, Decimal("0.02"), world.clock.now() + ahead, "test")
+        with world.store.write() as tx:
+            tx.put_coin_rates([rate])
+        world.tick()
+        assert bool(reads) is is_read

@@ -384,6 +384,12 @@ def test_a_list_with_an_order_whose_id_cannot_be_read_says_that_it_is_not_whole(
     assert (len(found.orders), found.unreadable) == (1, 1)
 
 
+def test_a_list_with_an_order_that_is_on_no_server_is_not_whole_either() -> None:
+    nowhere = {name: value for name, value in order_doc().items() if name != "si"}
+    found = client_of(Script(answer(code=0, orders=[nowhere]))).fetch_orders()
+    assert (len(found.orders), found.unreadable) == (1, 1)
+
+
 def test_a_bad_server_record_is_logged_harmlessly_and_the_others_are_offered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

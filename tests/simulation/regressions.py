@@ -305,4 +305,16 @@ CASES = (
         ),
         hosts=(100, 101, 102, 103, 107, 108, 109),
     ),
+    # S1: a store that could not be written, and an order by hand that could not be noted as that: the audit.
+    Case(
+        seed=91,
+        incidents=(
+            46678.06926792348,
+            57583.01615972976,
+            76236.13359085454,
+            76287.14040855004,
+        ),
+        wishes=(2767.7623792278114,),
+        hosts=(105, 106, 107),
+    ),
 )
