@@ -46,6 +46,8 @@ REPLICAS_MAX = 64
 DEPLOYMENTS_MAX = 200
 STARTS_A_DAY_MAX = 96
 """A window that begins oftener than every quarter of an hour is no window."""
+DATES = (date(2000, 1, 1), date(2200, 1, 1))
+"""An exception lies within these: a calendar ends, and nobody means its last day."""
 _CONTEXT_MAX = 100_000_000
 
 SPOT_ONLY = "only"
@@ -272,9 +274,18 @@ def _starts(section: Section) -> tuple[CronTimes | None, int | None]:
     return daily_at(start, frozenset(range(7)) if days is None else days), start
 
 
+def _day(section: Section, key: str) -> date | None:
+    day = section.take(key, date)
+    earliest, latest = DATES
+    if day is not None and not earliest <= day <= latest:
+        section.complain(key, f"{key} must be from {earliest} to {latest}, not {day}")
+        return None
+    return day
+
+
 def _exception(section: Section) -> DateException | None:
     name = section.text("name", "exception")[:40]
-    day, first, last = section.take("date", date), section.take("from", date), section.take("to", date)
+    day, first, last = _day(section, "date"), _day(section, "from"), _day(section, "to")
     section.needs("replicas", "how many to keep on these dates, for instance 0")
     bounds = _bounds(section, "replicas")
     section.done()

@@ -213,10 +213,15 @@ def _rank(span: _Span) -> tuple[int, int, int, str]:
 
 def _spans(schedule: Schedule, since: datetime, until: datetime) -> Iterator[_Span]:
     zone = zone_of(schedule.zone)
+    # What lies beyond these is not asked for, and no calendar has a moment for the end of its last day.
+    earliest = (since - 2 * _DAY).astimezone(zone).date()
+    latest = (until + 2 * _DAY).astimezone(zone).date()
     for exception in schedule.exceptions:
+        if exception.last < earliest or exception.first > latest:
+            continue
         yield _Span(
-            first_moment(exception.first, 0, zone),
-            first_moment(exception.last, MINUTES_A_DAY, zone),
+            first_moment(max(exception.first, earliest), 0, zone),
+            first_moment(min(exception.last, latest), MINUTES_A_DAY, zone),
             _EXCEPTION_PRIORITY,
             exception.bounds,
             exception.name,

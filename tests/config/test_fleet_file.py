@@ -140,6 +140,15 @@ SLIPS = {
     "an exception without a date": (
         MINIMAL + '[deployments.chat.schedule]\ntimezone = "UTC"\nexceptions = [{ replicas = 0 }]', 7, 15, "date",
     ),
+    "an exception to the end of the calendar": (
+        MINIMAL + '[deployments.chat.schedule]\ntimezone = "UTC"\n'
+        "exceptions = [{ from = 2026-12-01, to = 9999-12-31, replicas = 0 }]", 7, 41,
+        "to must be from 2000-01-01 to 2200-01-01, not 9999-12-31",
+    ),
+    "an exception on the first day of the calendar": (
+        MINIMAL + '[deployments.chat.schedule]\ntimezone = "UTC"\n'
+        "exceptions = [{ date = 0001-01-01, replicas = 0 }]", 7, 24, "date must be from 2000-01-01",
+    ),
     "a floor above the least": (MINIMAL + '[deployments.chat.idle]\nafter = "1h"\nfloor = 2', 7, 9, "above the least"),
     "scaling with nothing to choose": (MINIMAL + "[deployments.chat.scale]", 5, 19, "nothing to choose"),
     "a password in the file": (

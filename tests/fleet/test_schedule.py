@@ -7,6 +7,7 @@ weeks, and answers each question by looking at minutes one after the other.
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
 from zoneinfo import ZoneInfo
@@ -275,6 +276,17 @@ def test_an_exception_outranks_every_window_for_its_whole_dates():
         "2026-12-26 00:00",
     )
     assert [now_min(schedule, moment) for moment in moments] == [3, 0, 0, 0, 3]
+
+
+@pytest.mark.parametrize("zone", [BERLIN, "America/Los_Angeles", "UTC"])
+def test_an_exception_that_reaches_the_ends_of_the_calendar_holds_and_breaks_nothing(zone: str):
+    """A store may hold one that was written before files with such dates were refused."""
+    always = DateException("for ever", date.min, date.max, Bounds(0, 0))
+    noon = at("2026-11-25 12:00", zone)
+    found = scheduled(Schedule(zone, (WORKDAY,), (always,)), BASE, noon, held=2)
+    assert found.bounds == Bounds(0, 0) and found.reason == "window “for ever”"
+    for other in (replace(always, last=date(2026, 11, 24)), replace(always, first=date(2026, 11, 26))):
+        assert scheduled(Schedule(zone, (WORKDAY,), (other,)), BASE, noon).bounds == WORKDAY.bounds
 
 
 def test_replicas_are_started_early_enough_to_be_ready_at_the_hour():
