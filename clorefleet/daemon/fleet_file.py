@@ -3,6 +3,10 @@
 `fleet/change.py` says which is which and why. Here are the file's hazards: it is read only when its bytes
 have stayed the same over two looks, so that half a file is not taken for one, and not at all when somebody
 else could have written it.
+
+What is followed is an edit, not the file: a daemon that begins anew finds the file as it was applied, or as
+it was followed last, and leaves alone what the user has set since by other commands. An edit made while no
+daemon ran is followed in all that it says, as nobody knows what of it is new.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from clorefleet.config.fleet_file import read_fleet_file
 from clorefleet.config.toml_file import FILE_BYTES_MAX, BadTomlFile
 from clorefleet.domain.alert import NotifyPolicy
 from clorefleet.domain.event import Event
-from clorefleet.domain.fleet_file import FleetFile
+from clorefleet.domain.fleet_file import AppliedFile, FleetFile
 from clorefleet.domain.report_policy import ReportPolicy
 from clorefleet.fleet.change import Change, Kind, changes, followed
 from clorefleet.store.database import FencingToken, Store
@@ -46,8 +50,11 @@ class FileFollower:
         self._wake = wake
         self._seen = ""
         """Digest of the bytes at the last look."""
-        self._done: tuple[str, str] = ("", "")
-        """Digest that was acted upon, and that of the file as it was applied then."""
+        self._done: tuple[str, AppliedFile | None] = ("", None)
+        """Digest that was acted upon, and the file as it was applied then."""
+        self._said: FleetFile | None = None
+        """What the file said when it was last applied or followed; None while that is not known."""
+        self._said_under: AppliedFile | None = None
         self.notify = NotifyPolicy()
         self.report: ReportPolicy | None = None
 
@@ -60,45 +67,51 @@ class FileFollower:
         if self._held is None:
             return
         with self._store.read() as tx:
-            applied = tx.applied_file()
+            applied, guard = tx.applied_file(), tx.guard()
         if applied is None:
             return
+        followed_digest = guard.followed_digest if guard.followed_since == applied.applied_at else ""
         path = Path(applied.path)
         try:
             data = _read_ours(path)
         except OSError as error:
-            self._tell_once("missing", applied.digest, f"{path} cannot be read: {error.strerror or error}")
+            self._tell_once("missing", applied, f"{path} cannot be read: {error.strerror or error}")
             return
         digest = hashlib.sha256(data).hexdigest()
         is_steady, self._seen = digest == self._seen, digest
         # What was applied was read whole by the user's own command; only an edit has to settle.
-        if self._done == (digest, applied.digest) or not (is_steady or digest == applied.digest):
+        if self._done == (digest, applied) or not (is_steady or digest == applied.digest):
             return
         try:
             file = read_fleet_file(str(path), data)
         except BadTomlFile as error:
             first = error.problems[0]
             where = f"{path}:{first.place.line}:{first.place.column}"
-            self._tell_once(digest, applied.digest, f"{where}: {first.text}")
+            self._tell_once(digest, applied, f"{where}: {first.text}")
             return
         self.notify, self.report = file.notify, file.report
-        self._follow(file)
-        self._done = (digest, applied.digest)
+        if self._said_under != applied:
+            self._said = file if digest in (applied.digest, followed_digest) else None
+        if self._said is None or self._said.digest != digest:
+            self._follow(file, applied)
+        self._said, self._said_under = file, applied
+        self._done = (digest, applied)
 
-    def _tell_once(self, digest: str, applied_digest: str, why: str) -> None:
-        if self._done == (digest, applied_digest):
+    def _tell_once(self, digest: str, applied: AppliedFile, why: str) -> None:
+        if self._done == (digest, applied):
             return
         text = f"The fleet file is not followed: {why}. Everything goes on as it was applied."
         log.warning("fleet_file_not_followed why=%s", why)
         with self._store.write(self._held) as tx:
             tx.add_event(Event(self._clock.now(), "fleet_file_not_followed", text))
-        self._done = (digest, applied_digest)
+        self._done = (digest, applied)
 
-    def _follow(self, file: FleetFile) -> None:
+    def _follow(self, file: FleetFile, applied: AppliedFile) -> None:
         now = self._clock.now()
         with self._store.write(self._held) as tx:
-            stored, ceiling = tx.deployments(), tx.guard().per_day
-            lowered = followed(file, stored, ceiling)
+            stored, guard = tx.deployments(), tx.guard()
+            tx.put_guard(replace(guard, followed_digest=file.digest, followed_since=applied.applied_at))
+            lowered = followed(file, stored, guard.per_day, said=self._said)
             for change in lowered.changes:
                 if change.kind is Kind.CEILING:
                     tx.put_guard(replace(tx.guard(), per_day=lowered.fleet_budget))

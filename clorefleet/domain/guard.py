@@ -27,6 +27,11 @@ class FleetGuard:
     stopped_because: str = ""
     resumed_at: datetime | None = None
     """Rents and host failures before this are forgiven."""
+    followed_digest: str = ""
+    """Of the edited fleet file that was followed last, so that a new daemon does not follow it again; ""
+    where none was."""
+    followed_since: datetime | None = None
+    """When the file was applied that this was an edit of."""
 
     @property
     def is_stopped(self) -> bool:

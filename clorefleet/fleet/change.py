@@ -7,7 +7,8 @@ Two ways lead from a file to the store, and money is the difference between them
 - The daemon *follows* an edited file by itself, but only what can do nothing but spend less: a lower
   ceiling, fewer replicas, `enabled = false`. A deployment that is missing from the file is not stopped by
   that: half a file, as an editor may leave it for a moment, must not end what people use. Everything else
-  waits for `apply`.
+  waits for `apply`. And only what the edit changed: `clorefleet scale` and `budget` set what the file does
+  not say, until its next `apply`, and another comment in it says nothing about that.
 
 Deployments that `clorefleet deploy` made are not the file's: one of the same name is a conflict, resolved
 only by being told (`apply --take NAME`), and those that the file does not name are never touched.
@@ -120,19 +121,31 @@ def changes(
     return Changes(tuple(found), file.budget or fleet_budget)
 
 
-def followed(file: FleetFile, stored: Iterable[Deployment], fleet_budget: Budget | None) -> Changes:
-    """The part of an edited file that can do nothing but lower spending, of the file's own deployments."""
+def followed(
+    file: FleetFile,
+    stored: Iterable[Deployment],
+    fleet_budget: Budget | None,
+    *,
+    said: FleetFile | None = None,
+) -> Changes:
+    """The part of an edited file that can do nothing but lower spending, of the file's own deployments.
+
+    Args:
+        said: the file before it was edited; None where nobody knows, so that all of it counts.
+    """
     found = []
-    if file.budget is not None and fleet_budget is not None and file.budget != fleet_budget:
+    is_new = said is None or file.budget != said.budget
+    if is_new and file.budget is not None and fleet_budget is not None and file.budget != fleet_budget:
         lower = _ceiling(fleet_budget, file.budget)
         if lower.lowers:
             found.append(lower)
     wishes = {wish.deployment_id: wish for wish in file.deployments}
+    earlier = {} if said is None else {wish.deployment_id: wish for wish in said.deployments}
     for before in stored:
         wish = wishes.get(before.deployment_id)
         if wish is None or before.origin is not Origin.FILE or before.desired is not Desired.RUNNING:
             continue
-        after = _lowered(before, wish)
+        after = _lowered(before, wish, earlier.get(before.deployment_id))
         if after != before:
             differences = _differences(before, after)
             found.append(Change(Kind.UPDATE, before.deployment_id, differences, after, before))
@@ -187,17 +200,20 @@ def _updated(before: Deployment, wish: DeploymentWish, now: datetime) -> Deploym
     return after
 
 
-def _lowered(before: Deployment, wish: DeploymentWish) -> Deployment:
+def _lowered(before: Deployment, wish: DeploymentWish, said: DeploymentWish | None) -> Deployment:
+    """`before` with what `wish` lowers of it, where it is not what was `said` before."""
     after = before
     own, other = before.requirement.budget, wish.requirement.budget
-    if own is not None and other is not None and own != other and _is_at_most(other, own):
+    is_new = said is None or other != said.requirement.budget
+    if is_new and own is not None and other is not None and own != other and _is_at_most(other, own):
         after = replace(after, requirement=replace(after.requirement, budget=other))
-    bounds = before.bounds
-    most = min(bounds.replicas_max, max(wish.replicas, wish.replicas_max or 0))
-    least = min(bounds.replicas_min, wish.replicas)
-    if (least, most) != (bounds.replicas_min, bounds.replicas_max):
-        after = replace(after, replicas=least, replicas_max=most if most > least else None)
-    if not wish.is_enabled:
+    if said is None or (wish.replicas, wish.replicas_max) != (said.replicas, said.replicas_max):
+        bounds = before.bounds
+        most = min(bounds.replicas_max, max(wish.replicas, wish.replicas_max or 0))
+        least = min(bounds.replicas_min, wish.replicas)
+        if (least, most) != (bounds.replicas_min, bounds.replicas_max):
+            after = replace(after, replicas=least, replicas_max=most if most > least else None)
+    if not wish.is_enabled and (said is None or said.is_enabled):
         after = replace(after, desired=Desired.STOPPED, note="", has_given_up=False)
     return after
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ class Fleet:
     def look(self, times: int = 3) -> None:
         for _ in range(times):
             self.follower.look()
+
+    def set(self, **values: object) -> None:
+        """As other commands do."""
+        with self.store.write() as tx:
+            tx.put_deployment(replace(self.tiny, **values))
 
     def edit(self, old: str, new: str) -> None:
         assert old in APPLIED
@@ -160,6 +166,72 @@ def test_the_fleets_ceiling_is_followed_downwards(fleet: Fleet):
         fleet.look()
         with fleet.store.read() as tx:
             assert tx.guard().per_day == parse_budget(expected)
+
+
+def test_a_restart_does_not_undo_what_was_set_since_the_file_was_applied(fleet: Fleet):
+    """`clorefleet scale` says so: the next `clorefleet apply` sets the file's number again."""
+    fleet.look()
+    fleet.set(replicas=5, requirement=replace(fleet.tiny.requirement, budget=parse_budget("20/day")))
+    with fleet.store.write() as tx:
+        tx.put_guard(replace(tx.guard(), per_day=parse_budget("90/day")))
+    before = fleet.tiny
+    for _ in range(2):
+        fleet.restart()
+        fleet.look()
+    assert fleet.tiny == before and fleet.events == [] and fleet.woken == 0
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_an_edited_comment_does_not_undo_it_either(fleet: Fleet, is_restarted: bool):
+    fleet.look()
+    fleet.set(replicas=5)
+    fleet.edit("replicas = 3", "replicas = 3  # three")
+    if is_restarted:
+        fleet.restart()
+        fleet.look()
+    assert fleet.tiny.replicas == 5 and fleet.events == ["fleet_file_waits"]
+
+
+def test_only_what_an_edit_changes_is_followed(fleet: Fleet):
+    fleet.look()
+    fleet.set(replicas=5)
+    fleet.edit('"16/day"', '"12/day"')
+    assert fleet.tiny.replicas == 5 and fleet.tiny.requirement.budget == parse_budget("12/day")
+    fleet.write(APPLIED.replace("replicas = 3", "replicas = 2"))
+    fleet.look()
+    assert fleet.tiny.replicas == 2 and fleet.tiny.requirement.budget == parse_budget("12/day")
+
+
+def test_what_was_set_after_a_followed_edit_outlives_a_restart_and_no_further_edit(fleet: Fleet):
+    fleet.look()
+    fleet.edit("replicas = 3", "replicas = 1")
+    fleet.set(replicas=4)
+    fleet.restart()
+    fleet.look()
+    assert fleet.tiny.replicas == 4
+    fleet.edit("replicas = 3", "replicas = 2")
+    assert fleet.tiny.replicas == 2
+
+
+def test_an_edit_that_was_made_while_no_daemon_ran_is_followed(fleet: Fleet):
+    fleet.look()
+    fleet.write(APPLIED.replace("replicas = 3", "replicas = 1"))
+    fleet.restart()
+    fleet.look()
+    assert fleet.tiny.replicas == 1
+
+
+def test_what_is_applied_is_what_the_file_says_from_then_on(fleet: Fleet):
+    """Also where it was edited and applied between two looks, and again set by another command."""
+    fleet.look()
+    text = APPLIED.replace("replicas = 3", "replicas = 4")
+    fleet.write(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with fleet.store.write() as tx:
+        tx.put_applied_file(AppliedFile(str(fleet.file), digest, NOW + timedelta(hours=1)))
+    fleet.set(replicas=6)
+    fleet.look()
+    assert fleet.tiny.replicas == 6 and fleet.events == []
 
 
 def test_ways_to_be_told_are_taken_from_the_newest_readable_file(fleet: Fleet):

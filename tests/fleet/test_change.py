@@ -160,6 +160,32 @@ def test_what_deploy_made_is_not_followed():
     assert follow(file(wish(budget="1/day")), deployment()) == []
 
 
+LOW = {"budget": "3/day", "replicas": 1, "is_enabled": False}
+HIGH = {"budget": "16/day", "replicas": 2, "is_enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("key", "followed_keys"),
+    [
+        ("budget", {"replicas", "enabled"}),
+        ("replicas", {"budget", "enabled"}),
+        ("is_enabled", {"budget", "replicas"}),
+    ],
+)
+def test_what_the_file_said_before_is_not_followed_again(key: str, followed_keys: set):
+    """Another command has raised it since."""
+    said, edited = file(wish(**HIGH | {key: LOW[key]})), file(wish(**LOW))
+    [change] = followed(edited, [kept(replicas=2)], None, said=said).changes
+    assert {each.key for each in change.differences} == followed_keys
+    assert followed(edited, [kept(replicas=2)], None, said=edited).changes == ()
+
+
+def test_a_fleets_ceiling_that_the_file_named_before_is_not_followed_again():
+    said = file(budget="30/day")
+    assert followed(said, (), parse_budget("40/day"), said=said).changes == ()
+    assert len(followed(said, (), parse_budget("40/day"), said=file(budget="35/day")).changes) == 1
+
+
 def test_the_fleets_ceiling_is_followed_downwards_only():
     assert len(follow(file(budget="30/day"), budget="40/day")) == 1
     assert follow(file(budget="50/day"), budget="40/day") == []
