@@ -71,8 +71,7 @@ def budget(
             if daily is not None:
                 guard = replace(guard, per_day=daily)
             if amount is not None and name:
-                totals = {**guard.deployment_totals_usd, DeploymentId(name): amount}
-                guard = replace(guard, deployment_totals_usd=totals)
+                guard = guard.with_total_of(DeploymentId(name), amount, now=now)
             elif amount is not None:
                 guard = replace(guard, total_usd=amount, total_since=now)
             if resume:

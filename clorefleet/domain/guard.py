@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -21,7 +21,9 @@ class FleetGuard:
     """Ceiling on all that is ever spent, counted by the ledger from `total_since`."""
     total_since: datetime | None = None
     deployment_totals_usd: Mapping[DeploymentId, Decimal] = field(default_factory=dict)
-    """The same for single deployments."""
+    """The same for single deployments, each counted from when it was set."""
+    deployment_totals_since: Mapping[DeploymentId, datetime] = field(default_factory=dict)
+    """One that is not here was set before this was kept, and counts the deployment's whole life."""
     stopped_at: datetime | None = None
     """When renting was stopped until the user says go on; ending goes on all the same."""
     stopped_because: str = ""
@@ -36,6 +38,14 @@ class FleetGuard:
     @property
     def is_stopped(self) -> bool:
         return self.stopped_at is not None
+
+    def with_total_of(self, deployment_id: DeploymentId, total_usd: Decimal, *, now: datetime) -> FleetGuard:
+        """`total_usd` is the most that the deployment may spend from `now` on."""
+        return replace(
+            self,
+            deployment_totals_usd={**self.deployment_totals_usd, deployment_id: total_usd},
+            deployment_totals_since={**self.deployment_totals_since, deployment_id: now},
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,11 @@ def load_spending(
     total = Decimal(0)
     if guard.deployment_totals_usd or guard.total_usd is not None:
         spent = _spent_usd(tx, now)
-        totals = {name: spent.get(name, Decimal(0)) for name in guard.deployment_totals_usd}
+        for name in guard.deployment_totals_usd:
+            begun = guard.deployment_totals_since.get(name)
+            totals[name] = spent.get(name, Decimal(0))
+            if begun is not None:
+                totals[name] = spent_since(tx.segments(name, since=begun), begun, now)
         since = guard.total_since
         total = sum(spent.values(), Decimal(0))
         if since is not None:

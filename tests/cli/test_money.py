@@ -319,6 +319,18 @@ def test_a_ceiling_that_means_nothing_is_refused(account, words, why):
     assert account("budget", "--json").json["total_usd"] is None
 
 
+def test_a_total_of_a_deployment_is_counted_from_when_it_is_set(account):
+    assert "No ceilings" in account("budget").out
+    file = account.home / "home" / "state" / "default" / "clorefleet.db"
+    with open_store(f"sqlite:///{file}").write() as tx:
+        tx.put_deployment(deployment("glm"))
+    before = SystemClock().now()
+    assert account("budget", "glm", "--total", "5", "--json").json["deployment_totals_usd"] == {"glm": "5"}
+    with open_store(f"sqlite:///{file}").read() as tx:
+        assert tx.guard().deployment_totals_since["glm"] >= before
+    assert account("budget", "glm", "--clear", "--json").json["deployment_totals_usd"] == {}
+
+
 # -- wallets
 
 

@@ -534,3 +534,17 @@ def test_a_coin_rate_of_a_clock_that_was_ahead_is_not_fresh(world: World):
             tx.put_coin_rates([rate])
         world.tick()
         assert bool(reads) is is_read
+
+
+def test_a_total_that_is_set_later_gives_nothing_back_for_what_was_spent_before(world: World):
+    serve(world)
+    world.clock.sleep(3 * 86_400)
+    world.tick(2)
+    assert world.ledger() > 6
+    with world.store.write() as tx:
+        tx.put_guard(tx.guard().with_total_of(DeploymentId("tiny"), Decimal(5), now=world.clock.now()))
+    world.tick(12)
+    assert len(world.market.live) == 1
+    world.clock.sleep(3 * 86_400)
+    world.tick(12)
+    assert world.market.live == []

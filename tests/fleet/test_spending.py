@@ -135,6 +135,41 @@ def test_a_bill_that_is_opened_again_is_counted_once():
         assert load_ledger_totals(tx, now) == {begin(1).price.currency: Decimal(7)}
 
 
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else open_store(f"sqlite:///{tmp_path / 'fleet.db'}")
+
+
+def spent_of_totals(store: Store, now: datetime) -> dict[str, Decimal]:
+    with store.read() as tx:
+        return dict(load_spending(tx, now).fleet.deployment_spent_total_usd)
+
+
+def test_a_total_of_a_deployment_counts_what_is_spent_from_when_it_is_set(store: Store):
+    """What runs across that moment is shared out, and of two deployments each has its own moment."""
+    hours = [NOW + timedelta(hours=each) for each in (1, 20, 40)]
+    cheap, dear = begin(0), replace(begin(3), order_id=OrderId(9))  # $1 and $4 a day, with 1.25 % fee
+    gone = replace(begin(0), lease_id=LeaseId("l9"), order_id=OrderId(8), ended_at=hours[0])
+    with store.write() as tx:
+        for each in (cheap, dear, gone):
+            put_count(tx, each.order_id, (replace(each, creation_fee=Decimal(0)),))
+        tx.put_guard(
+            FleetGuard()
+            .with_total_of(cheap.deployment_id, Decimal(5), now=hours[1])
+            .with_total_of(dear.deployment_id, Decimal(5), now=hours[0])
+        )
+    a_day = Decimal("1.0125") / 24
+    assert spent_of_totals(store, hours[1]) == {"tiny": 0, "large": 4 * 19 * a_day}
+    assert spent_of_totals(store, hours[2]) == {"tiny": 20 * a_day, "large": 4 * 39 * a_day}
+
+
+def test_a_total_that_was_stored_without_its_moment_counts_the_whole_life_as_before(store: Store):
+    with store.write() as tx:
+        put_count(tx, OrderId(0), (replace(begin(0), creation_fee=Decimal(0)),))
+        tx.put_guard(FleetGuard(deployment_totals_usd={DeploymentId("tiny"): Decimal(5)}))
+    assert spent_of_totals(store, NOW + timedelta(days=1)) == {"tiny": Decimal("1.0125")}
+
+
 @pytest.mark.parametrize("way", ["the lock file", "the beat that stood still"])
 def test_who_takes_over_sums_the_ledger_anew(tmp_path: Path, way: str):
     """A daemon of an older version, which knows nothing of sums, settled bills meanwhile: the ceilings would
