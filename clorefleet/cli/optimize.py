@@ -64,6 +64,7 @@ def _snapshot() -> Snapshot:
     from clorefleet.fleet.moves import bid_servers
     from clorefleet.fleet.observe import read_spot_markets
     from clorefleet.fleet.snapshot import Snapshot
+    from clorefleet.fleet.spending import load_spending
     from clorefleet.store.database import open_store
     from clorefleet.wiring import make_market, make_planner
 
@@ -79,6 +80,7 @@ def _snapshot() -> Snapshot:
         faulty = tx.faulty_servers(since=now - DEFAULT_LIMITS.host_fault_memory)
         cuda_found = tx.cuda_found(since=now - DEFAULT_LIMITS.host_fault_memory)
         wanted = tx.wanted()
+        spending = load_spending(tx, now, open_leases=leases).fleet
     store.dispose()
     running = [each for each in deployments if any(of.deployment_id == each.deployment_id for of in leases)]
     if not running:
@@ -106,6 +108,7 @@ def _snapshot() -> Snapshot:
         closed_leases=closed,
         faulty_servers=faulty,
         wanted=wanted,
+        spending=spending,
     )
 
 

@@ -15,7 +15,7 @@ no move.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ from itertools import islice
 from clorefleet.domain.deployment import ConsolidatePolicy, Deployment
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.money import format_usd
+from clorefleet.domain.money import Currency, format_usd
 from clorefleet.domain.plan import Plan
 from clorefleet.planner.cost import start_up_of
 from clorefleet.planner.preference import QUALITY
@@ -36,6 +36,9 @@ SPEED_LEAST = 0.95
 CANDIDATES_MAX = 3
 """Plans that are looked at for each replica: a worse one cannot pay where the best does not."""
 
+
+UsdPerUnit = Mapping[Currency, Decimal]
+_AS_RENTED: UsdPerUnit = {}
 
 AtBid = Callable[[Plan], Plan | str]
 """The plan at the price that would be paid for it now; or why there is none."""
@@ -78,6 +81,7 @@ def judge(
     budget_left_usd_per_day: Decimal | None = None,
     busy: str = "",
     at_bid: AtBid = _as_listed,
+    usd_per_unit: UsdPerUnit = _AS_RENTED,
 ) -> tuple[Verdict, ...]:
     """A verdict on each serving replica, the most worthwhile first.
 
@@ -90,6 +94,8 @@ def judge(
         budget_left_usd_per_day: above what is committed now; None = no budget.
         busy: why nothing in the fleet may move now; "" = it may.
         at_bid: what spot servers cost beside what others bid there, as in deploying.
+        usd_per_unit: present rates of coins, as the plans have them; at the rent its coin may have been
+            worth more.
     """
     serving = [each for each in leases if each.state is LeaseState.ORDERED and each.phase is Phase.SERVING]
     why_none = busy or _why_none(policy, leases, now, last_move_at)
@@ -106,6 +112,7 @@ def judge(
                 until=until,
                 budget_left=budget_left_usd_per_day,
                 at_bid=at_bid,
+                usd_per_unit=usd_per_unit,
             )
             for plan in candidates
         ]
@@ -146,11 +153,12 @@ def _judge_one(
     until: datetime | None,
     budget_left: Decimal | None,
     at_bid: AtBid,
+    usd_per_unit: UsdPerUnit,
 ) -> Verdict:
     old, new = lease.plan, at_bid(plan)
     if isinstance(new, str):
         return _rejected(lease, plan, new)
-    running = running_usd_per_day(lease)
+    running = running_usd_per_day(lease, usd_per_unit)
     saving = running - new.price.running_usd_per_day
     life = expected_life(lease, new, now=now, until=until)
     ready = start_up or timedelta(seconds=start_up_of(new.offer, new.setup).total_s)
@@ -202,12 +210,12 @@ def expected_life(lease: Lease, plan: Plan, *, now: datetime, until: datetime | 
     return life
 
 
-def running_usd_per_day(lease: Lease) -> Decimal:
-    """As billed, with fee."""
+def running_usd_per_day(lease: Lease, usd_per_unit: UsdPerUnit = _AS_RENTED) -> Decimal:
+    """As billed, with fee, at the present rate of the coin; where that is not given, as at the rent."""
     price = lease.plan.price
-    if lease.price is None:
-        return price.running_usd_per_day
-    return lease.price.amount * (1 + price.fee_percent / 100) * price.usd_per_unit
+    billed = price.billed if lease.price is None else lease.price
+    rate = usd_per_unit.get(billed.currency, price.usd_per_unit)
+    return billed.amount * (1 + price.fee_percent / 100) * rate
 
 
 def _because(verdict: Verdict, reason: str) -> Verdict:

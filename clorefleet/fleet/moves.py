@@ -86,4 +86,5 @@ def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, 
         budget_left_usd_per_day=None if ceiling is None else ceiling.per_day.amount - committed,
         busy="" if moving is None else f"{moving.deployment_id} moves to server {moving.server_id} just now",
         at_bid=partial(_at_bid, snapshot),
+        usd_per_unit=snapshot.spending.usd_per_unit,
     )

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
+from clorefleet.fleet.consolidate import UsdPerUnit, running_usd_per_day
+
+_AS_RENTED: UsdPerUnit = {}
 
 
 def is_held(lease: Lease) -> bool:
@@ -17,12 +20,12 @@ def is_held(lease: Lease) -> bool:
 _MAY_SERVE = (LeaseState.INTENT, LeaseState.ORDERED)
 
 
-def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
+def held(leases: Iterable[Lease], usd_per_unit: UsdPerUnit = _AS_RENTED) -> tuple[Lease, ...]:
     """In the order in which they are kept: the farthest along first, among those the ones that answer, then
     the cheapest for what it generates.
 
     So that fewer replicas never means giving back the one that serves and keeping one that still starts, or
-    the good one and keeping the dear one.
+    the good one and keeping the dear one. `usd_per_unit`: what coins are worth now; else as at each rent.
     """
     return tuple(
         sorted(
@@ -30,7 +33,7 @@ def held(leases: Iterable[Lease]) -> tuple[Lease, ...]:
             key=lambda lease: (
                 -PHASE_ORDER.index(lease.phase),
                 lease.unhealthy_since is not None,
-                _cost(lease),
+                _cost(lease, usd_per_unit),
                 lease.slot,
             ),
         )
@@ -42,13 +45,10 @@ def slots_held(leases: Iterable[Lease]) -> frozenset[int]:
     return frozenset(lease.slot for lease in _counted(lease for lease in leases if is_held(lease)))
 
 
-def _cost(lease: Lease) -> Decimal:
+def _cost(lease: Lease, usd_per_unit: UsdPerUnit) -> Decimal:
     """USD a day for each token a second of one stream, measured where that was done."""
-    price = lease.plan.price
-    billed = price.billed if lease.price is None else lease.price
-    running = billed.amount * (1 + price.fee_percent / 100) * price.usd_per_unit
     speed = lease.measured_tokens_per_s or lease.plan.speed.decode_tokens_per_s
-    return running / Decimal(str(max(speed, 0.01)))
+    return running_usd_per_day(lease, usd_per_unit) / Decimal(str(max(speed, 0.01)))
 
 
 def _counted(leases: Iterable[Lease]) -> tuple[Lease, ...]:
@@ -58,13 +58,13 @@ def _counted(leases: Iterable[Lease]) -> tuple[Lease, ...]:
     return tuple(lease for lease in present if lease.replaces is None or lease.replaces not in ids)
 
 
-def surplus(leases: Iterable[Lease], wanted: int) -> tuple[Lease, ...]:
+def surplus(leases: Iterable[Lease], wanted: int, usd_per_unit: UsdPerUnit = _AS_RENTED) -> tuple[Lease, ...]:
     """Of one deployment's leases, those beyond the wanted number. Two servers that are rented for one slot,
     of which the first to be ready is kept, count as one."""
     leases = tuple(leases)
     if len(leases) <= wanted:
         return ()
-    kept = held(leases)
+    kept = held(leases, usd_per_unit)
     slots = frozenset(tuple(dict.fromkeys(lease.slot for lease in kept))[:wanted])
     return tuple(lease for lease in kept if lease.slot not in slots)
 

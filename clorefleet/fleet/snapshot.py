@@ -186,7 +186,9 @@ class Snapshot:
             lease.lease_id
             for deployment in self.deployments
             for lease in surplus(
-                self.leases_of(deployment.deployment_id), self.wanted_of(deployment).replicas
+                self.leases_of(deployment.deployment_id),
+                self.wanted_of(deployment).replicas,
+                self.spending.usd_per_unit,
             )
         )
 

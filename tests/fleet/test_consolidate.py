@@ -11,12 +11,13 @@ import pytest
 from clorefleet.domain.deployment import ConsolidatePolicy
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.money import Rate, parse_budget
+from clorefleet.domain.money import Currency, Rate, parse_budget
 from clorefleet.domain.offer import MarketRates
 from clorefleet.domain.plan import Plan, Requirement, Speed
 from clorefleet.domain.recipe import Precision
 from clorefleet.domain.spot import SpotBid, SpotMarket
 from clorefleet.fleet.action import Rent
+from clorefleet.fleet.budget import FleetSpending
 from clorefleet.fleet.consolidate import Verdict, judge
 from clorefleet.fleet.moves import bid_servers, move_verdicts
 from clorefleet.fleet.reconcile import reconcile
@@ -185,3 +186,37 @@ def test_the_most_worthwhile_move_comes_first():
 def test_the_billed_price_counts_where_it_differs_from_the_plan():
     cheaper_bill = serving("10", price=Rate.per_day("5"))
     assert not verdict(plan(8, "6"), of=cheaper_bill).pays
+
+
+def in_clore(server_id: int, per_day: str, usd_per_unit: str) -> Plan:
+    base = plan(server_id)
+    billed = Rate.per_day(per_day, Currency.CLORE)
+    return replace(base, price=replace(base.price, billed=billed, usd_per_unit=Decimal(usd_per_unit)))
+
+
+CLORE = Rate.per_day("200", Currency.CLORE)
+
+
+@pytest.mark.parametrize("price", [None, CLORE], ids=["not read yet", "as billed"])
+def test_what_runs_counts_at_the_present_rate_of_its_coin(price: Rate | None):
+    """It was rented for $4.20 a day, and the coin has halved since: $3.15 elsewhere would be dearer."""
+    of = serving(plan=in_clore(7, "200", "0.02"), price=price)
+    assert verdict(plan(8, "3"), of=of).pays
+    fallen = verdict(plan(8, "3"), of=of, usd_per_unit={Currency.CLORE: Decimal("0.01")})
+    assert not fallen.pays and fallen.reason == "it is not cheaper ($1.05/day more)"
+    risen = verdict(plan(8, "3"), of=of, usd_per_unit={Currency.CLORE: Decimal("0.04")})
+    assert risen.pays and risen.saving_usd_per_day == Decimal("5.25")
+
+
+def test_a_tick_moves_nothing_to_a_dearer_server_after_a_coin_has_fallen():
+    one = deployment(consolidate=POLICY)
+    running = serving(plan=in_clore(7, "200", "0.02"), price=CLORE, is_proven=True)
+    now = snapshot(
+        deployments=(one,),
+        leases=(running,),
+        orders=orders(order(running.order_id, 7, price=CLORE)),
+        plans={one.deployment_id: report(plan(8, "3"))},
+    )
+    assert [each for each in reconcile(now) if isinstance(each, Rent)]
+    spending = FleetSpending(open_leases=(running,), usd_per_unit={Currency.CLORE: Decimal("0.01")})
+    assert [each for each in reconcile(replace(now, spending=spending)) if isinstance(each, Rent)] == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from clorefleet.domain.lease import Lease, Phase
+from clorefleet.domain.money import Currency, Rate
 from clorefleet.fleet.slots import held, surplus
 from tests.fleet.builders import NOW, lease, plan
 
@@ -35,3 +37,13 @@ def test_two_servers_of_one_slot_go_together():
     pair = [replica(0, "1.0"), replica(0, "1.1"), replica(1, "5.0")]
     assert [each.slot for each in surplus(pair, 1)] == [1]
     assert Decimal(pair[0].plan.price.billed.amount) == 1
+
+
+def test_of_two_the_one_goes_that_costs_more_at_the_present_rate_of_its_coin():
+    """It was the cheaper one when it was rented."""
+    coin, usd = replica(0, "1.0"), replica(1, "2.0")
+    billed = Rate.per_day("100", Currency.CLORE)
+    price = replace(coin.plan.price, billed=billed, usd_per_unit=Decimal("0.01"))
+    coin = replace(coin, plan=replace(coin.plan, price=price), price=billed)
+    assert surplus([coin, usd], 1) == (usd,)
+    assert surplus([coin, usd], 1, {Currency.CLORE: Decimal("0.03")}) == (coin,)
