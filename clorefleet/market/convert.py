@@ -307,12 +307,17 @@ def order(raw: wire.WireOrder) -> Order:
 
 
 def orders(raw: Iterable[wire.WireOrder]) -> tuple[Order, ...]:
-    """Each order once. Of two records of one id, a live one wins: it is the one that costs."""
-    found: dict[OrderId, Order] = {}
+    """Each order once. Of two records of one order, a live one wins: it is the one that costs.
+
+    A number alone does not make an order: where the market gave one anew, the record that ended on another
+    server is the only one that tells its final bill.
+    """
+    found: dict[tuple[OrderId, ServerId], Order] = {}
     for each in map(order, raw):
-        seen = found.get(each.order_id)
+        key = each.order_id, each.server_id
+        seen = found.get(key)
         if seen is None or (seen.is_expired and not each.is_expired):
-            found[each.order_id] = each
+            found[key] = each
     return tuple(found.values())
 
 

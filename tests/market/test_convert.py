@@ -244,6 +244,16 @@ def test_of_two_records_of_one_order_the_live_one_counts() -> None:
     assert [(order.order_id, order.is_expired) for order in orders] == [(1, False), (2, False)]
 
 
+def test_a_number_that_the_market_gave_anew_is_two_orders() -> None:
+    """The ended one's record is the only one that tells its final bill."""
+    ended = order_doc(1, si=5, expired=True, spend=1.5)
+    live = order_doc(1, si=7)
+    for docs in ([ended, live], [live, ended], [ended, ended, live]):
+        found = convert.orders(wire.read_orders(parsed({"orders": docs})).records)
+        assert {(order.server_id, order.is_expired) for order in found} == {(5, True), (7, False)}
+        assert len(found) == 2
+
+
 # -- wallets and fees
 
 
