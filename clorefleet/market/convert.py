@@ -55,6 +55,8 @@ RATE_SAMPLES_MIN = 3
 _GIB = 1 << 30
 _GB = 10**9
 _HOUR_S = 3600
+_YEARS = (2000, 2200)
+"""In which an order may have been made."""
 RAM_GIB_MAX = 65_536
 DISK_GB_MAX = 10_000_000
 _SSH_PORT = 22
@@ -328,15 +330,18 @@ def _ssh_address(raw: wire.WireOrder) -> SshAddress | None:
 
 
 def _instant(raw: wire.WireOrder) -> datetime | None:
+    """None also for a time that no order can have: what reckons with it would leave the calendar."""
     try:
         if raw.created_unix_s is not None:
-            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(raw.created_unix_s))
-        parsed = datetime.fromisoformat(raw.created_text) if raw.created_text else None
+            told = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(raw.created_unix_s))
+        elif raw.created_text:
+            told = datetime.fromisoformat(raw.created_text)
+        else:
+            return None
+        told = told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    if parsed is None:
-        return None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    return told if _YEARS[0] <= told.year <= _YEARS[1] else None
 
 
 # -- wallets, fees, spot, hosting

@@ -234,6 +234,33 @@ def test_an_order_with_a_broken_field_stays_in_the_list(changes: dict[str, Any])
     assert _order(**changes).order_id == 602837
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "0001-01-01T00:00:00+01:00",
+        "0001-01-01T00:00:00",
+        "9999-12-31T23:59:59-01:00",
+        "2026-13-01",
+        "2026-01-01T00:00:00+99:00",
+        "soon",
+        "",
+        0,
+        -62_135_596_800,
+        253_402_300_799,
+        1e30,
+        -1e30,
+    ],
+)
+def test_a_time_that_no_order_can_have_counts_as_not_told(told: str | float) -> None:
+    assert _order(ct=told).created_at is None
+    assert _order(ct=None, created_at=told).created_at is None
+
+
+@pytest.mark.parametrize("told", ["2026-01-02T03:04:05+01:00", "2026-01-02T02:04:05", "2026-01-02T02:04:05Z"])
+def test_a_time_as_text_is_read_with_its_offset(told: str) -> None:
+    assert _order(ct=None, created_at=told).created_at == datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
+
+
 def test_an_order_in_an_unknown_currency_matches_no_approved_price() -> None:
     assert _order(currency="doge").price == Rate.per_day(0)
 
