@@ -175,7 +175,7 @@ def idle_decision(
         return IdleDecision(False, "a request asks for it")
     if is_woken(deployment, start_up, now) and not any(lease.phase is Phase.SERVING for lease in mine):
         return IdleDecision(False, WOKEN)
-    if not mine and before is not None and before.replicas == 0:
+    if not mine and before is not None and idle.is_sleep(before):
         return IdleDecision(True, before.reason)
     samples = [*record.minutes, *([] if current is None else [current])]
     use = idle.use_of(mine, views, [each for each in samples if each.started_at <= now])

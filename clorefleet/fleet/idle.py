@@ -18,7 +18,9 @@ from clorefleet.domain.identity import LeaseId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.load import LoadSample
 from clorefleet.domain.node import NodeView
-from clorefleet.domain.wanted import IdleDecision
+from clorefleet.domain.wanted import IdleDecision, Wanted
+
+_UNTIL_ASKED = "the next request starts it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,13 @@ def decide(after: timedelta, use: Use, *, now: datetime) -> IdleDecision:
     if idle_for < after:  # also where the clock was set back
         shown = max(idle_for, timedelta(0))
         return IdleDecision(False, f"unused for {_span(shown)}; given back after {_span(after)}")
-    return IdleDecision(True, f"no request and no token for {_span(after)}; the next request starts it again")
+    return IdleDecision(True, f"no request and no token for {_span(after)}; {_UNTIL_ASKED}")
+
+
+def is_sleep(wanted: Wanted | None) -> bool:
+    """Whether none are wanted for want of use: what the user stopped, or a window holds down, does not sleep,
+    and begins again without being asked for. Known by its reason, which is all that is written down of it."""
+    return wanted is not None and wanted.replicas == 0 and wanted.reason.endswith(_UNTIL_ASKED)
 
 
 def why_useless(lease: Lease, *, has_given_up: bool) -> str:

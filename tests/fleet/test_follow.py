@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from clorefleet.domain.deployment import ConsolidatePolicy, IdlePolicy, ScalePolicy
+from clorefleet.domain.deployment import ConsolidatePolicy, Desired, IdlePolicy, ScalePolicy
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import Lease, Phase
 from clorefleet.domain.load import LoadSample, LoadTaken, ReplicaLoad
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.order import Order
+from clorefleet.domain.schedule import Bounds, Schedule, Window, daily_at
 from clorefleet.domain.wanted import NotReady
 from clorefleet.fleet.follow import Record, load_decision, this_minute, whole_minutes
 from clorefleet.fleet.wanted import asleep
@@ -93,6 +94,32 @@ def test_a_request_wakes_it(world: World):
     world.tick(12, every_s=60)
     assert not world.market.live
     use.taken.append(LoadTaken(turned_away={"smollm2-135m": 1}))
+    serve(world)
+    assert len(world.market.live) == 1
+
+
+def test_what_was_stopped_and_is_enabled_again_is_not_taken_for_asleep(world: World):
+    """`enabled = true` and `apply`: nobody could know that it also takes a request."""
+    Use(world)
+    world.wish(idle=IDLE)
+    serve(world)
+    world.wish(idle=IDLE, desired=Desired.STOPPED)
+    world.tick(6)
+    assert not world.market.live
+    world.wish(idle=IDLE)
+    serve(world)
+    assert len(world.market.live) == 1
+
+
+def test_what_a_window_held_down_begins_again_when_that_ends(world: World):
+    Use(world)
+    night = Window("night", daily_at(0), Bounds(0, 0), length=timedelta(hours=1))
+    until = NOW.replace(hour=0, minute=0) + timedelta(days=1, hours=1)
+    world.wish(idle=IDLE, schedule=Schedule("UTC", (night,), lead=timedelta(minutes=1)))
+    world.clock.sleep((until - world.clock.now()).total_seconds() - 1800)
+    world.tick(5, every_s=60)
+    assert not world.market.live
+    world.clock.sleep((until - world.clock.now()).total_seconds())
     serve(world)
     assert len(world.market.live) == 1
 

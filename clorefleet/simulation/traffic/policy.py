@@ -118,7 +118,7 @@ class AsWritten:
             start_up=StartUp(lead, break_even, "predicted"),
         )
         self.reason = found.reason
-        self._is_asleep = found.replicas == 0
+        self._is_asleep = idle.is_sleep(found)
         return found.replicas
 
     def _load_decision(self, sight: Sight) -> LoadDecision | None:
