@@ -25,7 +25,7 @@ from clorefleet.domain.offer import (
     OfferFlag,
     RenterFees,
 )
-from clorefleet.domain.order import Order, SshAddress, Wallet
+from clorefleet.domain.order import NO_SERVER, Order, SshAddress, Wallet
 from clorefleet.domain.spot import SpotBid, SpotMarket
 from clorefleet.domain.text import clean_line
 from clorefleet.market import wire
@@ -282,8 +282,8 @@ def _spec_flags(
 def order(raw: wire.WireOrder) -> Order:
     """An order, whatever is missing of it but its id.
 
-    An order that is left out would look ended, and it bills. So a missing server reads as server 0, and a
-    missing price or an unknown currency as 0 USD: both match no approved plan.
+    An order that is left out would look ended, and it bills. So a missing server reads as `NO_SERVER`, and a
+    missing price or an unknown currency as 0 USD, which is never taken for what it costs.
     """
     currency = CURRENCY_OF.get(raw.currency)
     price = raw.price if currency is not None and raw.price is not None and raw.price >= 0 else Decimal(0)
@@ -291,7 +291,7 @@ def order(raw: wire.WireOrder) -> Order:
     names = gpu_names(raw.gpu, raw.gpu_array)
     return Order(
         order_id=OrderId(raw.id),
-        server_id=ServerId(raw.server or 0),
+        server_id=NO_SERVER if raw.server is None else ServerId(raw.server),
         owner_id=None if raw.owner is None else OwnerId(raw.owner),
         price=Rate.per_day(price, currency),
         spend=Money(raw.spend or Decimal(0), currency),
