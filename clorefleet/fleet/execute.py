@@ -180,8 +180,14 @@ class Executor:
     def perform(self, actions: Iterable[Action]) -> None:
         """Cancels first, since they stop money; then the rest in the given order."""
         ordered = sorted(actions, key=lambda action: not isinstance(action, Cancel))
-        self._take_money_news()
-        self._take_order_news()
+        for take_news in (self._take_money_news, self._take_order_news):
+            try:
+                take_news()
+            except ClorefleetError:
+                raise
+            except Exception as error:
+                log.exception("news_failed")
+                self.fault = type(error).__name__
         failed: set[LeaseId] = set()
         for action in ordered:
             lease_id = getattr(action, "lease_id", None)
