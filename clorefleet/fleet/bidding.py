@@ -150,7 +150,16 @@ def _raise(
     avoided |= snapshot.refused_servers.get(deployment.deployment_id, frozenset())
     alternative, _ = first_allowed(plans, deployment, others, rest, avoided=avoided)
     until = snapshot.wanted_of(deployment).until
-    raised = raise_bid(lease, order, market, alternative, now=snapshot.now, until=until, limits=limits)
+    raised = raise_bid(
+        lease,
+        order,
+        market,
+        alternative,
+        now=snapshot.now,
+        until=until,
+        limits=limits,
+        usd_per_unit=snapshot.spending.usd_per_unit,
+    )
     if raised.desired is None:
         return raised
     plan = replace(lease.plan, price=replace(lease.plan.price, billed=raised.desired))

@@ -31,7 +31,7 @@ from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan, Term
 from clorefleet.domain.recipe import Mark
 from clorefleet.domain.spot import LOWERING_INTERVAL, SpotBid, SpotMarket
-from clorefleet.fleet.consolidate import expected_life
+from clorefleet.fleet.consolidate import UsdPerUnit, expected_life
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.planner.cost import start_up_of
 
@@ -246,10 +246,13 @@ def raise_bid(
     now: datetime,
     until: datetime | None,
     limits: FleetLimits,
+    usd_per_unit: UsdPerUnit,
 ) -> Rebid:
     """A bid that has the machine again, where it costs less than moving; or why there is none.
 
     Args:
+        usd_per_unit: present rates of coins, as the alternative's plan has them; at the rent its coin may
+            have been worth more.
         alternative: the server that would replace it; None when there is none.
         until: when a schedule ends the replica, as far as that is known.
     """
@@ -269,7 +272,8 @@ def raise_bid(
         return Rebid(desired, "another renter bids more, and no other server is to be had")
     days = Decimal(int(expected_life(lease, lease.plan, now=now, until=until).total_seconds())) / 86_400
     price, other = lease.plan.price, alternative.price
-    stay = desired.amount * (1 + price.fee_percent / 100) * price.usd_per_unit * days
+    worth = usd_per_unit.get(desired.currency, price.usd_per_unit)
+    stay = desired.amount * (1 + price.fee_percent / 100) * worth * days
     start_s = Decimal(int(start_up_of(alternative.offer, alternative.setup).total_s))
     move = (
         other.running_usd_per_day * (days + start_s / 86_400)

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from tests.fleet.builders import NOW, deployment, lease, minutes, order, orders,
 from tests.fleet.world import World
 
 USD = Rate.per_day
+CLORE = partial(Rate.per_day, currency=Currency.CLORE)
 SILENT = NodeView(trouble="no answer")
 ANSWERS = NodeView(is_healthy=True)
 
@@ -261,6 +263,26 @@ def test_a_cheaper_server_is_taken_instead_of_a_higher_bid():
     [rent] = of_kind(Rent, found)
     assert rent.plan.offer.server_id == 8 and "outbid" in rent.reason
     assert not of_kind(GiveBack, found), "the order that waits costs nothing, and its disk may come back"
+
+
+@pytest.mark.parametrize(("rate_now", "is_raised"), [("0.01", True), ("0.02", False)])
+def test_what_staying_costs_is_counted_at_the_coins_present_rate(rate_now: str, is_raised: bool):
+    """Rented at $0.02; 121.2 CLORE are $2.42 then, and $1.21 once the coin is worth half."""
+    clore = replace(spot_plan().price, billed=CLORE("100"), usd_per_unit=Decimal("0.02"))
+    offered = replace(spot_plan().offer, on_demand=(CLORE("200"),), spot=(CLORE("100"),))
+    held = replace(LOST, plan=replace(LOST.plan, price=clore, offer=offered))
+    market = replace(auction("1.0", CLORE("120")), min_prices=(CLORE("100"),))
+    raised = spot.raise_bid(
+        held,
+        order(price=CLORE("100"), is_spot=True),
+        market,
+        spot_plan(8, "1.9"),
+        now=NOW,
+        until=None,
+        limits=DEFAULT_LIMITS,
+        usd_per_unit={Currency.CLORE: Decimal(rate_now)},
+    )
+    assert (raised.desired == CLORE("121.2")) is is_raised, raised.reason
 
 
 def test_no_bid_passes_the_on_demand_price_or_the_budget():
@@ -501,7 +523,9 @@ def test_no_bid_is_above_its_ceiling_and_none_falls_before_its_time(seed: int):
         if holds:
             asked = spot.lower_bid(held, known, market, now=now, limits=DEFAULT_LIMITS)
         else:
-            asked = spot.raise_bid(held, known, market, None, now=now, until=None, limits=DEFAULT_LIMITS)
+            asked = spot.raise_bid(
+                held, known, market, None, now=now, until=None, limits=DEFAULT_LIMITS, usd_per_unit={}
+            )
         if asked.desired is None:
             continue
         assert asked.desired <= spot.ceiling(held.plan)
