@@ -17,7 +17,7 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.cli.progress import working
 from clorefleet.domain.errors import MarketError, RateLimited
-from clorefleet.domain.identity import OrderId, ServerId
+from clorefleet.domain.identity import DeploymentId, OrderId, ServerId
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
@@ -34,11 +34,13 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     from clorefleet.config.profile import connect
     from clorefleet.wiring import make_market
 
+    has_yes = yes or profile.is_sandbox
     with working("Reading the list of orders"):
         connection = connect(profile)
         market = make_market(connection)
-        ours = _stop_wishing(profile)
-        live = _live_orders(connection, market, is_store_stopped=ours is not None)
+        ours = _read_records(profile)
+        is_stopped = has_yes and _stop_wishing(profile, ours)
+        live = _live_orders(connection, market, is_store_stopped=is_stopped)
     images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
     if images:
         note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
@@ -49,6 +51,17 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     maybe = [] if ours is None else [order for order in left if ours.may_have_made(order)]
     for order in left:
         note(_left_alone(order, ours))
+    wished = () if ours is None else ours.wished
+    for order in wanted:
+        note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")
+    if wanted or wished:
+        what = "Ending orders" if wanted else "Stopping deployments"
+        confirm(_question(wanted, wished), yes=has_yes, what=what, otherwise="Nothing was ended.")
+        # Before any order is cancelled: a daemon would rent another in its place.
+        if not has_yes:
+            is_stopped = _stop_wishing(profile, ours)
+        if wished and is_stopped:
+            note(f"Nothing is rented any more for: {', '.join(wished)}.")
     if not wanted:
         if options.as_json:
             print_json({"ended": [], "left": [order.order_id for order in left]})
@@ -56,10 +69,6 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
             say("No order of ours bills.")
         _end_with(maybe)
         return
-    for order in wanted:
-        note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")
-    question = f"End {len(wanted)} order(s), which bill as above? Their data is lost."
-    confirm(question, yes=yes or profile.is_sandbox, what="Ending orders", otherwise="Nothing was ended.")
     end_and_tell(connection, market, wanted)
     if options.as_json:
         print_json({"ended": [order.order_id for order in wanted], "left": [o.order_id for o in left]})
@@ -68,6 +77,14 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     if left:
         note("Add --foreign to end the others too.")
     _end_with(maybe)
+
+
+def _question(wanted: list[Order], wished: tuple[DeploymentId, ...]) -> str:
+    names = ", ".join(wished)
+    if not wanted:
+        return f"No order of ours is listed. Stop {names}, so that nothing is rented for it any more?"
+    stops = f", and stop {names}" if wished else ""
+    return f"End {len(wanted)} order(s), which bill as above{stops}? The data on their servers is lost."
 
 
 def _left_alone(order: Order, ours: OurOrders | None) -> str:
@@ -142,6 +159,8 @@ class OurOrders:
     servers_in_doubt: frozenset[ServerId]
     """A rent of these was asked for and not yet seen: an order on one of them is taken for ours."""
     leases: tuple[Lease, ...]
+    wished: tuple[DeploymentId, ...] = ()
+    """The deployments that are to run: a daemon rents for them again."""
 
     def explains(self, order: Order) -> bool:
         return order.order_id in self.orders or order.server_id in self.servers_in_doubt
@@ -153,18 +172,16 @@ class OurOrders:
         return lease_it_may_be_of(order, self.leases)
 
 
-def _stop_wishing(profile: Profile) -> OurOrders | None:
-    """Write down that nothing is wanted, so that no daemon rents again; None when the store is broken."""
+def _read_records(profile: Profile) -> OurOrders | None:
+    """None when the store is broken."""
     from clorefleet.config.profile import store_url
     from clorefleet.domain.deployment import Desired
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
 
     try:
-        with open_store(store_url(profile)).write() as tx:
-            for deployment in tx.deployments():
-                tx.put_deployment(replace(deployment, desired=Desired.STOPPED))
-            leases = tx.leases()
+        with open_store(store_url(profile)).read() as tx:
+            deployments, leases = tx.deployments(), tx.leases()
     except (ClorefleetError, OSError, ValueError) as error:
         note(f"The store cannot be used ({error}): orders are ended without it.")
         return None
@@ -173,7 +190,27 @@ def _stop_wishing(profile: Profile) -> OurOrders | None:
         not leases,
         frozenset(lease.server_id for lease in leases if lease.is_open and lease.order_id is None),
         leases,
+        tuple(each.deployment_id for each in deployments if each.desired is Desired.RUNNING),
     )
+
+
+def _stop_wishing(profile: Profile, ours: OurOrders | None) -> bool:
+    """Write down that nothing is wanted, so that no daemon rents again; false when the store is broken."""
+    from clorefleet.config.profile import store_url
+    from clorefleet.domain.deployment import Desired
+    from clorefleet.domain.errors import ClorefleetError
+    from clorefleet.store.database import open_store
+
+    if ours is None:
+        return False
+    try:
+        with open_store(store_url(profile)).write() as tx:
+            for deployment in tx.deployments():
+                tx.put_deployment(replace(deployment, desired=Desired.STOPPED))
+    except (ClorefleetError, OSError, ValueError) as error:
+        note(f"The store cannot be written ({error}): a daemon that runs may rent again.")
+        return False
+    return True
 
 
 def recipe_images() -> frozenset[str]:

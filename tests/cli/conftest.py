@@ -16,6 +16,8 @@ import pytest
 from clorefleet.sandbox.settings import SandboxSettings
 from clorefleet.sandbox.thread import RunningSandbox
 
+PROGRAM = "from clorefleet.cli.main import main; raise SystemExit(main())"
+
 
 @dataclass
 class Run:
@@ -36,7 +38,7 @@ class CommandLine:
 
     def __call__(self, *words: str, **env: str) -> Run:
         done = subprocess.run(
-            [sys.executable, "-c", "from clorefleet.cli.main import main; raise SystemExit(main())", *words],
+            [sys.executable, "-c", PROGRAM, *words],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -44,6 +46,25 @@ class CommandLine:
             env=self.env | env,
             timeout=self.timeout_s,
         )
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    def answered(self, answer: str, *words: str) -> Run:
+        """At a terminal, where somebody types `answer` at the question."""
+        ours, theirs = os.openpty()
+        try:
+            os.write(ours, answer.encode() + b"\n")
+            done = subprocess.run(
+                [sys.executable, "-c", PROGRAM, *words],
+                capture_output=True,
+                text=True,
+                stdin=theirs,
+                cwd=self.home,
+                env=self.env,
+                timeout=self.timeout_s,
+            )
+        finally:
+            os.close(ours)
+            os.close(theirs)
         return Run(done.returncode, done.stdout, done.stderr)
 
 

@@ -13,12 +13,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from clorefleet.cli import panic
 from clorefleet.cli.panic import end_and_tell, recipe_images
 from clorefleet.clock import SystemClock
+from clorefleet.config.profile import Profile
 from clorefleet.daemon import unending
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import MarketError
 from clorefleet.domain.failure import Cause
+from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import Currency
 from clorefleet.domain.order import RentRequest
@@ -28,7 +31,8 @@ from clorefleet.market.client import MarketClient
 from clorefleet.market.limiter import RequestLimiter
 from clorefleet.sandbox.settings import SandboxSettings
 from clorefleet.sandbox.thread import RunningSandbox
-from clorefleet.store.database import open_store
+from clorefleet.store.database import Store, open_store
+from tests.cli.conftest import CommandLine
 from tests.fleet.builders import deployment, lease, plan
 from tests.fleet.world import World
 
@@ -78,6 +82,10 @@ def rent(market: RunningSandbox, image: str) -> int:
             [new] = {order.order_id for order in client.fetch_orders().live()} - known
             return int(new)
     raise AssertionError("nothing could be rented")
+
+
+def store_of(account: CommandLine) -> Store:
+    return open_store(f"sqlite:///{account.home / 'home' / 'state' / 'default' / 'clorefleet.db'}")
 
 
 def live(market: RunningSandbox) -> set[int]:
@@ -152,6 +160,71 @@ def test_stop_all_with_an_empty_store_ends_what_runs_our_images_and_lists_the_re
     everything = account("stop", "--all", "--foreign", "--yes")
     assert everything.code == 0 and live(market) == set()
     assert "No order of ours bills" in account("stop", "--all", "--yes").out
+
+
+@pytest.fixture
+def serving(account, market) -> SimpleNamespace:
+    """A deployment that is to run, and its order, which bills."""
+    number = rent(market, OUR_IMAGE)
+    [order] = client_of(market).fetch_orders().live()
+    held = lease(
+        LeaseState.ORDERED,
+        Phase.SERVING,
+        plan=plan(order.server_id),
+        deployment_id="glm",
+        order_id=order.order_id,
+        created_at=order.created_at,
+    )
+    store = store_of(account)
+    with store.write() as tx:
+        tx.put_deployment(deployment("glm"))
+        tx.put_lease(held)
+    return SimpleNamespace(number=number, order=order, store=store)
+
+
+def wished(store) -> Desired:
+    with store.read() as tx:
+        return tx.deployment(DeploymentId("glm")).desired
+
+
+def test_only_a_yes_to_stop_all_changes_anything(account, market, serving):
+    no = account.answered("n", "stop", "--all")
+    assert no.code == 130 and "Nothing was ended." in no.err and "and stop glm?" in no.err
+    unasked = account("stop", "--all")
+    assert unasked.code == 9 and "Nothing was changed" in unasked.err
+    assert wished(serving.store) is Desired.RUNNING and live(market) == {serving.number}
+    assert account.answered("y", "stop", "--all").code == 0
+    assert wished(serving.store) is Desired.STOPPED and live(market) == set()
+
+
+def test_what_would_be_rented_again_is_asked_about_where_no_order_bills(account):
+    store = store_of(account)
+    with store.write() as tx:
+        tx.put_deployment(deployment("glm"))
+    assert account("stop", "--all").code == 9 and wished(store) is Desired.RUNNING
+    run = account("stop", "--all", "--yes")
+    assert run.code == 0 and "No order of ours bills" in run.out and "Nothing is rented any more" in run.err
+    assert wished(store) is Desired.STOPPED
+    again = account("stop", "--all")
+    assert again.code == 0, "there is nothing to ask about"
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_nothing_is_wished_any_more_before_the_first_order_is_cancelled(
+    account, market, serving, monkeypatch, yes
+):
+    """Else a daemon would rent another in its place."""
+    client, seen = client_of(market), []
+    connection = SimpleNamespace(clock=SystemClock())
+    monkeypatch.setattr("clorefleet.config.profile.connect", lambda profile: connection)
+    monkeypatch.setattr("clorefleet.wiring.make_market", lambda connection: client)
+    monkeypatch.setattr(
+        "clorefleet.config.profile.store_url", lambda profile: f"sqlite:///{serving.store.file}"
+    )
+    monkeypatch.setattr(panic, "confirm", lambda question, **words: None)
+    monkeypatch.setattr(panic, "end_and_tell", lambda *words: seen.append(wished(serving.store)))
+    panic.stop_everything(Profile("default", account.home), foreign=False, yes=yes)
+    assert seen == [Desired.STOPPED]
 
 
 def test_an_order_that_may_be_of_our_own_rent_is_told_by_each_command_and_left_alone(account, market):
