@@ -111,8 +111,8 @@ def sweep(
     if orphans:
         note(
             f"{len(orphans)} order(s) may be ours and nothing here explains them. If no other machine's "
-            "clorefleet made them: --end ORDER ends one; `clorefleet adopt ORDER --model M` takes one over "
-            "where its key is on this machine."
+            "clorefleet made them: --end ORDER ends one; `clorefleet adopt ORDER --model M --budget 12/day` "
+            "takes one over where its key is on this machine."
         )
         raise typer.Exit(ExitCode.ORPHANS)
 

@@ -144,7 +144,7 @@ def test_an_order_that_does_not_exist_or_whose_key_is_gone_is_not_adopted(accoun
     unknown = account("adopt", "1", "--model", "smollm2-135m", "--yes")
     assert unknown.code == 2 and "no live order 1" in unknown.err
     ours = rent(market, OUR_IMAGE)
-    keyless = account("adopt", str(ours), "--model", "smollm2-135m", "--yes")
+    keyless = account("adopt", str(ours), "--model", "smollm2-135m", "--budget", "12/day", "--yes")
     assert keyless.code != 0 and "It bills" in keyless.err and f"--end {ours}" in keyless.err
     assert account("status", "--json").json["deployments"] == [] and live(market) == {ours}
 
