@@ -50,6 +50,7 @@ def adopt(
     from clorefleet.domain.errors import BadInput
     from clorefleet.domain.money import parse_budget
     from clorefleet.domain.plan import Requirement
+    from clorefleet.fleet.sweep import lease_of
     from clorefleet.store.database import open_store
     from clorefleet.wiring import make_market
 
@@ -71,8 +72,8 @@ def adopt(
     wish = Deployment(deployment_id, requirement, 1, Desired.RUNNING, connection.clock.now())
     with store.read() as tx:
         leases = tx.leases()
-    holder = next((each for each in leases if each.order_id == order_id and each.is_open), None)
-    if holder is not None:
+    holder = lease_of(order, leases)
+    if holder is not None and holder.is_open:
         raise BadInput(
             f"Order {order_id} is known already: it serves {holder.deployment_id}.",
             remedy=f"`clorefleet status{profile.flag}` shows it.",

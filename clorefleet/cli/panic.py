@@ -17,7 +17,7 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.cli.progress import working
 from clorefleet.domain.errors import MarketError, RateLimited
-from clorefleet.domain.identity import DeploymentId, OrderId, ServerId
+from clorefleet.domain.identity import DeploymentId, ServerId
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
@@ -153,7 +153,6 @@ def end_and_tell(connection: Connection, market: Market, wanted: Iterable[Order]
 class OurOrders:
     """What this profile's store says is ours."""
 
-    orders: frozenset[OrderId]
     knows_nothing: bool
     """The store never knew a lease: it is new, or of another machine."""
     servers_in_doubt: frozenset[ServerId]
@@ -163,7 +162,9 @@ class OurOrders:
     """The deployments that are to run: a daemon rents for them again."""
 
     def explains(self, order: Order) -> bool:
-        return order.order_id in self.orders or order.server_id in self.servers_in_doubt
+        from clorefleet.fleet.sweep import lease_of
+
+        return order.server_id in self.servers_in_doubt or lease_of(order, self.leases) is not None
 
     def may_have_made(self, order: Order) -> Lease | None:
         """The lease of a rent whose order this may be; nothing here can tell."""
@@ -186,7 +187,6 @@ def _read_records(profile: Profile) -> OurOrders | None:
         note(f"The store cannot be used ({error}): orders are ended without it.")
         return None
     return OurOrders(
-        frozenset(lease.order_id for lease in leases if lease.order_id is not None),
         not leases,
         frozenset(lease.server_id for lease in leases if lease.is_open and lease.order_id is None),
         leases,

@@ -16,7 +16,6 @@ from clorefleet.cli.progress import working
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
     from clorefleet.domain.deployment import Deployment
-    from clorefleet.domain.identity import OrderId
     from clorefleet.domain.lease import Lease
     from clorefleet.domain.order import Order
     from clorefleet.fleet.sweep import Finding
@@ -102,10 +101,9 @@ def sweep(
         confirm(question, yes=yes or profile.is_sandbox, what="Ending orders", otherwise="Nothing was ended.")
         _record_consent(records.store, named, connection)
         end_and_tell(connection, market, [finding.order for finding in to_end])
-    gone = {finding.order.order_id for finding in to_end}
-    orphans = [f for f in findings if f.standing is Standing.LIKELY and f.order.order_id not in gone]
+    orphans = [f for f in findings if f.standing is Standing.LIKELY and f not in to_end]
     if options.as_json:
-        print_json(_document(findings, gone, orphans))
+        print_json(_document(findings, to_end, orphans))
     elif to_end:
         say(f"{len(to_end)} order(s) ended: the market lists none of them any more.")
     if orphans:
@@ -187,7 +185,7 @@ def _show(findings: tuple[Finding, ...]) -> None:
 
 
 def _document(
-    findings: tuple[Finding, ...], ended: set[OrderId], orphans: list[Finding]
+    findings: tuple[Finding, ...], ended: list[Finding], orphans: list[Finding]
 ) -> dict[str, object]:
     def described(order: Order) -> dict[str, object]:
         return {
@@ -202,7 +200,7 @@ def _document(
 
     return {
         "orders": [
-            described(f.order) | {"standing": f.standing, "why": f.why, "is_ended": f.order.order_id in ended}
+            described(f.order) | {"standing": f.standing, "why": f.why, "is_ended": f in ended}
             for f in findings
         ],
         "orphans": [f.order.order_id for f in orphans],

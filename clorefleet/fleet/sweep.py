@@ -44,6 +44,8 @@ ROUNDS_MAX = 20
 ROUND_PAUSE_S = 1.0
 ABSENT_READINGS = 2
 """One reading without an order proves nothing."""
+_UNTOLD = ServerId(0)
+"""What a server that the list does not tell reads as."""
 
 
 class Standing(StrEnum):
@@ -92,7 +94,7 @@ def explain_orders(
 def _explain(
     order: Order, leases: tuple[Lease, ...], wishes: Mapping[DeploymentId, Desired], images: frozenset[str]
 ) -> Finding:
-    mine = next((each for each in leases if each.order_id == order.order_id), None)
+    mine = lease_of(order, leases)
     if mine is None:
         mine = next((each for each in leases if _may_have_become(each, order)), None)
         if mine is not None:
@@ -112,6 +114,22 @@ def _explain(
         why = f"deployment {mine.deployment_id} is not wanted"
         return Finding(order, Standing.LEFT_OVER, why, mine.deployment_id)
     return Finding(order, Standing.LEASED, f"it serves {mine.deployment_id}", mine.deployment_id)
+
+
+def lease_of(order: Order, leases: Iterable[Lease]) -> Lease | None:
+    """The lease that has the order: an open one first, since a closed one does not show it unwanted."""
+    found = [each for each in leases if is_order(order, each.order_id, each.server_id)]
+    return next((each for each in found if each.is_open), found[0] if found else None)
+
+
+def is_order(order: Order, order_id: OrderId | None, server_id: ServerId) -> bool:
+    """By its number and its server: a market may give a number again, to somebody's order on another server.
+
+    Where the list does not tell the server, the number has to do.
+    """
+    if order.order_id != order_id:
+        return False
+    return order.server_id == server_id or _UNTOLD in (order.server_id, server_id)
 
 
 def _may_have_become(lease: Lease, order: Order) -> bool:
@@ -195,7 +213,8 @@ def end_orders(
     Raises:
         MarketError: the order list cannot be read.
     """
-    orders = {order.order_id: order for order in wanted}
+    given = tuple(wanted)
+    orders = {order.order_id: order for order in given}
     answers: dict[OrderId, str] = {}
     attempts = dict.fromkeys(orders, 0)
     absent_readings = 0
@@ -207,7 +226,10 @@ def end_orders(
             tell("The market's request limit is used up; the order list is read again in a moment.")
             sleep(ROUND_PAUSE_S)
             continue
-        live = {order.order_id for order in listed.live()} & orders.keys()
+        alike = [each for each in listed.live() if each.order_id in orders]
+        live = {
+            seen.order_id for seen in alike if any(is_order(seen, e.order_id, e.server_id) for e in given)
+        }
         if not live:
             # A list with records that cannot be read may hold them still.
             absent_readings += 0 if listed.unreadable else 1
@@ -221,6 +243,7 @@ def end_orders(
                 tell(f"Order {order_id}: {answers[order_id]}")
         sleep(ROUND_PAUSE_S)
     left = live or set(orders)
+    unknown = "the list cannot be read whole"
     return Ended(
         tuple(order_id for order_id in orders if order_id not in left),
         tuple(
@@ -228,7 +251,7 @@ def end_orders(
                 order_id,
                 hourly(orders[order_id]),
                 attempts[order_id],
-                answers.get(order_id, "the list cannot be read whole"),
+                answers.get(order_id, unknown) if order_id in live else unknown,
             )
             for order_id in sorted(left)
         ),

@@ -137,6 +137,28 @@ def test_a_sweep_works_beside_a_broken_store(account, market):
     assert run.code == 0 and "store cannot be used" in run.err and live(market) == set()
 
 
+# -- numbers that are given again
+
+
+@pytest.mark.parametrize("words", [("sweep", "--yes"), ("stop", "--all", "--yes")])
+def test_the_users_own_order_is_not_ours_by_a_number_that_ours_once_had(account, market, words):
+    """A21: the lease of that number was on another server."""
+    number = rent(market, FOREIGN)
+    [order] = client_of(market).fetch_orders().live()
+    old = lease(
+        LeaseState.ENDED,
+        Phase.ENDED,
+        plan=plan(order.server_id + 1),
+        deployment_id="glm",
+        order_id=order.order_id,
+        ended_at=order.created_at,
+    )
+    with store_of(account).write() as tx:
+        tx.put_deployment(deployment("glm", desired=Desired.STOPPED))
+        tx.put_lease(old)
+    assert account(*words).code == 0 and live(market) == {number}
+
+
 # -- adopt
 
 

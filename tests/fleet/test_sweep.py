@@ -11,7 +11,7 @@ import pytest
 from clorefleet.domain.deployment import Desired
 from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.failure import Cause
-from clorefleet.domain.identity import OrderId, ServerId
+from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.order import StrangeOrder
 from clorefleet.domain.outcome import CancelRefused
@@ -42,6 +42,17 @@ def standing(the_order, *leases, wishes=WANTED, images=OURS):
 )
 def test_a_record_decides(held, wishes, expected):
     assert standing(order(), held, wishes=wishes) is expected
+
+
+def test_a_number_that_was_given_again_is_not_the_order_of_an_old_lease():
+    """A21: our order of that number was on another server."""
+    old = lease(LeaseState.ENDED, Phase.ENDED, server_id=5)
+    assert standing(order(image="somebody/else"), old) is Standing.FOREIGN
+    assert standing(order(server_id=0), old) is Standing.LEFT_OVER, "the list does not tell the server"
+    new = lease(LeaseState.ORDERED, Phase.SERVING, lease_id=LeaseId("l2"))
+    for leases in ((old, new), (new, old)):
+        assert standing(order(), *leases) is Standing.LEASED
+        assert standing(order(server_id=0), *leases) is Standing.LEASED, "a closed lease says less"
 
 
 def test_without_a_record_the_image_makes_it_likely_and_nothing_makes_it_certain():
@@ -183,6 +194,18 @@ def test_only_the_named_orders_are_ended(tmp_path: Path):
         tell=lambda text: None,
     )
     assert [each.order_id for each in world.market.live] == [OrderId(901)]
+
+
+def test_an_order_that_has_the_number_of_an_ended_one_is_not_ended(tmp_path: Path):
+    """A21, S9: a cancel names the number alone."""
+    world = World(tmp_path)
+    world.market.orders = {900: order(900, server_id=8)}
+    world.market.visible_from = {900: NOW}
+    result = end_orders(world.market, [order(900)], sleep=world.clock.sleep, tell=lambda text: None)
+    assert result.ended == (OrderId(900),) and len(world.market.live) == 1
+    untold = order(900, server_id=0)
+    end_orders(world.market, [untold], sleep=world.clock.sleep, tell=lambda text: None)
+    assert world.market.live == []
 
 
 def test_the_daemon_tells_which_orders_will_not_end_until_they_do(tmp_path: Path):
