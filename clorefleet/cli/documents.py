@@ -304,6 +304,8 @@ class Stopped(TypedDict):
 class StoppedAll(TypedDict):
     ended: list[OrderId]
     left: list[OrderId]
+    unreadable: int
+    """Records of the market's list that could not be read: any may be an order that bills."""
 
 
 class CostPart(TypedDict):
@@ -520,6 +522,8 @@ class SweptOrder(TypedDict):
 class Sweep(TypedDict):
     orders: list[SweptOrder]
     orphans: list[OrderId]
+    unreadable: int
+    """Records of the market's list that could not be read: any may be an order that bills."""
 
 
 class Adopted(TypedDict):

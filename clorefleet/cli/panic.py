@@ -22,7 +22,7 @@ from clorefleet.domain.identity import DeploymentId, ServerId
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
     from clorefleet.domain.lease import Lease
-    from clorefleet.domain.order import Order
+    from clorefleet.domain.order import Order, OrderList
     from clorefleet.fleet.edges import Market
 
 
@@ -40,10 +40,11 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         market = make_market(connection)
         ours = _read_records(profile)
         is_stopped = has_yes and _stop_wishing(profile, ours)
-        live = _live_orders(connection, market, is_store_stopped=is_stopped)
+        listed = _live_orders(connection, market, is_store_stopped=is_stopped)
     images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
     if images:
         note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
+    live = listed.live()
     wanted = [
         order for order in live if foreign or ours is None or ours.explains(order) or order.image in images
     ]
@@ -51,6 +52,10 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     maybe = [] if ours is None else [order for order in left if ours.may_have_made(order)]
     for order in left:
         note(_left_alone(order, ours))
+    if listed.unreadable:
+        note(unread(listed))
+    is_all_known = not maybe and not listed.unreadable
+    document = {"left": [order.order_id for order in left], "unreadable": listed.unreadable}
     wished = () if ours is None else ours.wished
     for order in wanted:
         note(f"Order {order.order_id} on server {order.server_id}: {order.price}, {order.spend} so far")
@@ -64,19 +69,27 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
             note(f"Nothing is rented any more for: {', '.join(wished)}.")
     if not wanted:
         if options.as_json:
-            print_json({"ended": [], "left": [order.order_id for order in left]})
-        elif not maybe:
+            print_json({"ended": []} | document)
+        elif is_all_known:
             say("No order of ours bills.")
-        _end_with(maybe)
+        _end_with(is_all_known)
         return
     end_and_tell(connection, market, wanted)
     if options.as_json:
-        print_json({"ended": [order.order_id for order in wanted], "left": [o.order_id for o in left]})
+        print_json({"ended": [order.order_id for order in wanted]} | document)
     else:
         say(f"{len(wanted)} order(s) ended: the market lists none of them any more.")
     if left:
         note("Add --foreign to end the others too.")
-    _end_with(maybe)
+    _end_with(is_all_known)
+
+
+def unread(listed: OrderList) -> str:
+    """What a user reads of records that nobody could read: none of them was counted, left alone or ended."""
+    return (
+        f"{listed.unreadable} record(s) of the market's order list could not be read: each may be an order "
+        "that bills. Run the same command again; if it stays so, look at your orders on clore.ai."
+    )
 
 
 def _question(wanted: list[Order], wished: tuple[DeploymentId, ...]) -> str:
@@ -97,15 +110,15 @@ def _left_alone(order: Order, ours: OurOrders | None) -> str:
     return f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {hourly(order)}"
 
 
-def _end_with(maybe: list[Order]) -> None:
-    """Not all has ended, where an order is left that may be ours."""
+def _end_with(is_all_known: bool) -> None:
+    """Not all has ended, where an order is left that may be ours, or a record that could not be read."""
     from clorefleet.domain.errors import ExitCode
 
-    if maybe:
+    if not is_all_known:
         raise typer.Exit(ExitCode.ORPHANS)
 
 
-def _live_orders(connection: Connection, market: Market, *, is_store_stopped: bool) -> tuple[Order, ...]:
+def _live_orders(connection: Connection, market: Market, *, is_store_stopped: bool) -> OrderList:
     from clorefleet.fleet.sweep import all_live
 
     try:

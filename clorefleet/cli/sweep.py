@@ -44,7 +44,7 @@ def sweep(
     Needs only the key. Works once and exits, so that cron on another machine can watch over a daemon that has
     died: there, with an empty store, no order is certainly ours, and none is ended unless you name it. What
     you name is your consent, and is recorded. Exit code 12 when orders bill that may be ours and that
-    nothing explains.
+    nothing explains, and when the list holds records that cannot be read.
 
     Examples:
 
@@ -66,12 +66,14 @@ def sweep(
         market = make_market(connection)
         orders = market.fetch_orders()
     records = _read_records(profile)
-    from clorefleet.cli.panic import end_and_tell, recipe_images
+    from clorefleet.cli.panic import end_and_tell, recipe_images, unread
 
     findings = explain_orders(
         orders.live(), leases=records.leases, deployments=records.deployments, images=recipe_images()
     )
-    _show(findings)
+    _show(findings, is_whole=not orders.unreadable)
+    if orders.unreadable:
+        note(unread(orders))
     missing = set(end) - {finding.order.order_id for finding in findings}
     if missing:
         numbers = ", ".join(map(str, sorted(missing)))
@@ -103,7 +105,7 @@ def sweep(
         end_and_tell(connection, market, [finding.order for finding in to_end])
     orphans = [f for f in findings if f.standing is Standing.LIKELY and f not in to_end]
     if options.as_json:
-        print_json(_document(findings, to_end, orphans))
+        print_json(_document(findings, to_end, orphans) | {"unreadable": orders.unreadable})
     elif to_end:
         say(f"{len(to_end)} order(s) ended: the market lists none of them any more.")
     if orphans:
@@ -112,6 +114,7 @@ def sweep(
             "clorefleet made them: --end ORDER ends one; `clorefleet adopt ORDER --model M --budget 12/day` "
             "takes one over where its key is on this machine."
         )
+    if orphans or orders.unreadable:
         raise typer.Exit(ExitCode.ORPHANS)
 
 
@@ -159,11 +162,12 @@ def _record_consent(store: Store | None, named: list[Finding], connection: Conne
         note(f"Your consent could not be recorded ({error.what}); the orders are ended all the same.")
 
 
-def _show(findings: tuple[Finding, ...]) -> None:
+def _show(findings: tuple[Finding, ...], *, is_whole: bool) -> None:
     if options.as_json:
         return
     if not findings:
-        say("The market lists no live order: nothing bills.")
+        if is_whole:
+            say("The market lists no live order: nothing bills.")
         return
     from clorefleet.fleet.sweep import hourly
 

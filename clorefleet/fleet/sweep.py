@@ -26,7 +26,7 @@ from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.money import Period
-from clorefleet.domain.order import Order
+from clorefleet.domain.order import Order, OrderList
 from clorefleet.domain.outcome import (
     AlreadyEnded,
     CancelAccepted,
@@ -184,18 +184,21 @@ class Ended:
     unending: tuple[Unending, ...]
 
 
-def all_live(market: Market, *, sleep: Callable[[float], None]) -> tuple[Order, ...]:
+def all_live(market: Market, *, sleep: Callable[[float], None]) -> OrderList:
     """The orders that any of some readings shows as live: in one, a page may be missing, or the newest ones.
+
+    Records that one of them could not read are not known to be among what another has read.
 
     Raises:
         MarketError: the order list cannot be read.
     """
-    found: dict[tuple[OrderId, ServerId], Order] = {}
-    for number in range(ABSENT_READINGS):
-        if number:
-            sleep(ROUND_PAUSE_S)
-        found |= {(each.order_id, each.server_id): each for each in market.fetch_orders().live()}
-    return tuple(found.values())
+    readings = [market.fetch_orders()]
+    while len(readings) < ABSENT_READINGS:
+        sleep(ROUND_PAUSE_S)
+        readings.append(market.fetch_orders())
+    found = {(each.order_id, each.server_id): each for listed in readings for each in listed.live()}
+    unreadable = max(listed.unreadable for listed in readings)
+    return OrderList(tuple(found.values()), readings[-1].read_at, unreadable=unreadable)
 
 
 def end_orders(

@@ -44,9 +44,9 @@ def stop_all(
     for _ in range(RUNS_MAX):
         try:
             listed = all_live(hand, sleep=clock.sleep)
-            if not listed:
+            if not listed.live() and not listed.unreadable:
                 break
-            end_orders(hand, listed, sleep=clock.sleep, tell=trace)
+            end_orders(hand, listed.live(), sleep=clock.sleep, tell=trace)
         except MarketError as error:
             trace(f"the list cannot be read: {error.what[:100]}")
         clock.sleep(_PAUSE_S)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from clorefleet.cli import panic
+from clorefleet.cli.context import options
+from clorefleet.cli.main import main
 from clorefleet.cli.panic import end_and_tell, recipe_images
 from clorefleet.clock import SystemClock
 from clorefleet.config.profile import Profile
@@ -24,7 +27,7 @@ from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import Currency
-from clorefleet.domain.order import RentRequest
+from clorefleet.domain.order import OrderList, RentRequest
 from clorefleet.domain.outcome import Rented
 from clorefleet.domain.secret import Secret
 from clorefleet.market.client import MarketClient
@@ -137,6 +140,27 @@ def test_a_sweep_works_beside_a_broken_store(account, market):
     assert run.code == 0 and "store cannot be used" in run.err and live(market) == set()
 
 
+# -- records that cannot be read
+
+
+@pytest.mark.parametrize("words", [("sweep",), ("stop", "--all", "--yes")])
+def test_a_list_that_cannot_be_read_whole_is_not_told_as_empty(words, account, market, monkeypatch, capsys):
+    """A record without a number that can be read: an order that bills."""
+    number = rent(market, OUR_IMAGE)
+    listed = OrderList((), datetime.now(UTC), unreadable=1)
+    blind = SimpleNamespace(fetch_orders=lambda: listed)
+    monkeypatch.setenv("CLOREFLEET_HOME", account.env["CLOREFLEET_HOME"])
+    monkeypatch.setenv("CLORE_API_KEY", market.api_key)
+    monkeypatch.setattr("clorefleet.wiring.make_market", lambda connection: blind)
+    monkeypatch.setattr(options, "as_json", False)  # and again after this test
+    for as_json in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", ["clorefleet", *words, *as_json])
+        assert main() == LIKELY and live(market) == {number}
+        told = capsys.readouterr()
+        assert "1 record(s) of the market's order list could not be read" in told.err
+        assert json.loads(told.out)["unreadable"] == 1 if as_json else told.out == ""
+
+
 # -- numbers that are given again
 
 
@@ -177,7 +201,7 @@ def test_an_order_that_does_not_exist_or_whose_key_is_gone_is_not_adopted(accoun
 def test_stop_all_with_an_empty_store_ends_what_runs_our_images_and_lists_the_rest(account, market):
     ours, foreign = rent(market, OUR_IMAGE), rent(market, FOREIGN)
     run = account("stop", "--all", "--yes", "--json")
-    assert run.code == 0 and run.json == {"ended": [ours], "left": [foreign]}
+    assert run.code == 0 and run.json == {"ended": [ours], "left": [foreign], "unreadable": 0}
     assert live(market) == {foreign}
     everything = account("stop", "--all", "--foreign", "--yes")
     assert everything.code == 0 and live(market) == set()

@@ -13,7 +13,7 @@ from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState, Phase
-from clorefleet.domain.order import StrangeOrder
+from clorefleet.domain.order import OrderList, StrangeOrder
 from clorefleet.domain.outcome import CancelRefused
 from clorefleet.fleet.strange import lease_it_may_be_of
 from clorefleet.fleet.sweep import Standing, all_live, end_orders, explain_orders
@@ -145,8 +145,24 @@ def test_an_order_that_one_reading_misses_is_found_by_the_next(tmp_path: Path):
     world = World(tmp_path)
     world.market.orders = {900: order(900), 901: order(901, server_id=8)}
     world.market.visible_from = {900: NOW, 901: NOW + timedelta(seconds=1)}
-    found = all_live(world.market, sleep=world.clock.sleep)
+    found = all_live(world.market, sleep=world.clock.sleep).live()
     assert [each.order_id for each in found] == [OrderId(900), OrderId(901)]
+
+
+def test_what_one_reading_could_not_read_is_told_whatever_the_next_one_reads(tmp_path: Path):
+    """A10: the next one may lack the page that it was on."""
+    world = World(tmp_path)
+    readings = [OrderList((), NOW, unreadable=1), OrderList((order(900),), NOW)]
+    world.market.fetch_orders = lambda: readings.pop()
+    found = all_live(world.market, sleep=world.clock.sleep)
+    assert found.unreadable == 1 and [each.order_id for each in found.live()] == [OrderId(900)]
+
+
+def test_an_order_that_may_be_a_record_that_cannot_be_read_is_not_told_as_ended(tmp_path: Path):
+    world = World(tmp_path)
+    world.market.fetch_orders = lambda: OrderList((), NOW, unreadable=1)
+    result = end_orders(world.market, [order(900)], sleep=world.clock.sleep, tell=lambda text: None)
+    assert [each.last_answer for each in result.unending] == ["the list cannot be read whole"]
 
 
 def test_what_will_not_end_is_named_with_its_price_and_attempts(tmp_path: Path):
