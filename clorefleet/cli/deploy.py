@@ -78,12 +78,18 @@ def deploy(
                 or kept.has_given_up != existing.has_given_up
                 or kept.woken_at != existing.woken_at
             ):
-                _begin(store, connection, requirement, deployment_id, replicas, yes=yes, dry_run=True)
+                _begin(
+                    store, connection, requirement, deployment_id, replicas, existing, yes=yes, dry_run=True
+                )
             return
         if kept != existing:
-            with store.write() as tx:
-                tx.put_deployment(kept)
-    elif not _begin(store, connection, requirement, deployment_id, copies or 1, yes=yes, dry_run=dry_run):
+            _write(store, existing, kept)
+        old, new = existing.requirement.budget, kept.requirement.budget
+        if old != new:
+            note(f"The budget of {deployment_id} is now {new}; it was {old}.")
+    elif not _begin(
+        store, connection, requirement, deployment_id, copies or 1, existing, yes=yes, dry_run=dry_run
+    ):
         return
     _run(store, connection, deployment_id, detach=detach)
 
@@ -170,7 +176,6 @@ def _continued(
             what="Changing the budget",
             otherwise="The budget is as it was; what runs goes on.",
         )
-        note(f"The budget of {existing.deployment_id} is now {new}; it was {old}.")
         kept = replace(kept, requirement=requirement)
     if _sleeps(store, existing, connection.clock.now()):
         woken = (
@@ -207,11 +212,16 @@ def _begin(
     requirement: Requirement,
     deployment_id: str,
     replicas: int,
+    existing: Deployment | None,
     *,
     yes: bool,
     dry_run: bool,
 ) -> bool:
-    """Plan, show, ask, and write the wish down; false for a dry run."""
+    """Plan, show, ask, and write the wish down; false for a dry run.
+
+    Args:
+        existing: what is there of that name, which was stopped; None for a new one.
+    """
     from clorefleet.cli.plan import by_record, nothing_fits, picks, show_json
     from clorefleet.cli.plan_view import show, show_replicas
     from clorefleet.domain.deployment import Deployment, Desired
@@ -253,16 +263,14 @@ def _begin(
         what="Renting",
         otherwise="Nothing was rented.",
     )
-    with store.write() as tx:
-        tx.put_deployment(
-            Deployment(
-                deployment_id=DeploymentId(deployment_id),
-                requirement=requirement,
-                replicas=replicas,
-                desired=Desired.RUNNING,
-                created_at=connection.clock.now(),
-            )
-        )
+    wish = Deployment(
+        deployment_id=DeploymentId(deployment_id),
+        requirement=requirement,
+        replicas=replicas,
+        desired=Desired.RUNNING,
+        created_at=connection.clock.now(),
+    )
+    _write(store, existing, wish)
     return True
 
 
@@ -350,6 +358,18 @@ def _warn_of_low_wallets(taken: tuple[Plan, ...], view: MarketView, orders: Orde
 
 
 # -- both
+
+
+def _write(store: Store, before: Deployment | None, after: Deployment) -> None:
+    """
+    Raises:
+        BadInput: it has changed since it was asked about: a stop of meanwhile is not undone.
+    """
+    from clorefleet.cli.deployment import check_unchanged
+
+    with store.write() as tx:
+        check_unchanged(tx, after.deployment_id, before)
+        tx.put_deployment(after)
 
 
 def _run(store: Store, connection: Connection, deployment_id: str, *, detach: bool) -> None:

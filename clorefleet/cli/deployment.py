@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.errors import BadInput
+    from clorefleet.domain.identity import DeploymentId
     from clorefleet.store.queries import Transaction
 
 
@@ -25,6 +26,22 @@ def find_deployment(tx: Transaction, name: str, *, money: str = "") -> Deploymen
     if found is None:
         raise no_deployment(name, (each.deployment_id for each in tx.deployments()), money=money)
     return found
+
+
+def check_unchanged(tx: Transaction, name: DeploymentId, before: Deployment | None) -> None:
+    """In the transaction that writes what was asked about: nobody confirms what they did not see.
+
+    Raises:
+        BadInput: it is not what it was when it was asked about, or was made, stopped or taken away meanwhile.
+    """
+    from clorefleet.domain.errors import BadInput
+
+    if tx.deployment(name) != before:
+        raise BadInput(
+            f"“{name}” has changed since this was asked.",
+            remedy="Look at it again (`clorefleet status`), then decide.",
+            money="Nothing was changed.",
+        )
 
 
 def no_deployment(name: str, known: Iterable[str], *, money: str = "") -> BadInput:

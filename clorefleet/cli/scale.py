@@ -99,16 +99,11 @@ def _write(store: Store, before: Deployment, after: Deployment, now: datetime) -
     Raises:
         BadInput: it has changed since it was asked about.
     """
-    from clorefleet.domain.errors import BadInput
+    from clorefleet.cli.deployment import check_unchanged
     from clorefleet.domain.event import Event
 
     name = before.deployment_id
     with store.write() as tx:
-        if tx.deployment(name) != before:
-            raise BadInput(
-                f"“{name}” has changed since this was asked.",
-                remedy="Look at it again (`clorefleet status`), then decide.",
-                money="Nothing was changed.",
-            )
+        check_unchanged(tx, name, before)
         tx.put_deployment(after)
         tx.add_event(Event(now, "scale_wished", f"{name}: {_number(after)} were asked for.", name))

@@ -79,7 +79,8 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
     question = f"Stop {name}? Its {len(leases)} server(s), at {usd(daily)}/day, are given back."
     confirm(question, yes=yes or profile.is_sandbox, what="Stopping", otherwise="It goes on.")
     with store.write() as tx:
-        tx.put_deployment(stopped(deployment))
+        # As it is by now: what somebody lowered while this was asked stays lowered.
+        tx.put_deployment(stopped(tx.deployment(deployment.deployment_id) or deployment))
     connection = connect(profile)
     process.ensure_running(profile.name, profile.state_dir)
     process.wake(profile.state_dir)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
 from dataclasses import replace
 from decimal import Decimal
 
@@ -43,28 +39,10 @@ def kept(store: Store) -> Deployment:
     return found
 
 
-def at_a_terminal(cli: CommandLine, *words: str, answer: str) -> tuple[int, str]:
-    ours, theirs = pty.openpty()
-    os.write(ours, answer.encode())
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", "from clorefleet.cli.main import main; raise SystemExit(main())", *words],
-            stdin=theirs,
-            capture_output=True,
-            text=True,
-            cwd=cli.home,
-            env=cli.env,
-            timeout=60,
-        )
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
-
-
 def test_the_question_says_what_it_costs_and_a_no_changes_nothing(cli: CommandLine, store: Store):
-    code, said = at_a_terminal(cli, "scale", "tiny", "3", answer="n\n")
-    assert code == ExitCode.INTERRUPTED and "It stays as it was." in said
+    run = cli.answered("n", "scale", "tiny", "3")
+    said = " ".join((run.out + run.err).split())
+    assert run.code == ExitCode.INTERRUPTED and "It stays as it was." in said
     assert "Keep 3 replicas of tiny? 2 more, at about" in said and "Never above its budget" in said
     assert kept(store) == deployment()
 
