@@ -263,33 +263,51 @@ def _check_ceilings(tx: Transaction, into: Deployment, order: Order, plan: Plan,
 def _take_over(
     connection: Connection, store: Store, order: Order, plan: Plan, lease_id: LeaseId, wish: Deployment
 ) -> None:
-    """Written by whoever leads, so the daemon steps aside for it.
+    """Written by whoever leads, so the daemon steps aside for it; whatever comes, it goes on afterwards.
 
     Raises:
         DaemonError: another machine leads.
         BadInput: the deployment has changed meanwhile, and does not want the order any more.
         BudgetExceeded: it would pass a ceiling by now.
     """
+    from clorefleet.daemon import process
+
+    profile = connection.profile
+    had_daemon = process.stop(profile.state_dir)
+    try:
+        _write(connection, store, order, plan, lease_id, wish)
+    except BaseException:
+        if had_daemon:  # else nobody would watch what runs
+            process.ensure_running(profile.name, profile.state_dir)
+        raise
+    process.ensure_running(profile.name, profile.state_dir)
+
+
+def _write(
+    connection: Connection, store: Store, order: Order, plan: Plan, lease_id: LeaseId, wish: Deployment
+) -> None:
+    """As the leader, who lets go of it in any case: the daemon would have to wait for it."""
     import os
 
-    from clorefleet.daemon import process
     from clorefleet.domain.errors import DaemonError
     from clorefleet.fleet.journal import Journal
     from clorefleet.fleet.sweep import adopted_lease
     from clorefleet.store import leadership
 
-    profile, now = connection.profile, connection.clock.now()
-    process.stop(profile.state_dir)
+    now = connection.clock.now()
     token = leadership.acquire(store, f"adopt:{os.getpid()}", now=now)
     if token is None:
         raise DaemonError(
-            "Another daemon leads this store.", remedy="Adopt on its machine, or stop it there first."
+            "Another daemon leads this store.",
+            remedy="Adopt on its machine, or stop it there first.",
+            money=f"Nothing was changed; the order bills {order.price}.",
         )
-    with store.write(token) as tx:
-        into, slot = _place(tx, wish, order, plan)
-        if tx.deployment(into.deployment_id) is None:
-            tx.put_deployment(into)
-    lease = adopted_lease(order, plan, lease_id, into.deployment_id, slot=slot, now=now)
-    Journal(store, token).adopt_orphan(lease, order, now=now)
-    leadership.release(store, token, now=now)
-    process.ensure_running(profile.name, profile.state_dir)
+    try:
+        with store.write(token) as tx:
+            into, slot = _place(tx, wish, order, plan)
+            if tx.deployment(into.deployment_id) is None:
+                tx.put_deployment(into)
+        lease = adopted_lease(order, plan, lease_id, into.deployment_id, slot=slot, now=now)
+        Journal(store, token).adopt_orphan(lease, order, now=now)
+    finally:
+        leadership.release(store, token, now=now)

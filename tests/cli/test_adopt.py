@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from clorefleet.cli.adopt import adopt
+from clorefleet.cli import adopt as adopting
 from clorefleet.cli.context import options
 from clorefleet.config.profile import Profile
 from clorefleet.daemon import process
 from clorefleet.domain.deployment import Desired
-from clorefleet.domain.errors import BadBudget, BadInput, BudgetExceeded
+from clorefleet.domain.errors import BadBudget, BadInput, BudgetExceeded, DaemonError
 from clorefleet.domain.guard import FleetGuard
 from clorefleet.domain.identity import LeaseId, OrderId
 from clorefleet.domain.lease import LeaseState, Phase
@@ -36,7 +36,7 @@ class Account:
     """What happened to it."""
 
     def adopt(self, budget: str = "", name: str = "", model: str = "smollm2-135m") -> None:
-        adopt(order_id=ORPHAN, model=model, name=name, budget=budget, yes=True)
+        adopting.adopt(order_id=ORPHAN, model=model, name=name, budget=budget, yes=True)
 
     def runs_on(self, ticks: int = 20) -> set[OrderId]:
         """The live orders after the daemon has gone on for a while."""
@@ -141,6 +141,31 @@ def test_an_order_that_would_pass_a_ceiling_is_not_adopted(lost: Account, whose)
     with pytest.raises(BudgetExceeded, match=whose):
         lost.adopt("1/day" if whose.startswith("budget") else "12/day")
     assert lost.is_as_before() and lost.daemon == ["runs"]
+
+
+def stopped_meanwhile(lost: Account) -> None:
+    lost.world.wish(name="smollm2-135m", desired=Desired.STOPPED)
+
+
+def led_by_another(lost: Account) -> None:
+    assert leadership.acquire(lost.world.store, "another machine", now=lost.world.clock.now())
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "error"), [(stopped_meanwhile, BadInput), (led_by_another, DaemonError)]
+)
+@pytest.mark.parametrize("ran", ["runs", "stopped"])
+def test_a_daemon_that_stepped_aside_goes_on_also_where_nothing_came_of_it(
+    lost: Account, monkeypatch, meanwhile, error, ran
+):
+    """Else nobody would watch what bills."""
+    lost.daemon[:] = [ran]
+    monkeypatch.setattr(adopting, "confirm", lambda *_, **__: meanwhile(lost))
+    with pytest.raises(error):
+        lost.adopt("12/day")
+    assert lost.daemon[-1] == ran and lost.is_as_before()
+    if error is BadInput:
+        assert leadership.acquire(lost.world.store, "the daemon", now=lost.world.clock.now()), "let go of"
 
 
 def test_a_slip_is_told_before_anything_is_done(lost: Account):
