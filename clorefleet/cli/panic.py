@@ -30,19 +30,20 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     """
     Raises:
         MarketError: the order list cannot be read, or an order is still there after all rounds.
+        ConfigError: there is no key; or `config.toml` cannot be used, and no key is in the environment.
     """
-    from clorefleet.config.profile import connect
     from clorefleet.wiring import make_market
 
     has_yes = yes or profile.is_sandbox
     with working("Reading the list of orders"):
-        connection = connect(profile)
+        connection, is_configured = _connect(profile)
         market = make_market(connection)
-        ours = _read_records(profile)
-        is_stopped = has_yes and _stop_wishing(profile, ours)
+        ours = _read_records(connection.store_url)
+        is_stopped = has_yes and _stop_wishing(connection.store_url, ours)
         listed = _live_orders(connection, market, is_store_stopped=is_stopped)
-    images = recipe_images() if ours is not None and ours.knows_nothing else frozenset()
-    if images:
+    is_image_enough = ours is not None and (ours.knows_nothing or not is_configured)
+    images = recipe_images() if is_image_enough else frozenset()
+    if images and is_configured:
         note("No order was ever made from here: orders that run an image of clorefleet's recipes are taken.")
     live = listed.live()
     wanted = [
@@ -64,7 +65,7 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         confirm(_question(wanted, wished), yes=has_yes, what=what, otherwise="Nothing was ended.")
         # Before any order is cancelled: a daemon would rent another in its place.
         if not has_yes:
-            is_stopped = _stop_wishing(profile, ours)
+            is_stopped = _stop_wishing(connection.store_url, ours)
         if wished and is_stopped:
             note(f"Nothing is rented any more for: {', '.join(wished)}.")
     if not wanted:
@@ -90,6 +91,30 @@ def unread(listed: OrderList) -> str:
         f"{listed.unreadable} record(s) of the market's order list could not be read: each may be an order "
         "that bills. Run the same command again; if it stays so, look at your orders on clore.ai."
     )
+
+
+def _connect(profile: Profile) -> tuple[Connection, bool]:
+    """False where `config.toml` could not be used: what bills does not wait for it to be mended.
+
+    Raises:
+        ConfigError: so it is, and no key is in the environment.
+    """
+    from clorefleet.config.profile import connect, connect_by_environment
+    from clorefleet.domain.errors import ConfigError
+
+    try:
+        return connect(profile), True
+    except (ConfigError, OSError) as error:
+        connection = connect_by_environment(profile)
+        if connection is None:
+            raise
+        note(
+            f"{error} The file is not used: the market is asked at {connection.market_url} with the key of "
+            "the environment, and the store is this profile's own. Orders that run an image of clorefleet's "
+            "recipes are taken too. If the file names another store, a daemon there may rent again: mend it, "
+            "then type the same once more."
+        )
+        return connection, False
 
 
 def _question(wanted: list[Order], wished: tuple[DeploymentId, ...]) -> str:
@@ -186,15 +211,14 @@ class OurOrders:
         return lease_it_may_be_of(order, self.leases)
 
 
-def _read_records(profile: Profile) -> OurOrders | None:
+def _read_records(store_url: str) -> OurOrders | None:
     """None when the store is broken."""
-    from clorefleet.config.profile import store_url
     from clorefleet.domain.deployment import Desired
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
 
     try:
-        with open_store(store_url(profile)).read() as tx:
+        with open_store(store_url).read() as tx:
             deployments, leases = tx.deployments(), tx.leases()
     except (ClorefleetError, OSError, ValueError) as error:
         note(f"The store cannot be used ({error}): orders are ended without it.")
@@ -207,9 +231,8 @@ def _read_records(profile: Profile) -> OurOrders | None:
     )
 
 
-def _stop_wishing(profile: Profile, ours: OurOrders | None) -> bool:
+def _stop_wishing(store_url: str, ours: OurOrders | None) -> bool:
     """Write down that nothing is wanted, so that no daemon rents again; false when the store is broken."""
-    from clorefleet.config.profile import store_url
     from clorefleet.domain.deployment import Desired
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
@@ -217,7 +240,7 @@ def _stop_wishing(profile: Profile, ours: OurOrders | None) -> bool:
     if ours is None:
         return False
     try:
-        with open_store(store_url(profile)).write() as tx:
+        with open_store(store_url).write() as tx:
             for deployment in tx.deployments():
                 tx.put_deployment(replace(deployment, desired=Desired.STOPPED))
     except (ClorefleetError, OSError, ValueError) as error:

@@ -6,6 +6,7 @@ sandbox and the real market never meet.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clorefleet.config.places import make_private_dir, state_root
-from clorefleet.config.settings import DEFAULT_API_URL, DEFAULT_RELAY_MBIT_S, load_settings
+from clorefleet.config.settings import (
+    DEFAULT_API_URL,
+    DEFAULT_HUB_URL,
+    DEFAULT_RELAY_MBIT_S,
+    load_settings,
+)
 from clorefleet.domain.errors import BadInput, NoApiKey, SandboxError
 from clorefleet.domain.secret import NO_HUB_ACCESS, HubAccess, Secret
 
@@ -94,7 +100,11 @@ def find_profile(name: str) -> Profile:
 def store_url(profile: Profile) -> str:
     """Where the profile's store is; a configured server serves all profiles but the sandbox."""
     configured = "" if profile.is_sandbox else load_settings().store_url
-    return configured or f"sqlite:///{profile.state_dir / 'clorefleet.db'}"
+    return configured or _own_store_url(profile)
+
+
+def _own_store_url(profile: Profile) -> str:
+    return f"sqlite:///{profile.state_dir / 'clorefleet.db'}"
 
 
 def connect(profile: Profile, *, needs_key: bool = True) -> Connection:
@@ -120,6 +130,24 @@ def connect(profile: Profile, *, needs_key: bool = True) -> Connection:
         clock=SystemClock(),
         hub_access=settings.hub_access,
         relay_mbit_s=settings.relay_mbit_s,
+    )
+
+
+def connect_by_environment(profile: Profile) -> Connection | None:
+    """The way to the market and this profile's own store where `config.toml` cannot be used: for ending what
+    bills, which waits for no file to be mended. None without a key in the environment."""
+    from clorefleet.clock import SystemClock
+
+    key = os.environ.get("CLORE_API_KEY", "").strip()
+    if profile.is_sandbox or not key:
+        return None
+    return Connection(
+        profile=profile,
+        market_url=(os.environ.get("CLORE_API_URL") or DEFAULT_API_URL).rstrip("/"),
+        hub_url=DEFAULT_HUB_URL,
+        store_url=_own_store_url(profile),
+        api_key=Secret(key),
+        clock=SystemClock(),
     )
 
 

@@ -261,16 +261,28 @@ def test_nothing_is_wished_any_more_before_the_first_order_is_cancelled(
 ):
     """Else a daemon would rent another in its place."""
     client, seen = client_of(market), []
-    connection = SimpleNamespace(clock=SystemClock())
+    connection = SimpleNamespace(clock=SystemClock(), store_url=f"sqlite:///{serving.store.file}")
     monkeypatch.setattr("clorefleet.config.profile.connect", lambda profile: connection)
     monkeypatch.setattr("clorefleet.wiring.make_market", lambda connection: client)
-    monkeypatch.setattr(
-        "clorefleet.config.profile.store_url", lambda profile: f"sqlite:///{serving.store.file}"
-    )
     monkeypatch.setattr(panic, "confirm", lambda question, **words: None)
     monkeypatch.setattr(panic, "end_and_tell", lambda *words: seen.append(wished(serving.store)))
     panic.stop_everything(Profile("default", account.home), foreign=False, yes=yes)
     assert seen == [Desired.STOPPED]
+
+
+@pytest.mark.parametrize("text", ['log_format = "txt"', "api_key = ", 'store_ulr = "x"'])
+def test_stop_all_waits_for_no_flawed_settings(account, market, serving, text):
+    """Its key is in the environment: nothing else is needed."""
+    foreign, unknown = rent(market, FOREIGN), rent(market, OUR_IMAGE)
+    file = account.home / "home" / "config" / "config.toml"
+    file.parent.mkdir(parents=True, mode=0o700)
+    file.write_text(text)
+    keyless = account("stop", "--all", "--yes", CLORE_API_KEY="")
+    assert keyless.code == 2 and "config.toml" in keyless.err and len(live(market)) == 3
+    run = account("stop", "--all", "--yes", "--json")
+    assert run.code == 0 and "config.toml" in run.err and f"asked at {market.market_url} with" in run.err
+    assert set(run.json["ended"]) == {serving.number, unknown} and live(market) == {foreign}
+    assert wished(serving.store) is Desired.STOPPED
 
 
 def test_an_order_that_may_be_of_our_own_rent_is_told_by_each_command_and_left_alone(account, market):
