@@ -247,7 +247,7 @@ def _check_ceilings(tx: Transaction, into: Deployment, order: Order, plan: Plan,
         (f"the budget of “{name}”", into.requirement.budget, mine),
         ("the fleet's budget", tx.guard().per_day, held),
     ):
-        rate = committed_usd_per_day([*leases, lease])
+        rate = committed_usd_per_day([*leases, lease], tx.coin_rates())
         if ceiling is not None and rate > ceiling.per_day.amount:
             raise BudgetExceeded(
                 f"With this order {usd(rate)}/day would be spent, above {whose}, {ceiling}: the order would "

@@ -82,7 +82,7 @@ def budget(
     with store.read() as tx:
         spending = load_spending(tx, now)
     guard, fleet = spending.fleet.guard, spending.fleet
-    committed = committed_usd_per_day(fleet.open_leases)
+    committed = committed_usd_per_day(fleet.open_leases, spending.rates)
     if options.as_json:
         print_json(
             {

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.fleet_file import AppliedFile, FleetFile
     from clorefleet.domain.lease import Lease
+    from clorefleet.domain.money import ExchangeRate
     from clorefleet.domain.offer import MarketView
     from clorefleet.domain.plan import Plan, PlanReport
     from clorefleet.fleet.change import Change, Changes
@@ -63,31 +64,29 @@ def priced(connection: Connection, store: Store, found: Changes) -> tuple[Priced
     from clorefleet.wiring import make_market, make_planner
 
     with store.read() as tx:
-        leases = tx.open_leases()
+        leases, rates = tx.open_leases(), tx.coin_rates()
     rents = [each for each in found.changes if _rents(each)]
     with working("Reading the market"):
         view = make_market(connection).fetch_view() if rents else None
     plan = make_planner(connection) if rents else None
     with working("Planning") as progress:
-        return _planned(found, leases, view, plan, progress)
+        return _planned(found, leases, rates, view, plan, progress)
 
 
 def _planned(
     found: Changes,
     leases: tuple[Lease, ...],
+    rates: tuple[ExchangeRate, ...],
     view: MarketView | None,
     plan: Planner | None,
     progress: Progress,
 ) -> tuple[Priced, ...]:
-    from clorefleet.fleet.budget import running_usd_per_day
+    from clorefleet.fleet.budget import committed_usd_per_day
 
     result: list[Priced] = []
     for change in found.changes:
         progress.fraction = len(result) / len(found.changes)
-        burning = sum(
-            (running_usd_per_day(each) for each in _leases_of(change, leases)),
-            Decimal(0),
-        )
+        burning = committed_usd_per_day(_leases_of(change, leases), rates)
         if view is None or plan is None or change.after is None or not _rents(change):
             result.append(Priced(change, burning_usd_per_day=burning))
             continue

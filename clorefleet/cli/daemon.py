@@ -117,10 +117,10 @@ def _billing(profile: Profile, *, has_run: bool) -> _Billing:
         if file is not None and not has_run and not file.exists():
             return _NOTHING
         with glance(url) as found:
-            leases = found.open_leases()
+            leases, rates = found.open_leases(), found.coin_rates()
     except (NotForAGlance, ClorefleetError, OSError):
         return _Billing(None, None, is_on_server)
-    hourly = committed_usd_per_day(leases) / 24
+    hourly = committed_usd_per_day(leases, rates) / 24
     return _Billing(len(leases), hourly.quantize(_HOURLY_PLACES))
 
 

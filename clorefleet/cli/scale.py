@@ -50,8 +50,9 @@ def scale(
     with store.read() as tx:
         before = find_deployment(tx, name, money="Nothing was changed.")
         leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
+        rates = tx.coin_rates()
     after = scaled(before, replicas, now=now, replicas_max=replicas_max)
-    lines = means(before, after, leases)
+    lines = means(before, after, leases, rates)
     if after != before:
         confirm(
             f"Keep {_number(after)} of {name}? {' '.join(lines)}",
@@ -71,7 +72,7 @@ def scale(
                 "replicas_before": before.replicas,
                 "replicas": after.replicas,
                 "replicas_max": after.bounds.replicas_max,
-                "usd_per_day_more_estimated": more_usd_per_day(before, after, leases),
+                "usd_per_day_more_estimated": more_usd_per_day(before, after, leases, rates),
                 "budget": None if budget is None else str(budget),
                 "means": list(lines),
             }

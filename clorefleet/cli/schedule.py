@@ -84,7 +84,7 @@ def _chosen(tx: Transaction, name: str) -> list[Deployment]:
 def _look(
     tx: Transaction, deployment: Deployment, now: datetime, until: datetime
 ) -> tuple[StartUp, tuple[Transition, ...], Decimal | None]:
-    from clorefleet.fleet.budget import running_usd_per_day
+    from clorefleet.fleet.budget import committed_usd_per_day
     from clorefleet.fleet.schedule import transitions
     from clorefleet.fleet.slots import held
     from clorefleet.fleet.start_up import MEASURED_MAX, start_up_of
@@ -97,7 +97,7 @@ def _look(
         deployment.schedule, deployment.bounds, now, until=until, start_up=start_up, held=len(kept)
     )
     priced: list[Lease] = [*kept, *reversed(leases)]
-    return start_up, found, running_usd_per_day(priced[0]) if priced else None
+    return start_up, found, committed_usd_per_day(priced[:1], tx.coin_rates()) if priced else None
 
 
 def _stretches(

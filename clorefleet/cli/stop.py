@@ -69,13 +69,14 @@ def _stop_one(profile: Profile, name: str, *, yes: bool) -> None:
     with store.read() as tx:
         deployment = find_deployment(tx, name, money="Nothing was stopped.")
         leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
+        rates = tx.coin_rates()
     if deployment.desired is Desired.STOPPED and not leases:
         note(f"{name} is stopped already; nothing of it bills.")
         _say_what_may_be_of_it(store, name)
         if options.as_json:
             _say_bill(name, _spent(store, name))
         return
-    daily = committed_usd_per_day(leases)
+    daily = committed_usd_per_day(leases, rates)
     question = f"Stop {name}? Its {len(leases)} server(s), at {usd(daily)}/day, are given back."
     confirm(question, yes=yes or profile.is_sandbox, what="Stopping", otherwise="It goes on.")
     with store.write() as tx:

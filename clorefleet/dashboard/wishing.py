@@ -50,8 +50,8 @@ def ask_stop(tx: Transaction, name: str) -> Question | None:
     if wish is None:
         return None
     leases = _open_leases(tx, wish)
+    hourly = committed_usd_per_day(leases, tx.coin_rates()) / 24
     serving = sum(lease.phase is Phase.SERVING for lease in leases)
-    hourly = committed_usd_per_day(leases) / 24
     lines = [
         f"{_servers(len(leases))} given back, {serving} of which {'serves' if serving == 1 else 'serve'} now."
         if leases
@@ -73,7 +73,7 @@ def ask_scale(tx: Transaction, name: str, replicas: int, *, now: datetime) -> Qu
     if wish is None:
         return None
     after = scaled(wish, replicas, now=now)
-    lines = means(wish, after, _open_leases(tx, wish))
+    lines = means(wish, after, _open_leases(tx, wish), tx.coin_rates())
     return Question(wish.deployment_id, name_of(wish), lines, replicas, wish.replicas)
 
 

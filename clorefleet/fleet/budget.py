@@ -33,7 +33,7 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import NO_ORDER_AFTER_YES, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
-from clorefleet.domain.money import Budget, Currency, format_usd
+from clorefleet.domain.money import Budget, Currency, ExchangeRate, format_usd
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 
@@ -286,9 +286,11 @@ def _is_far_below(ceiling: _Ceiling, rate: Decimal, limits: FleetLimits) -> bool
     return per_day is not None and rate <= per_day and ahead <= per_day
 
 
-def committed_usd_per_day(leases: Iterable[Lease]) -> Decimal:
-    """What they all cost, each at its worse price."""
-    return sum(map(running_usd_per_day, leases), Decimal(0))
+def committed_usd_per_day(leases: Iterable[Lease], rates: Iterable[ExchangeRate] = ()) -> Decimal:
+    """What they all cost, each at its worse price; a coin at what it is worth by `rates`, else as it was when
+    the lease was rented."""
+    usd_per_unit = {rate.currency: rate.usd_per_unit for rate in rates}
+    return sum((_present_rate(lease, usd_per_unit) for lease in leases), Decimal(0))
 
 
 def running_usd_per_day(lease: Lease) -> Decimal:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Deployment, Desired, Origin
 from clorefleet.domain.errors import BadInput
 from clorefleet.domain.lease import Lease
-from clorefleet.domain.money import Money
+from clorefleet.domain.money import ExchangeRate, Money
 from clorefleet.fleet.budget import committed_usd_per_day
 
 REPLICAS_MAX = 16
@@ -73,18 +73,26 @@ def _check_most(deployment: Deployment, replicas: int, most: int) -> None:
         )
 
 
-def more_usd_per_day(before: Deployment, after: Deployment, leases: Sequence[Lease]) -> Decimal | None:
-    """What more replicas would cost at the mean price of its open `leases` [estimated]; None without any."""
+def more_usd_per_day(
+    before: Deployment, after: Deployment, leases: Sequence[Lease], rates: Sequence[ExchangeRate] = ()
+) -> Decimal | None:
+    """What more replicas would cost at the mean price of its open `leases` [estimated]; None without any.
+
+    Args:
+        rates: what coins are worth now; else as when they were rented.
+    """
     more = max(0, after.replicas - before.replicas)
     if not leases:
         return None
-    return committed_usd_per_day(leases) / len(leases) * more
+    return committed_usd_per_day(leases, rates) / len(leases) * more
 
 
-def means(before: Deployment, after: Deployment, leases: Sequence[Lease]) -> tuple[str, ...]:
+def means(
+    before: Deployment, after: Deployment, leases: Sequence[Lease], rates: Sequence[ExchangeRate] = ()
+) -> tuple[str, ...]:
     """What another number means for the money, in sentences, for whoever is asked about it."""
     difference = after.replicas - before.replicas
-    estimate = more_usd_per_day(before, after, leases)
+    estimate = more_usd_per_day(before, after, leases, rates)
     lines = []
     if difference > 0 and estimate is not None:
         lines.append(

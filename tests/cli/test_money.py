@@ -26,7 +26,7 @@ from clorefleet.domain.errors import MarketError
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import LeaseState, Phase
-from clorefleet.domain.money import Currency
+from clorefleet.domain.money import Currency, ExchangeRate, Rate
 from clorefleet.domain.order import OrderList, RentRequest
 from clorefleet.domain.outcome import Rented
 from clorefleet.domain.secret import Secret
@@ -36,7 +36,7 @@ from clorefleet.sandbox.settings import SandboxSettings
 from clorefleet.sandbox.thread import RunningSandbox
 from clorefleet.store.database import Store, open_store
 from tests.cli.conftest import CommandLine
-from tests.fleet.builders import deployment, lease, plan
+from tests.fleet.builders import NOW, deployment, lease, plan
 from tests.fleet.world import World
 
 LIKELY, FOREIGN = 12, "somebody/else:1"
@@ -433,6 +433,22 @@ def test_ceilings_are_set_shown_and_taken_away(account):
     assert shown["per_day_usd"] == "40" and shown["total_usd"] == "500" and not shown["is_stopped"]
     assert "$40/day for the fleet" in account("budget").out
     assert account("budget", "--clear", "--json").json["per_day_usd"] is None
+
+
+def test_what_is_committed_is_told_by_what_the_coin_is_worth_now(account):
+    """200 CLORE a day and 5 % fee: $4.20 when it was rented, $8.40 since the coin has doubled."""
+    base = plan(7)
+    price = replace(base.price, billed=Rate.per_day(200, Currency.CLORE), usd_per_unit=Decimal("0.02"))
+    with store_of(account).write() as tx:
+        tx.put_deployment(deployment("glm"))
+        tx.put_lease(
+            lease(LeaseState.ORDERED, Phase.SERVING, plan=replace(base, price=price), deployment_id="glm")
+        )
+        tx.put_coin_rates([ExchangeRate(Currency.CLORE, Decimal("0.04"), NOW, "test")])
+    assert Decimal(account("budget", "--json").json["committed_usd_per_day"]) == Decimal("8.4")
+    assert Decimal(account("daemon", "stop", "--json").json["usd_per_hour"]) == Decimal("0.35")
+    assert "at $8.40/day" in account.answered("n", "stop", "glm").err
+    assert "about $8.40 a day each" in account.answered("n", "scale", "glm", "2").err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import LeaseState
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.domain.money import Currency, Rate, parse_budget
+from clorefleet.domain.money import Currency, ExchangeRate, Rate, parse_budget
 from clorefleet.fleet import budget
 from tests.fleet.builders import NOW, deployment, lease, minutes, plan
 
@@ -183,6 +183,15 @@ def in_clore(number=1, per_day="150", usd_per_unit="0.1"):
         usd_per_unit=Decimal(usd_per_unit),
         creation_fee=Decimal(0),
     )
+
+
+def test_what_is_committed_follows_a_coin_whose_rate_is_told():
+    """100 CLORE x 1.05 fee, at $0.1 when it was rented."""
+    mine = lease(plan=in_clore(per_day="100"), price=Rate.per_day(100, Currency.CLORE))
+    for now, usd in (("0.2", "21"), ("0.05", "5.25")):
+        rates = [ExchangeRate(Currency.CLORE, Decimal(now), NOW, "test")]
+        assert budget.committed_usd_per_day([mine], rates) == Decimal(usd)
+    assert budget.committed_usd_per_day([mine]) == Decimal("10.5")
 
 
 def test_a_coins_worst_admissible_rate_is_what_counts():

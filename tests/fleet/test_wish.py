@@ -9,8 +9,9 @@ import pytest
 
 from clorefleet.domain.deployment import Desired, Origin, ScalePolicy
 from clorefleet.domain.errors import BadInput
+from clorefleet.domain.money import Currency, ExchangeRate, Rate
 from clorefleet.fleet.wish import REPLICAS_MAX, means, more_usd_per_day, scaled, stopped
-from tests.fleet.builders import NOW, deployment, lease
+from tests.fleet.builders import NOW, deployment, lease, plan
 
 
 def test_a_stopped_deployment_keeps_everything_but_its_trouble():
@@ -72,6 +73,16 @@ def test_more_cost_as_much_each_as_what_runs_and_never_more_than_the_budget():
     assert "2 more, at about $2.10 a day each [estimated" in words and "$4.20 a day more" in words
     assert "Never above its budget of $16/day" in words
     assert more_usd_per_day(before, scaled(before, 3, now=NOW), [lease()]) == Decimal("4.2")
+
+
+def test_more_of_what_a_coin_pays_cost_as_the_coin_is_worth_now():
+    price = replace(plan().price, billed=Rate.per_day(200, Currency.CLORE), usd_per_unit=Decimal("0.02"))
+    held = [lease(plan=replace(plan(), price=price))]
+    doubled = [ExchangeRate(Currency.CLORE, Decimal("0.04"), NOW, "test")]
+    before, after = deployment(), scaled(deployment(), 2, now=NOW)
+    assert more_usd_per_day(before, after, held) == Decimal("4.2")
+    assert more_usd_per_day(before, after, held, doubled) == Decimal("8.4")
+    assert "$8.40 a day more" in " ".join(means(before, after, held, doubled))
 
 
 def test_without_a_running_one_no_price_is_made_up():
