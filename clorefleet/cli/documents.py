@@ -488,6 +488,7 @@ class WalletLine(TypedDict):
     orders_per_day: Decimal
     """Without the renter's fee."""
     runway_days: Decimal | None
+    """At these orders and the renter's fee."""
 
 
 class Wallet(TypedDict):

@@ -19,7 +19,8 @@ LOW_HOURS = 12
 def wallet() -> None:
     """Show the balances and how long they last.
 
-    The runway counts all orders of the account that bill in that currency, ours or not.
+    The runway counts all orders of the account that bill in that currency, ours or not, with the renter's fee
+    as documented.
 
     Example:
 
@@ -27,20 +28,25 @@ def wallet() -> None:
     """
     from clorefleet.config.profile import connect
     from clorefleet.domain.money import Currency
+    from clorefleet.domain.offer import DOCUMENTED_FEES
     from clorefleet.wiring import make_market
 
     with working("Asking the market"):
         market = make_market(connect(options.profile()))
         wallets = market.fetch_wallets()
         orders = market.fetch_orders()
+    prices: dict[Currency, Decimal] = {}
     burn: dict[Currency, Decimal] = {}
     for order in orders.live():
-        burn[order.currency] = burn.get(order.currency, Decimal(0)) + order.price.amount
+        price, currency = order.price.amount, order.currency
+        fee = DOCUMENTED_FEES.percent(currency, is_spot=order.is_spot)
+        prices[currency] = prices.get(currency, Decimal(0)) + price
+        burn[currency] = burn.get(currency, Decimal(0)) + price * (1 + fee / 100)
     rows, documents = [], []
     for each in wallets:
         balance = None if each.balance is None else each.balance.amount
-        daily = burn.get(each.currency, Decimal(0))
-        runway = None if balance is None or daily == 0 else balance / daily
+        daily = prices.get(each.currency, Decimal(0))
+        runway = None if balance is None or daily == 0 else balance / burn[each.currency]
         documents.append(
             {
                 "currency": each.currency,
@@ -61,7 +67,7 @@ def wallet() -> None:
         print_json({"wallets": documents, "live_orders": len(orders.live())})
         return
     table(("CURRENCY", "BALANCE", "ORDERS/DAY", "LASTS"), rows, right=(1, 2, 3))
-    note(f"{len(orders.live())} live order(s). Orders per day are without the renter's fee.")
+    note(f"{len(orders.live())} live order(s). Orders per day are without the renter's fee; LASTS counts it.")
     for each, document in zip(wallets, documents, strict=True):
         lasts = document["runway_days"]
         if isinstance(lasts, Decimal) and lasts * 24 < LOW_HOURS:

@@ -481,6 +481,19 @@ def test_a_total_of_a_deployment_is_counted_from_when_it_is_set(account):
 # -- wallets
 
 
+def test_a_wallet_lasts_as_long_as_the_orders_and_their_fees_let_it(account, market):
+    rent(market, FOREIGN)
+    client = client_of(market)
+    [order] = client.fetch_orders().live()
+    fee = client.fetch_fees().percent(order.currency, is_spot=order.is_spot)
+    assert fee > 0
+    shown = account("wallet", "--json").json["wallets"]
+    [wallet] = [each for each in shown if each["currency"] == order.currency]
+    assert Decimal(wallet["orders_per_day"]) == order.price.amount
+    lasts = Decimal(wallet["balance"]) / (order.price.amount * (1 + fee / 100))
+    assert Decimal(wallet["runway_days"]) == round(lasts, 2)
+
+
 def test_deploy_says_before_anything_is_rented_how_long_the_wallet_lasts(account, market):
     words = ("deploy", "smollm2-135m", "--budget", "16/day", "--replicas", "4", "--dry-run")
     assert "wallet lasts" not in account(*words).err
