@@ -80,7 +80,7 @@ def _snapshot() -> Snapshot:
         faulty = tx.faulty_servers(since=now - DEFAULT_LIMITS.host_fault_memory)
         cuda_found = tx.cuda_found(since=now - DEFAULT_LIMITS.host_fault_memory)
         wanted = tx.wanted()
-        spending = load_spending(tx, now, open_leases=leases).fleet
+        spending = load_spending(tx, now, open_leases=leases)
     store.dispose()
     running = [each for each in deployments if any(of.deployment_id == each.deployment_id for of in leases)]
     if not running:
@@ -108,7 +108,12 @@ def _snapshot() -> Snapshot:
         closed_leases=closed,
         faulty_servers=faulty,
         wanted=wanted,
-        spending=spending,
+        spent_today_usd=spending.today_usd,
+        # What was read just now, as the plans have it; the store's may be of days ago.
+        spending=replace(
+            spending.fleet,
+            usd_per_unit={rate.currency: rate.usd_per_unit for rate in view.rates.rates},
+        ),
     )
 
 

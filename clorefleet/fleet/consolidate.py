@@ -44,8 +44,16 @@ AtBid = Callable[[Plan], Plan | str]
 """The plan at the price that would be paid for it now; or why there is none."""
 
 
+Forbids = Callable[[Plan], str]
+"""Why no ceiling lets the plan be rented beside what runs; "" where all do."""
+
+
 def _as_listed(plan: Plan) -> Plan | str:
     return plan
+
+
+def _forbids_nothing(plan: Plan) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,9 @@ def judge(
     last_move_at: datetime | None,
     start_up: timedelta | None = None,
     until: datetime | None = None,
-    budget_left_usd_per_day: Decimal | None = None,
     busy: str = "",
     at_bid: AtBid = _as_listed,
+    forbids: Forbids = _forbids_nothing,
     usd_per_unit: UsdPerUnit = _AS_RENTED,
 ) -> tuple[Verdict, ...]:
     """A verdict on each serving replica, the most worthwhile first.
@@ -91,9 +99,9 @@ def judge(
         avoided: servers in use, blocked, or that failed before.
         start_up: as measured; else predicted from the offer.
         until: when a schedule ends the replica, as far as it is known.
-        budget_left_usd_per_day: above what is committed now; None = no budget.
         busy: why nothing in the fleet may move now; "" = it may.
         at_bid: what spot servers cost beside what others bid there, as in deploying.
+        forbids: the ceilings, asked as for any rent: both servers bill until the new one serves.
         usd_per_unit: present rates of coins, as the plans have them; at the rent its coin may have been
             worth more.
     """
@@ -110,8 +118,8 @@ def judge(
                 now=now,
                 start_up=start_up,
                 until=until,
-                budget_left=budget_left_usd_per_day,
                 at_bid=at_bid,
+                forbids=forbids,
                 usd_per_unit=usd_per_unit,
             )
             for plan in candidates
@@ -151,8 +159,8 @@ def _judge_one(
     now: datetime,
     start_up: timedelta | None,
     until: datetime | None,
-    budget_left: Decimal | None,
     at_bid: AtBid,
+    forbids: Forbids,
     usd_per_unit: UsdPerUnit,
 ) -> Verdict:
     old, new = lease.plan, at_bid(plan)
@@ -183,11 +191,9 @@ def _judge_one(
         return _because(
             verdict, f"${format_usd(saving)}/day is less than {policy.saving_least:.0%} of what it costs"
         )
-    if budget_left is not None and new.price.running_usd_per_day > budget_left:
-        return _because(
-            verdict,
-            f"both run until the new one serves, and the budget leaves ${format_usd(budget_left)}/day",
-        )
+    forbidden = forbids(new)
+    if forbidden:
+        return _because(verdict, f"both run until the new one serves: {forbidden}")
     saved = saving * _days(life)
     needed = cost * (1 + policy.margin)
     sum_words = (

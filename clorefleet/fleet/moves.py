@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from decimal import Decimal
 from functools import partial
 
 from clorefleet.domain.deployment import ConsolidatePolicy, Deployment
@@ -58,6 +59,18 @@ def _at_bid(snapshot: Snapshot, plan: Plan) -> Plan | str:
     return spot.first_bid(plan, market) or "what others bid for it leaves no bid below its on-demand price"
 
 
+def _forbidden(snapshot: Snapshot, deployment: Deployment, plan: Plan) -> str:
+    found = budget.refusal(
+        deployment,
+        plan,
+        open_leases=snapshot.leases_of(deployment.deployment_id),
+        spent_today_usd=snapshot.spent_today_usd.get(deployment.deployment_id, Decimal(0)),
+        now=snapshot.now,
+        fleet=snapshot.spending,
+    )
+    return "" if found is None else found.text
+
+
 def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, ...]:
     """What speaks for and against each move of a deployment, the best first; () without plans."""
     report = snapshot.plans.get(deployment.deployment_id)
@@ -72,8 +85,6 @@ def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, 
         (each for each in snapshot.leases if each.replaces and each.phase is not Phase.SERVING), None
     )
     refused = snapshot.refused_servers.get(deployment.deployment_id, frozenset())
-    ceiling = deployment.requirement.budget
-    committed = budget.committed_usd_per_day(mine)
     return judge(
         deployment,
         deployment.consolidate or ConsolidatePolicy(),
@@ -83,8 +94,8 @@ def move_verdicts(snapshot: Snapshot, deployment: Deployment) -> tuple[Verdict, 
         now=snapshot.now,
         last_move_at=max(moves, default=None),
         until=snapshot.wanted_of(deployment).until,
-        budget_left_usd_per_day=None if ceiling is None else ceiling.per_day.amount - committed,
         busy="" if moving is None else f"{moving.deployment_id} moves to server {moving.server_id} just now",
         at_bid=partial(_at_bid, snapshot),
+        forbids=partial(_forbidden, snapshot, deployment),
         usd_per_unit=snapshot.spending.usd_per_unit,
     )

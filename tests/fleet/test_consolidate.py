@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 
 from clorefleet.domain.deployment import ConsolidatePolicy
+from clorefleet.domain.guard import FleetGuard
 from clorefleet.domain.identity import OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.money import Currency, Rate, parse_budget
@@ -72,7 +73,7 @@ def on_spot(one: Plan) -> Plan:
         (plan(8, "6"), {"until": NOW + timedelta(minutes=20)}, "over the 20 min expected"),
         (plan(8, "6"), {"last_move_at": NOW - timedelta(hours=1)}, "it moved 60 min ago"),
         (plan(8, "6"), {"busy": "another replica moves"}, "another replica moves"),
-        (plan(8, "6"), {"budget_left_usd_per_day": Decimal(3)}, "the budget leaves $3.00/day"),
+        (plan(8, "6"), {"forbids": lambda plan: "that is too much"}, "new one serves: that is too much"),
         (slower(plan(8, "6")), {}, "is slower than"),
         (less_exact(plan(8, "6")), {}, "is less exact than"),
         (on_spot(plan(8, "6")), {}, "a spot server can be taken away"),
@@ -220,3 +221,19 @@ def test_a_tick_moves_nothing_to_a_dearer_server_after_a_coin_has_fallen():
     assert [each for each in reconcile(now) if isinstance(each, Rent)]
     spending = FleetSpending(open_leases=(running,), usd_per_unit={Currency.CLORE: Decimal("0.01")})
     assert [each for each in reconcile(replace(now, spending=spending)) if isinstance(each, Rent)] == []
+
+
+@pytest.mark.parametrize(("own", "fleets"), [("100/day", "12/day"), ("12/day", "100/day")])
+def test_no_move_pays_that_a_ceiling_forbids_beside_what_runs(own: str, fleets: str):
+    running = serving()
+    guard = FleetGuard(per_day=parse_budget(fleets))
+    now = snapshot(
+        deployments=(deployment(consolidate=POLICY, budget=own),),
+        leases=(running,),
+        orders=orders(order(price=running.price)),
+        plans={"tiny": report(plan(8, "3"))},
+        spending=FleetSpending(guard=guard, open_leases=(running,)),
+    )
+    [judged] = move_verdicts(now, now.deployments[0])
+    assert not judged.pays and "budget of $12/day" in judged.reason
+    assert not [each for each in reconcile(now) if isinstance(each, Rent)]
