@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clorefleet.domain.lease import Lease
     from clorefleet.domain.order import Order, OrderList
     from clorefleet.fleet.edges import Market
+    from clorefleet.store.queries import Transaction
 
 
 def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
@@ -39,8 +40,9 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         connection, is_configured = _connect(profile)
         market = make_market(connection)
         ours = _read_records(connection.store_url)
-        is_stopped = has_yes and _stop_wishing(connection.store_url, ours)
-        listed = _live_orders(connection, market, is_store_stopped=is_stopped)
+        stopped = _stop_wishing(connection.store_url) if has_yes and ours is not None else None
+        ours = stopped or ours
+        listed = _live_orders(connection, market, is_store_stopped=stopped is not None)
     is_image_enough = ours is not None and (ours.knows_nothing or not is_configured)
     images = recipe_images() if is_image_enough else frozenset()
     if images and is_configured:
@@ -64,9 +66,9 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         what = "Ending orders" if wanted else "Stopping deployments"
         confirm(_question(wanted, wished), yes=has_yes, what=what, otherwise="Nothing was ended.")
         # Before any order is cancelled: a daemon would rent another in its place.
-        if not has_yes:
-            is_stopped = _stop_wishing(connection.store_url, ours)
-        if wished and is_stopped:
+        if not has_yes and ours is not None:
+            stopped = _stop_wishing(connection.store_url)
+        if wished and stopped is not None:
             note(f"Nothing is rented any more for: {', '.join(wished)}.")
     if not wanted:
         if options.as_json:
@@ -213,40 +215,47 @@ class OurOrders:
 
 def _read_records(store_url: str) -> OurOrders | None:
     """None when the store is broken."""
-    from clorefleet.domain.deployment import Desired
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
 
     try:
         with open_store(store_url).read() as tx:
-            deployments, leases = tx.deployments(), tx.leases()
+            return _ours(tx)
     except (ClorefleetError, OSError, ValueError) as error:
         note(f"The store cannot be used ({error}): orders are ended without it.")
         return None
-    return OurOrders(
-        not leases,
-        frozenset(lease.server_id for lease in leases if lease.is_open and lease.order_id is None),
-        leases,
-        tuple(each.deployment_id for each in deployments if each.desired is Desired.RUNNING),
-    )
 
 
-def _stop_wishing(store_url: str, ours: OurOrders | None) -> bool:
-    """Write down that nothing is wanted, so that no daemon rents again; false when the store is broken."""
+def _stop_wishing(store_url: str) -> OurOrders | None:
+    """Write down that nothing is wanted, so that no daemon rents again; None when that cannot be written.
+
+    What is ours is read in the same transaction: no rent comes in between.
+    """
     from clorefleet.domain.deployment import Desired
     from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
 
-    if ours is None:
-        return False
     try:
         with open_store(store_url).write() as tx:
+            ours = _ours(tx)
             for deployment in tx.deployments():
                 tx.put_deployment(replace(deployment, desired=Desired.STOPPED))
     except (ClorefleetError, OSError, ValueError) as error:
         note(f"The store cannot be written ({error}): a daemon that runs may rent again.")
-        return False
-    return True
+        return None
+    return ours
+
+
+def _ours(tx: Transaction) -> OurOrders:
+    from clorefleet.domain.deployment import Desired
+
+    leases = tx.leases()
+    return OurOrders(
+        not leases,
+        frozenset(lease.server_id for lease in leases if lease.is_open and lease.order_id is None),
+        leases,
+        tuple(each.deployment_id for each in tx.deployments() if each.desired is Desired.RUNNING),
+    )
 
 
 def recipe_images() -> frozenset[str]:
