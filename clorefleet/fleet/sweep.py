@@ -26,7 +26,7 @@ from clorefleet.domain.errors import RateLimited
 from clorefleet.domain.identity import DeploymentId, IntentId, LeaseId, OrderId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
 from clorefleet.domain.money import Period
-from clorefleet.domain.order import Order, OrderList
+from clorefleet.domain.order import NO_SERVER, Order, OrderList
 from clorefleet.domain.outcome import (
     AlreadyEnded,
     CancelAccepted,
@@ -44,8 +44,6 @@ ROUNDS_MAX = 20
 ROUND_PAUSE_S = 1.0
 ABSENT_READINGS = 2
 """One reading without an order proves nothing."""
-_UNTOLD = ServerId(0)
-"""What a server that the list does not tell reads as."""
 
 
 class Standing(StrEnum):
@@ -129,7 +127,7 @@ def is_order(order: Order, order_id: OrderId | None, server_id: ServerId) -> boo
     """
     if order.order_id != order_id:
         return False
-    return order.server_id == server_id or _UNTOLD in (order.server_id, server_id)
+    return order.server_id == server_id or NO_SERVER in (order.server_id, server_id)
 
 
 def _may_have_become(lease: Lease, order: Order) -> bool:
