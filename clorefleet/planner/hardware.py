@@ -115,7 +115,7 @@ class ModelsMemo:
 
 
 def offered_models(offered: tuple[OfferedGpu, ...], gpus: GpuTable) -> OfferedModels | None:
-    """The GPUs that are offered and the memory of each; None where the table lacks one."""
+    """The GPUs on offer and the memory of each; None where the table lacks one, or one has no memory."""
     models = [gpus.find(gpu.name, gpu.claimed_vram_gib) for gpu in offered]
     found = tuple(model for model in models if model is not None)
     if not found or len(found) != len(models):
@@ -124,7 +124,8 @@ def offered_models(offered: tuple[OfferedGpu, ...], gpus: GpuTable) -> OfferedMo
         min(model.vram_mib, int(gpu.claimed_vram_gib * 1024)) if gpu.claimed_vram_gib else model.vram_mib
         for model, gpu in zip(found, offered, strict=True)
     )
-    return found, vram
+    # A stranger may claim less than a MiB, which no share of the weights can be reckoned of.
+    return (found, vram) if min(vram) > 0 else None
 
 
 def hardware_of_facts(facts: NodeFacts, gpus: GpuTable) -> Hardware | None:

@@ -122,6 +122,33 @@ def test_offers_of_equal_price_are_told_apart_as_without_the_sieve():
         assert "only by its smaller number" in sieved.plans[0].reasons[0]
 
 
+def a_free_card(answer):
+    """A server with one RTX 4090, for rent and reliable."""
+    card = next(each for each in answer["servers"] if each["specs"]["gpu"] == "1x NVIDIA GeForce RTX 4090")
+    card |= {"rented": False, "reliability": 0.99, "gigaspot": None}
+    return card
+
+
+def both_ways(answer, requirement):
+    """Planned with the sieve, and without."""
+    recipe = RECIPES[requirement.model]
+    return [
+        plan_requirement(requirement, view, recipe, GPUS) for view in views(json.dumps(answer).encode(), None)
+    ]
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "glm-4.7-flash", "glm-5.1"])
+@pytest.mark.parametrize("gib", [1e-20, 0.0005, 0.001, 0.3])
+def test_a_card_without_memory_ends_no_plan(model, gib):
+    answer = json.loads(ANSWERS[0])
+    card = a_free_card(answer)
+    card["specs"]["gpuram"] = gib
+    card["specs"].pop("gpus", None)
+    sieved, plain = both_ways(answer, wish(model))
+    assert sieved == plain and plain.plans
+    assert card["id"] not in {plan.offer.server_id for plan in plain.plans}
+
+
 def test_the_sieve_passes_over_nearly_all():
     table = table_of_answer(json.dumps(plain_answer(1, 3000)).encode(), read_at=READ_AT)
     view = MarketView(table, table.rates, DOCUMENTED_FEES, READ_AT)
