@@ -547,7 +547,9 @@ def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumn
 
     def read_spot() -> tuple[Floats, Flags]:
         bids, unusual = _spot(list(compress(table.read_bids(), is_free)))
-        return np.where((bids > 0) & may_pay & ~on_gigaspot[:, None], bids, np.nan), unusual
+        unusual |= (np.abs(bids - convert.BID_MAX) <= _SAME * convert.BID_MAX).any(axis=1)
+        is_bid = (bids > 0) & (bids <= convert.BID_MAX) & may_pay & ~on_gigaspot[:, None]
+        return np.where(is_bid, bids, np.nan), unusual
 
     return OfferColumns(
         all_ids=ids,

@@ -50,6 +50,8 @@ CPU_CHARS_MAX = 80
 IMAGE_CHARS_MAX = 512
 DISAGREEMENT_MAX = Decimal("1.15")
 """One price more than 15 % above another of the same server: one of them is a slip or bait."""
+BID_MAX = 10**8
+"""A day, in any currency. A least bid above it is no price: the cost of a plan has no digits for it."""
 RATE_SAMPLES_MIN = 3
 """Servers that must agree on a coin's rate before it is believed."""
 _GIB = 1 << 30
@@ -192,7 +194,8 @@ def with_prices(bare: Offer, server: wire.WireServer, prices: wire.WirePrices, r
     """`bare`, which is `server` without prices, at `prices`."""
     on_demand = _rates_per_day(prices.on_demand, server.allowed_coins)
     # A spot order on such a server is refused by name.
-    spot = () if server.is_on_gigaspot else _rates_per_day(prices.spot, server.allowed_coins)
+    bids = {} if server.is_on_gigaspot else prices.spot
+    spot = _rates_per_day({coin: bid for coin, bid in bids.items() if bid <= BID_MAX}, server.allowed_coins)
     usd = _usd_figure(prices)
     names = tuple(gpu.name for gpu in bare.gpus)
     return replace(

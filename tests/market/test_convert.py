@@ -38,6 +38,16 @@ def _codes(offer: Offer) -> set[str]:
     return {flag.code for flag in offer.flags}
 
 
+@pytest.mark.parametrize(
+    ("bid", "is_one"), [("0.5", True), ("1e8", True), ("100000000.00000001", False), ("9e17", False)]
+)
+def test_a_least_bid_beyond_all_prices_is_none(bid: str, is_one: bool) -> None:
+    told = server_doc()["price"] | {"spot": {"USD-Blockchain": "0.7", "bitcoin": bid}}
+    spot = _offer(price=told, allowed_coins=["USD-Blockchain", "bitcoin"]).spot
+    assert Rate.per_day("0.7") in spot
+    assert (Currency.BITCOIN in {rate.currency for rate in spot}) is is_one
+
+
 def test_the_documented_server_becomes_an_offer_with_all_its_figures() -> None:
     offer = _offer(price=server_doc()["price"] | {"on_demand": {"USD-Blockchain": "3.9"}})
     assert offer.gpu_summary == "1x RTX 4090"

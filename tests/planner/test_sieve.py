@@ -149,6 +149,21 @@ def test_a_card_without_memory_ends_no_plan(model, gib):
     assert card["id"] not in {plan.offer.server_id for plan in plain.plans}
 
 
+@pytest.mark.parametrize("objective", list(Objective))
+@pytest.mark.parametrize("bid", [1e-29, 0.5, 1e8, 1.000000001e8, 9e15, 9e17])
+@pytest.mark.parametrize("coin", ["bitcoin", "CLORE-Blockchain"])
+def test_a_least_bid_beyond_all_prices_ends_no_plan(coin, bid, objective):
+    answer = json.loads(ANSWERS[0])
+    card = a_free_card(answer)
+    card["price"]["spot"] = {coin: bid}
+    card["allowed_coins"] = ["USD-Blockchain", "CLORE-Blockchain", "bitcoin"]
+    for only in (True, False):
+        sieved, plain = both_ways(
+            answer, wish("smollm2-135m", spot=True, spot_only=only, objective=objective)
+        )
+        assert sieved == plain and plain.plans
+
+
 def test_the_sieve_passes_over_nearly_all():
     table = table_of_answer(json.dumps(plain_answer(1, 3000)).encode(), read_at=READ_AT)
     view = MarketView(table, table.rates, DOCUMENTED_FEES, READ_AT)
