@@ -8,6 +8,7 @@ answer of `plan_requirement` is the same with and without. `tests/planner/test_s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -375,7 +376,8 @@ class _Sieve:
         for index, (currency, unit) in enumerate(
             zip(COLUMN_CURRENCIES, self._usd_per_unit().tolist(), strict=True)
         ):
-            if currency not in self.currencies:
+            if currency not in self.currencies or math.isnan(unit):
+                # As for `billings_of`: a coin that nobody says the worth of is no way to pay.
                 continue
             fee = float(self.market.fees.percent(currency, is_spot=is_spot))
             creation = float(self.market.fees.creation(currency))

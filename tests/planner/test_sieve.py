@@ -164,6 +164,22 @@ def test_a_least_bid_beyond_all_prices_ends_no_plan(coin, bid, objective):
         assert sieved == plain and plain.plans
 
 
+def test_a_coin_without_a_rate_hides_no_plan_from_the_sieve():
+    """The CLORE wallet is full, and nobody says what a CLORE is worth; USD can be paid with, and lacks."""
+    answer = json.loads(ANSWERS[0])
+    for server in answer["servers"]:
+        for shown in ("usd", "original_usd"):
+            server["price"].pop(shown, None)
+        server["price"]["on_demand"] |= {"CLORE-Blockchain": 100, "USD-Blockchain": 1.5}
+        server["allowed_coins"] = ["CLORE-Blockchain", "USD-Blockchain"]
+    # In the order of `Currency`: USD, CLORE, BTC.
+    sieved, plain = (
+        plan_requirement(wish("glm-4.7-flash"), view, RECIPES["glm-4.7-flash"], GPUS)
+        for view in views(json.dumps(answer).encode(), ["0", "1000000", "0"])
+    )
+    assert sieved == plain and plain.plans and plain.plans[0].price.lacking is not None
+
+
 def test_the_sieve_passes_over_nearly_all():
     table = table_of_answer(json.dumps(plain_answer(1, 3000)).encode(), read_at=READ_AT)
     view = MarketView(table, table.rates, DOCUMENTED_FEES, READ_AT)
