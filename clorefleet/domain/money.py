@@ -186,8 +186,10 @@ class Budget:
         return f"${self.ceiling.amount.normalize():f}/{self.ceiling.period.word}"
 
 
+_COMMA = re.compile(r"[0-9]\s*,")
 _BUDGET = re.compile(
-    r"""^\s*(?:\$|usd\s*)?\s*(?P<amount>[0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*(?:usd|\$)?\s*
+    r"""^\s*(?:\$|usd\s*)?\s*
+        (?P<amount>(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?|\.[0-9]+)\s*(?:usd|\$)?\s*
         (?:(?:/|\bper\b|\ba\b|\bp)\s*(?P<period>[a-z]+))?\s*$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -208,7 +210,10 @@ def parse_budget(text: str) -> Budget:
     """
     match = _BUDGET.match(text) if len(text) <= _BUDGET_TEXT_MAX else None
     if match is None:
-        raise BadBudget(text[:_BUDGET_TEXT_MAX], "it is not an amount of USD with a period")
+        why = "it is not an amount of USD with a period"
+        if _COMMA.search(text[:_BUDGET_TEXT_MAX]):
+            why = "a comma parts thousands (1,000), and a point the cents (0.50)"
+        raise BadBudget(text[:_BUDGET_TEXT_MAX], why)
     word = match["period"]
     period = Period.DAY if word is None else _PERIODS.get(word.lower())
     if period is None:

@@ -31,6 +31,8 @@ from clorefleet.domain.money import (
         ("16", "16", Period.DAY, False),
         ("16 usd per day", "16", Period.DAY, True),
         ("$1,000/mo", "1000", Period.MONTH, True),
+        ("1,234,567.89/month", "1234567.89", Period.MONTH, True),
+        ("1_000/day", "1000", Period.DAY, True),
         (" .5 / h ", "0.5", Period.HOUR, True),
     ],
 )
@@ -47,6 +49,16 @@ def test_budgets_as_people_write_them(text: str, amount: str, period: Period, wa
 )  # fmt: skip
 def test_nonsense_zero_negative_and_nan_are_refused_with_an_example(text: str):
     with pytest.raises(BadBudget) as caught:
+        parse_budget(text)
+    assert "16/day" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["0,50/day", "1,5/day", "16,00/day", "0,500/day", "1.000,50/day", "1,00,000", "1,"]
+)
+def test_a_comma_is_never_dropped_from_before_the_cents(text: str):
+    """`0,50/day` was read as 50 USD a day."""
+    with pytest.raises(BadBudget, match="a comma parts thousands") as caught:
         parse_budget(text)
     assert "16/day" in caught.value.remedy
 
