@@ -191,6 +191,7 @@ def picks(report: PlanReport, replicas: int) -> tuple[Plan, ...]:
 def nothing_fits(report: PlanReport) -> NothingFits:
     """Why there is no plan, what would fit, and what the budget does buy."""
     from clorefleet.domain.errors import NothingFits
+    from clorefleet.domain.money import COIN_RATE_MARGIN, format_usd
 
     requirement = report.requirement
     lines = [f"No server on the market runs {requirement.model} as you want it."]
@@ -205,8 +206,10 @@ def nothing_fits(report: PlanReport) -> NothingFits:
     if report.over_budget:
         need = report.over_budget[0].price.first_day_usd
         remedy = (
-            f"A budget from {usd(need)}/day would do: it is held against what the market bills, without the "
-            "start-up and downtime that all-in figures add. Or lower --context, --min-speed, --precision."
+            # Rounded up: a cent less would not do.
+            f"A budget from ${format_usd(need)}/day would do: it is held against what the market bills (of a "
+            f"coin, {COIN_RATE_MARGIN:.0%} above its rate), without the start-up and downtime that all-in "
+            "figures add. Or lower --context, --min-speed, --precision."
         )
     else:
         remedy = "Loosen --gpu, --country, --min-reliability, --precision, --context or --min-speed."

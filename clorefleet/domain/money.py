@@ -170,6 +170,15 @@ class ExchangeRate:
         return Rate(rate.amount * self.usd_per_unit, Currency.USD, rate.period)
 
 
+COIN_RATE_MARGIN = Decimal("0.05")
+"""How far a coin may rise after a rent before anything has to be given back [assumed: a usual day's move]."""
+
+
+def worst_rate_factor(currency: Currency) -> Decimal:
+    """By how much what is billed in `currency` may come to cost more USD: budgets are held against that."""
+    return Decimal(1) if currency is Currency.USD else 1 + COIN_RATE_MARGIN
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """A ceiling on spending, in USD per period, never a target."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from clorefleet.domain.failure import Exclusion
 from clorefleet.domain.host import CudaFound
 from clorefleet.domain.kinds import EngineName, Mark, Precision
-from clorefleet.domain.money import Budget, Money, Rate
+from clorefleet.domain.money import Budget, Money, Rate, worst_rate_factor
 from clorefleet.domain.offer import Offer
 from clorefleet.domain.setup import Setup
 
@@ -139,8 +139,10 @@ class Price:
 
     @property
     def first_day_usd(self) -> Decimal:
-        """The most that the first day can cost: a full day and the creation fee."""
-        return self.running_usd_per_day + self.creation_fee * self.usd_per_unit
+        """The most that the first day can cost: a full day and the creation fee, of a coin at the worst rate
+        that the fleet's ceilings admit."""
+        first_day = self.running_usd_per_day + self.creation_fee * self.usd_per_unit
+        return first_day * worst_rate_factor(self.billed.currency)
 
 
 @dataclass(frozen=True, slots=True)

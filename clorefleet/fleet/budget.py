@@ -33,13 +33,11 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import NO_ORDER_AFTER_YES, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
-from clorefleet.domain.money import Budget, Currency, ExchangeRate, format_usd
+from clorefleet.domain.money import COIN_RATE_MARGIN, Budget, Currency, ExchangeRate, format_usd
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 
 _DAY_S = Decimal(86_400)
-COIN_RATE_MARGIN = Decimal("0.05")
-"""How far a coin may rise after a rent before anything has to be given back [assumed: a usual day's move]."""
 _FIRST_STRETCH = timedelta(hours=1)
 """A rent that a total ceiling would end within this is not begun."""
 _SLACK = timedelta(minutes=2)

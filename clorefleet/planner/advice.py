@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from clorefleet.domain.money import format_usd
+from clorefleet.domain.money import format_usd, worst_rate_factor
 from clorefleet.domain.plan import Plan, Requirement
 from clorefleet.domain.recipe import Recipe
 
@@ -41,10 +41,11 @@ def _hours(requirement: Requirement, over_budget: Iterable[Plan]) -> tuple[str, 
     if nearest is None or requirement.budget is None:
         return ()
     price = nearest.price
-    left = requirement.budget.per_day.amount - price.creation_fee * price.usd_per_unit
+    worst = worst_rate_factor(price.billed.currency)
+    left = requirement.budget.per_day.amount - price.creation_fee * price.usd_per_unit * worst
     if left <= 0:
         return ()
-    hours = left / price.running_usd_per_day * 24
+    hours = left / (price.running_usd_per_day * worst) * 24
     text = f"{requirement.budget} would pay for about {hours:.1f} hours a day of the nearest, with its start."
     return (text,)
 

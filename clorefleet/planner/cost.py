@@ -15,7 +15,7 @@ from decimal import ROUND_CEILING, ROUND_UP, Decimal
 from functools import lru_cache
 
 from clorefleet.domain.download import BYTES_PER_MBIT, EFFICIENCY, UNKNOWN_DISK_MB_S, UNKNOWN_LINE_MBIT_S
-from clorefleet.domain.money import Currency, Money, Rate
+from clorefleet.domain.money import Currency, Money, Rate, worst_rate_factor
 from clorefleet.domain.offer import MarketView, Offer
 from clorefleet.domain.plan import Price, Speed, Term
 from clorefleet.domain.recipe import EngineName, HostedPrice, Mark
@@ -108,6 +108,12 @@ class Tariff:
     running_usd: Decimal
     """A day, with fee."""
 
+    @property
+    def first_day_usd(self) -> Decimal:
+        """As `Price.first_day_usd`."""
+        first_day = self.running_usd + self.billing.creation_usd
+        return first_day * worst_rate_factor(self.billing.currency)
+
 
 def _tariff(offer: Offer, billing: Billing) -> Tariff | None:
     billed = offer.price_in(billing.currency, is_spot=billing.is_spot)
@@ -119,7 +125,9 @@ def _tariff(offer: Offer, billing: Billing) -> Tariff | None:
         if billing.balance < need:
             lacking = Money(need - billing.balance, billing.currency)
     server = billed.amount * billing.usd_per_unit
-    return Tariff(billed, billing, lacking, server, server * billing.with_fee)
+    # Multiplied in the order in which `Price` does it: a budget is held against the same last digit.
+    running = billed.amount * billing.with_fee * billing.usd_per_unit
+    return Tariff(billed, billing, lacking, server, running)
 
 
 def usd_per_unit(currency: Currency, market: MarketView) -> tuple[Decimal, str] | None:
@@ -136,13 +144,16 @@ def price_of(
     speed: Speed,
     billings: Iterable[Billing],
     *,
+    budget_usd_per_day: Decimal | None = None,
     load_tokens_per_day: int | None = None,
     hosted: HostedPrice | None = None,
 ) -> Price | None:
     """The cheapest way to pay that the wallets can bear; where none can, the cheapest and what is lacking.
 
-    None when the offer has no price in the currency of any of `billings`.
+    Of ways within the budget, if there are any. None when the offer has no price in the currency of any of
+    `billings`.
     """
+    most = Decimal("inf") if budget_usd_per_day is None else budget_usd_per_day
     ways, spread = [], _Spread.of(offer, start)
     for billing in billings:
         tariff = _tariff(offer, billing)
@@ -151,7 +162,9 @@ def price_of(
             ways.append((tariff, parts, sum(parts, Decimal(0))))
     if not ways:
         return None
-    tariff, parts, total = min(ways, key=lambda way: (way[0].lacking is not None, way[2]))
+    tariff, parts, total = min(
+        ways, key=lambda way: (way[0].first_day_usd > most, way[0].lacking is not None, way[2])
+    )
     words = _words(start, tariff, spread)
     terms = tuple(
         Term(name, part, "USD/day", mark, source)

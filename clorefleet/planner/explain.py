@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from clorefleet.domain.money import format_usd
+from clorefleet.domain.money import COIN_RATE_MARGIN, Currency, format_usd
 from clorefleet.domain.plan import Plan, Term
 from clorefleet.domain.recipe import EngineName, Mark, Recipe
 from clorefleet.planner.gpus import GpuTable
@@ -92,9 +92,11 @@ def _speed(plan: Plan) -> Section:
 def _price(plan: Plan, recipe: Recipe) -> Section:
     price = plan.price
     total = price.all_in_usd_per_day.amount
+    coin = price.billed.currency
+    risen = "" if coin is Currency.USD else f" should {coin} rise by {COIN_RATE_MARGIN:.0%}"
     sentences = [
         f"billed: {price.billed}, {'spot' if price.is_spot else 'on demand'}",
-        f"at most ${format_usd(price.first_day_usd)} on the first day, "
+        f"at most ${format_usd(price.first_day_usd)} on the first day{risen}, "
         f"${format_usd(price.running_usd_per_day)} on each day after",
     ]
     if price.usd_per_million_tokens is not None:

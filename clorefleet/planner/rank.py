@@ -180,6 +180,7 @@ class _Judge:
                 start,
                 speed,
                 self._billings[is_spot],
+                budget_usd_per_day=None if requirement.budget is None else requirement.budget.per_day.amount,
                 load_tokens_per_day=requirement.load_tokens_per_day,
                 hosted=self._recipe.hosted_price,
             )

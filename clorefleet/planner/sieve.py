@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from clorefleet.domain.download import BYTES_PER_MBIT, EFFICIENCY, UNKNOWN_DISK_MB_S, UNKNOWN_LINE_MBIT_S
-from clorefleet.domain.money import Currency
+from clorefleet.domain.money import Currency, worst_rate_factor
 from clorefleet.domain.offer import MarketView, gpu_summary
 from clorefleet.domain.offer_columns import COLUMN_CURRENCIES, BulkOffers, OfferColumns
 from clorefleet.domain.plan import Objective, Requirement
@@ -392,14 +392,21 @@ class _Sieve:
             held = np.inf if balance is None else float(balance)
             if held < np.inf:
                 self.exact[rows[np.abs(need - held) <= _REL * held + 1e-12]] = True
+            first = (running + creation_usd) * float(worst_rate_factor(currency))
+            if budget < np.inf:
+                self.exact[rows[np.abs(first - budget) <= _REL * budget]] = True
             costs.append(np.where(np.isnan(cost), np.inf, cost))
-            firsts.append(running + creation_usd)
+            firsts.append(first)
             lacking.append(~(need <= held))
         return self._way(np.stack(costs), np.stack(firsts), np.stack(lacking), budget)
 
     def _way(self, costs: Floats, firsts: Floats, lacking: Flags, budget: float) -> _Way:
         """Of the currencies, by row. Those whose costs floats cannot tell apart may each be the one."""
         np = self.np
+        within = (costs < np.inf) & (firsts <= budget)
+        is_open = within | ~within.any(axis=0)
+        lacking = lacking | ~is_open
+        costs = np.where(is_open, costs, np.inf)
         lacks: Flags = np.logical_and.reduce(lacking, axis=0)
         costs = np.where(lacking & ~lacks, np.inf, costs)
         best = costs.min(axis=0)

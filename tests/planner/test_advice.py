@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from clorefleet.domain.money import Rate, parse_budget
+from clorefleet.domain.money import Currency, ExchangeRate, Rate, parse_budget
+from clorefleet.domain.offer import MarketRates
 from clorefleet.planner import plan_requirement
 from clorefleet.planner.advice import MODELS_NAMED_MAX, MODELS_TRIED_MAX, advise
-from tests.planner.machines import GPUS, RECIPES, machine, market, wish
+from tests.planner.machines import GPUS, READ_AT, RECIPES, machine, market, wish
 
 GLM = RECIPES["glm-5.1"]
 RIG = machine("RTX 3090", 4, 24, ram_gib=512, on_demand=(Rate.per_day("12.4"),))
@@ -50,6 +51,16 @@ def test_the_hours_that_a_budget_buys_do_not_pass_it():
     [nearest] = report(requirement, RIG, others=()).over_budget
     spent = hours / 24 * nearest.price.running_usd_per_day + nearest.price.creation_fee
     assert Decimal("4.8") < spent < Decimal("5.03")  # the hours are shown to a tenth
+
+
+def test_the_hours_that_a_budget_buys_of_a_coin_do_not_pass_it_when_the_coin_rises():
+    rate = ExchangeRate(Currency.CLORE, Decimal("0.01"), READ_AT, "test")
+    coin = replace(RIG, on_demand=(Rate.per_day("1000", Currency.CLORE),))
+    view = replace(market(coin), rates=MarketRates.of([rate]))
+    found = plan_requirement(wish(budget=parse_budget("10.6/day")), view, GLM, GPUS)
+    assert found.plans == () and found.over_budget[0].price.running_usd_per_day < Decimal("10.6")
+    hours = Decimal(found.advice[0].split("about ")[1].split(" hours")[0])
+    assert hours < 24
 
 
 def test_a_budget_below_the_creation_fee_buys_no_hours():

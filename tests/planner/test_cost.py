@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,12 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate
+from clorefleet.cli.plan import nothing_fits
+from clorefleet.domain.money import Currency, ExchangeRate, Money, Rate, parse_budget
 from clorefleet.domain.offer import MarketRates, MarketView
 from clorefleet.domain.order import Wallet
 from clorefleet.domain.plan import Objective
+from clorefleet.fleet import budget
 from clorefleet.planner import plan_requirement
 from clorefleet.planner.cost import FIRST_HOURS, INPUT_PER_OUTPUT, start_up_of
+from tests.fleet import builders
+from tests.fleet.builders import NOW
 from tests.planner.machines import GPUS, RECIPES, machine, market, wish
 
 TINY, GLM = RECIPES["smollm2-135m"], RECIPES["glm-5.1"]
@@ -93,6 +98,37 @@ def test_a_plan_that_the_wallet_cannot_pay_comes_last_and_says_what_is_lacking()
     need = Decimal(100) * Decimal("1.05") * FIRST_HOURS / 24
     assert last.price.lacking == Money(need - Decimal("0.5"), Currency.CLORE)
     assert "the wallet can pay it" in first.reasons[0]
+
+
+def first_within(text: str, *offers):
+    """What is found under a budget, the first plan, and why the fleet may not rent it, at `RATES`."""
+    view = replace(market(*offers), rates=RATES)
+    found = plan_requirement(wish(TINY.name, budget=parse_budget(text)), view, TINY, GPUS)
+    if not found.plans:
+        return found, None, None
+    return found, found.plans[0], budget.refusal(
+        builders.deployment(budget=text), found.plans[0],
+        open_leases=(), spent_today_usd=Decimal(0), now=NOW,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("coin, price", [(Currency.CLORE, "1000"), (Currency.USD, "10")])
+def test_the_budget_that_would_do_does(coin, price):
+    """A coin's price was held at its present rate by the plan, and 5 % above it by the fleet, for good."""
+    card = replace(CARD, on_demand=(Rate.per_day(price, coin),))
+    report, _, _ = first_within("5/day", card)
+    told = re.search(r"A budget from \$([0-9.,]+/day) would do", nothing_fits(report).remedy)[1]
+    _, plan, refused = first_within(told, card)
+    assert plan is not None and refused is None
+    a_cent_less = f"{Decimal(told.removesuffix('/day')) - Decimal('0.01')}/day"
+    assert not first_within(a_cent_less, card)[0].plans
+
+
+def test_a_coin_is_not_paid_with_where_only_the_price_in_usd_is_within_the_budget():
+    both = replace(CARD, on_demand=(Rate.per_day("9.40"), Rate.per_day("930", Currency.CLORE)))
+    for text, paid in (("10/day", Currency.USD), ("11/day", Currency.CLORE)):
+        _, plan, refused = first_within(text, both)
+        assert plan.price.billed.currency is paid and refused is None
 
 
 def test_without_a_look_at_the_wallets_nothing_is_said_to_be_lacking():
