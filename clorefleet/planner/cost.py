@@ -282,7 +282,8 @@ def _downtime(offer: Offer) -> Decimal:
 
 
 def _life(offer: Offer) -> tuple[int, str]:
-    """Seconds over which an order's one-time costs are spread, and the words for it."""
+    """Seconds over which an order's one-time costs are spread, and the words for it. An order that ends with
+    its first second, or before, serves nobody and has no plan."""
     longest = offer.max_rental_s
     if longest is None or not 0 < longest < EXPECTED_LIFE_S:
         return EXPECTED_LIFE_S, "over a day"

@@ -166,7 +166,12 @@ class _Judge:
             text = f"the download would take more than {DOWNLOAD_MAX_S / 3600:g} h"
             self.refusals.add("network", text, offer)
             return
-        start, chosen = preferred(in_time, self._requirement.objective, self._recipe)
+        longest = offer.max_rental_s
+        served = [each for each in in_time if longest is None or each[0].total_s < longest]
+        if not served:
+            self.refusals.add("max_rental", "the market would end the order before it serves", offer)
+            return
+        start, chosen = preferred(served, self._requirement.objective, self._recipe)
         self._price(offer, hardware, start, chosen)
 
     def _price(self, offer: Offer, hardware: Hardware, start: StartUp, chosen: Candidate) -> None:

@@ -49,6 +49,8 @@ _REL, _ABS_USD = 1e-9, 5e-5
 """Error of a cost in floats. The exact terms are rounded up to a millionth of a dollar each."""
 _BYTES = 16.0
 """Error of RAM and disk sizes in floats, and of two of them compared."""
+_LIFE_S = 2.0
+"""Error of a longest rental, and of a start compared with it."""
 _DAY_S = 86_400.0
 
 
@@ -287,10 +289,17 @@ class _Sieve:
         waiting = np.zeros(len(rows), dtype=bool)
         waiting[pair_row] = True
         self._refuse(rows[waiting & ~served], "network")
-        pair_row, pair, total = pair_row[in_time], pair[in_time], total[in_time]
+        life = columns.life_s[rows][pair_row]
+        # What is cut to whole seconds, and nearer than those, is looked at.
+        self.exact[rows[pair_row[in_time & (np.abs(life - total) < _LIFE_S)]]] = True
+        serves = in_time & ~(total >= life)
+        serving = np.zeros(len(rows), dtype=bool)
+        serving[pair_row[serves]] = True
+        self._refuse(rows[served & ~serving], "max_rental")
+        pair_row, pair, total = pair_row[serves], pair[serves], total[serves]
         if not len(pair):
             return
-        download, load = download[in_time], load[in_time]
+        download, load = download[serves], load[serves]
         share = 1 + total / 86_400
         left = np.ones(len(pair), dtype=bool)
         if self.requirement.objective is Objective.COST:

@@ -122,6 +122,26 @@ def test_a_download_that_the_fleet_would_give_up_on_is_not_offered():
     assert plans_for(wish("smollm2-135m"), small, recipe=TINY).plans != ()
 
 
+@pytest.mark.parametrize("longest_s", [0, 120, 300])
+def test_a_server_that_is_taken_back_before_it_serves_is_no_plan(longest_s):
+    """It ranked first for its price. 0 is what is left of a limit below a second."""
+    cheap = replace(RIG, server_id=ServerId(1), max_rental_s=longest_s, on_demand=(Rate.per_day("1"),))
+    report = plans_for(wish(), cheap, RIG)
+    assert [plan.offer.server_id for plan in report.plans] == [RIG.server_id]
+    assert [refusal.code for refusal in report.refusals] == ["max_rental"]
+
+
+def test_of_a_short_rental_the_setup_is_taken_that_serves_within_it():
+    """FP8 is 756 GB, Q4 456: at 1 Gbit/s two and a half hours, and one and a half."""
+    line = replace(H200, down_mbit_s=Decimal(1000))
+    taken = {}
+    for hours in (72, 2, 1):
+        plans = plans_for(wish(objective=Objective.SPEED), replace(line, max_rental_s=hours * 3600)).plans
+        taken[hours] = [plan.setup.precision for plan in plans]
+        assert all(start_up_of(plan.offer, plan.setup).total_s < hours * 3600 for plan in plans)
+    assert taken == {72: [Precision.FP8], 2: [Precision.Q4], 1: []}
+
+
 def test_the_parts_of_the_start_up_are_paid_for():
     """465 GB at 70 % of 5 Gbit/s: 1,062 s. A disk of 200 MB/s holds the same download to 2,324 s."""
     [fast] = plans_for(wish(), RIG).plans

@@ -180,6 +180,16 @@ def test_a_coin_without_a_rate_hides_no_plan_from_the_sieve():
     assert sieved == plain and plain.plans and plain.plans[0].price.lacking is not None
 
 
+@given(seed=st.integers(0, 10**6), asked=wishes)
+@settings(max_examples=20, deadline=None)
+def test_short_rentals_are_refused_alike(seed, asked):
+    answer, rng = json.loads(ANSWERS[seed % 3]), random.Random(seed)
+    for server in answer["servers"]:
+        server["mrl"] = rng.choice([0, 0.0001, 0.05, 0.1, 0.2, 0.4, 0.75, 1.5, 2.4999999, 6, 24])
+    sieved, plain = both_ways(answer, wish(**asked))
+    assert sieved == plain
+
+
 def test_the_sieve_passes_over_nearly_all():
     table = table_of_answer(json.dumps(plain_answer(1, 3000)).encode(), read_at=READ_AT)
     view = MarketView(table, table.rates, DOCUMENTED_FEES, READ_AT)
