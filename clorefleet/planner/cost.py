@@ -310,6 +310,11 @@ class StartUp:
     warm_up_s: float
 
     @property
+    def brought_s(self) -> float:
+        """Until weights and image are there."""
+        return self.download_s + self.image_s
+
+    @property
     def load_s(self) -> float:
         return BOOT_S + self.image_s + self.disk_s + self.warm_up_s
 

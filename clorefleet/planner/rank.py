@@ -31,7 +31,8 @@ OVER_BUDGET_MAX = 20
 MIN_RELIABILITY = Decimal("0.9")
 """Unless the user asks for another: a host that is away a tenth of the time serves nobody."""
 DOWNLOAD_MAX_S = 3.5 * 3600
-"""The fleet gives a server back whose weights take four hours: a plan that must fail is not offered."""
+"""Of image and weights. The fleet gives a server back whose weights take four hours: a plan that must fail is
+not offered, and nor is one of a small model whose image alone would take that long."""
 SOFT_FLAGS = frozenset({"prices_disagree", "gigaspot", "cuda_unknown"})
 """Oddities of an offer that do not make its on-demand price or hardware untrustworthy."""
 
@@ -161,9 +162,9 @@ class _Judge:
             )
             return
         starts = [(start_up_of(offer, each.setup), each) for each in candidates]
-        in_time = [(start, each) for start, each in starts if start.download_s <= DOWNLOAD_MAX_S]
+        in_time = [(start, each) for start, each in starts if start.brought_s <= DOWNLOAD_MAX_S]
         if not in_time:
-            text = f"the download would take more than {DOWNLOAD_MAX_S / 3600:g} h"
+            text = f"image and weights would take more than {DOWNLOAD_MAX_S / 3600:g} h to download"
             self.refusals.add("network", text, offer)
             return
         longest = offer.max_rental_s

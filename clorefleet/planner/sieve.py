@@ -281,9 +281,10 @@ class _Sieve:
         line = np.nan_to_num(columns.down_mbit_s[rows], nan=UNKNOWN_LINE_MBIT_S)[pair_row]
         line = line * EFFICIENCY * BYTES_PER_MBIT
         download = table.checkpoint[pair] / np.minimum(line, disk)
-        load = BOOT_S + table.image[pair] / line + table.checkpoint[pair] / disk + table.warm_up[pair]
+        image = table.image[pair] / line
+        load = BOOT_S + image + table.checkpoint[pair] / disk + table.warm_up[pair]
         total = download + load
-        in_time = download <= self.limits.download_s
+        in_time = download + image <= self.limits.download_s
         served = np.zeros(len(rows), dtype=bool)
         served[pair_row[in_time]] = True
         waiting = np.zeros(len(rows), dtype=bool)

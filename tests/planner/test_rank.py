@@ -122,6 +122,13 @@ def test_a_download_that_the_fleet_would_give_up_on_is_not_offered():
     assert plans_for(wish("smollm2-135m"), small, recipe=TINY).plans != ()
 
 
+def test_a_line_too_slow_for_the_image_is_no_plan_however_small_the_weights():
+    """98 MB at 0.15 Mbit/s take two hours, and the image of 5 GB four days."""
+    slow = replace(RIG, down_mbit_s=Decimal("0.15"))
+    report = plans_for(wish("smollm2-135m"), slow, recipe=TINY)
+    assert report.plans == () and [refusal.code for refusal in report.refusals] == ["network"]
+
+
 @pytest.mark.parametrize("longest_s", [0, 120, 300])
 def test_a_server_that_is_taken_back_before_it_serves_is_no_plan(longest_s):
     """It ranked first for its price. 0 is what is left of a limit below a second."""

@@ -182,10 +182,11 @@ def test_a_coin_without_a_rate_hides_no_plan_from_the_sieve():
 
 @given(seed=st.integers(0, 10**6), asked=wishes)
 @settings(max_examples=20, deadline=None)
-def test_short_rentals_are_refused_alike(seed, asked):
+def test_short_rentals_and_slow_lines_are_refused_alike(seed, asked):
     answer, rng = json.loads(ANSWERS[seed % 3]), random.Random(seed)
     for server in answer["servers"]:
         server["mrl"] = rng.choice([0, 0.0001, 0.05, 0.1, 0.2, 0.4, 0.75, 1.5, 2.4999999, 6, 24])
+        server["specs"]["net"]["down"] = rng.choice([0.15, 4, 5, 6, 20, 150, 900, 5000])
     sieved, plain = both_ways(answer, wish(**asked))
     assert sieved == plain
 
