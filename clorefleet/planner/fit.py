@@ -8,6 +8,7 @@ would cure it. The parts are computed by `tensor_fit` (SGLang, vLLM, KTransforme
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from decimal import Decimal
 
@@ -80,7 +81,7 @@ def _verdict(
         (
             "ram",
             ram_margin,
-            f"a server with {needs_ram / GIB:,.0f} GiB of RAM, or GPUs that hold more experts",
+            f"a server with {math.ceil(needs_ram / GIB):,} GiB of RAM, or GPUs that hold more experts",
         ),
         ("disk", disk_margin, "a server with more free disk, or a smaller precision"),
     ):

@@ -262,6 +262,16 @@ def test_too_little_gpu_memory_names_the_number_of_such_gpus_that_would_do():
     assert plans_for(asked, four, recipe=RECIPES["qwen3.5-27b"]).plans
 
 
+def test_the_ram_that_a_refusal_asks_for_is_enough():
+    def refused_with(ram_gib):
+        card = machine("A100 PCIe", 1, 40, ram_gib=ram_gib)
+        return plans_for(wish("gpt-oss-120b"), card, recipe=RECIPES["gpt-oss-120b"])
+
+    [refusal] = refused_with(8).refusals
+    asked = int(re.search(r"a server with (\d+) GiB of RAM", refusal.text)[1])
+    assert refused_with(asked).plans and not refused_with(asked - 1).plans
+
+
 def test_an_explained_plan_tells_what_else_fits():
     [plan] = plans_for(wish(), H200).plans
     [line] = [each for each in explain(plan, GLM, GPUS)[0].sentences if each.startswith("would fit as well")]
