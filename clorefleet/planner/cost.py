@@ -181,7 +181,7 @@ def _price(
     load_tokens_per_day: int | None,
     hosted: HostedPrice | None,
 ) -> Price:
-    load, copies = load_of(speed, load_tokens_per_day)
+    _, copies = load_of(speed, load_tokens_per_day)
     capacity, _ = load_of(speed, None)
     break_even, billing = _break_even(total, hosted), tariff.billing
     return Price(
@@ -189,7 +189,7 @@ def _price(
         is_spot=billing.is_spot,
         all_in_usd_per_day=Rate.per_day(total),
         terms=terms,
-        usd_per_million_tokens=(total * copies / load * _MILLION).quantize(_STEP, ROUND_UP) if load else None,
+        usd_per_million_tokens=usd_per_million(total, speed, load_tokens_per_day),
         copies_for_load=copies,
         break_even_tokens_per_day=break_even,
         is_break_even_in_reach=break_even is not None and break_even <= capacity,
@@ -199,6 +199,12 @@ def _price(
         usd_per_unit=billing.usd_per_unit,
         rate_source=billing.rate_source,
     )
+
+
+def usd_per_million(usd_per_day: Decimal, speed: Speed, load_tokens_per_day: int | None) -> Decimal | None:
+    """Output tokens, at this load on as many servers as it takes; without a load, always busy."""
+    load, copies = load_of(speed, load_tokens_per_day)
+    return (usd_per_day * copies / load * _MILLION).quantize(_STEP, ROUND_UP) if load else None
 
 
 def load_of(speed: Speed, load_tokens_per_day: int | None) -> tuple[Decimal, int]:

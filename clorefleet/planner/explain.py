@@ -12,6 +12,7 @@ from decimal import Decimal
 from clorefleet.domain.money import COIN_RATE_MARGIN, Currency, format_usd
 from clorefleet.domain.plan import Plan, Term
 from clorefleet.domain.recipe import EngineName, Mark, Recipe
+from clorefleet.planner.cost import usd_per_million
 from clorefleet.planner.gpus import GpuTable
 from clorefleet.planner.hardware import hardware_of_offer
 from clorefleet.planner.request_capacity import capacity_of
@@ -100,7 +101,9 @@ def _price(plan: Plan, recipe: Recipe) -> Section:
         f"${format_usd(price.running_usd_per_day)} on each day after",
     ]
     if price.usd_per_million_tokens is not None:
-        sentences.append(f"${format_usd(price.usd_per_million_tokens)} per million tokens, always busy")
+        is_busy = price.usd_per_million_tokens == usd_per_million(total, plan.speed, None)
+        when = "always busy" if is_busy else "at the stated load"
+        sentences.append(f"${format_usd(price.usd_per_million_tokens)} per million tokens, {when}")
     if price.break_even_tokens_per_day is not None and recipe.hosted_price is not None:
         reach = "in" if price.is_break_even_in_reach else "out of"
         sentences.append(

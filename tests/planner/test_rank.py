@@ -281,6 +281,13 @@ def test_an_explained_plan_tells_what_else_fits():
     assert tokens >= plan.setup.context_tokens and requests >= plan.setup.concurrency
 
 
+@pytest.mark.parametrize("load, when", [(None, "always busy"), (100_000, "at the stated load")])
+def test_the_price_of_a_million_tokens_says_under_which_load(load, when):
+    [plan] = plans_for(wish(load_tokens_per_day=load), H200).plans
+    [said] = [each for each in explain(plan, GLM, GPUS)[-1].sentences if "per million tokens" in each]
+    assert said.endswith(when)
+
+
 def test_explaining_a_plan_shows_its_arithmetic():
     [plan] = plans_for(wish(), RIG).plans
     titles = [section.title for section in explain(plan, GLM, GPUS)]
