@@ -43,8 +43,11 @@ class Wishes:
         float, typer.Option("--min-speed", min=0, help="Tokens/s for one stream, at least.")
     ] = 0
     min_reliability: Annotated[
-        float, typer.Option("--min-reliability", min=0, max=1, help="Share of the time that the host was up.")
-    ] = 0
+        float | None,
+        typer.Option(
+            "--min-reliability", min=0, max=1, help="Share of the time that the host was up; else 0.9."
+        ),
+    ] = None
     gpu: Annotated[str, typer.Option("--gpu", help="GPU name contains this.")] = ""
     country: Annotated[str, typer.Option("--country", help="ISO codes, separated by commas.")] = ""
     exclude: Annotated[str, typer.Option("--exclude", help="Never these servers: numbers, by commas.")] = ""
@@ -84,7 +87,7 @@ class Wishes:
             precisions=_precisions(self.precision),
             min_context_tokens=self.context or None,
             min_decode_tokens_per_s=self.min_speed or None,
-            min_reliability=Decimal(str(self.min_reliability)) if self.min_reliability else None,
+            min_reliability=None if self.min_reliability is None else Decimal(str(self.min_reliability)),
             countries=countries(self.country),
             gpu=self.gpu,
             engines=_engines(self.engine),

@@ -123,6 +123,21 @@ def test_deploy_takes_the_same_wishes_as_plan(cli):
     assert wishes <= options[0] and wishes <= options[1]
 
 
+@pytest.mark.parametrize("typed, least", [(None, None), (0.0, Decimal(0)), (0.98, Decimal("0.98"))])
+def test_no_floor_of_reliability_can_be_asked_for(typed, least):
+    """None is the planner's own floor of 0.9."""
+    assert Wishes("m", min_reliability=typed).requirement().min_reliability == least
+
+
+def test_a_reliability_of_0_shows_what_the_usual_floor_leaves_out(cli, answer):
+    def counts(*words):
+        document = cli("plan", "smollm2-135m", "--offers", answer, "--json", *words).json
+        return {each["code"]: each["count"] for each in document["refusals"]}
+
+    assert counts()["reliability"] > 0
+    assert "reliability" not in counts("--min-reliability", "0")
+
+
 def test_deploy_without_a_budget_is_a_usage_error(cli):
     run = cli("deploy", "glm-5.1")
     assert run.code == 2 and "budget" in run.err
