@@ -542,6 +542,10 @@ def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumn
     on_demand = np.stack([column(reading.usd), of_all(reading.clore), of_all(reading.btc)], axis=1)
     on_demand = np.where((on_demand > 0) & may_pay, on_demand, np.nan)
     on_gigaspot = np.array(machines.gigaspot.values, dtype=bool)[machine.gigaspot_of]
+    ram_bytes = _in_range(machine.ram_gib, convert.RAM_GIB_MAX) * (1 << 30)
+    disk_bytes = _in_range(machine.disk_gb, convert.DISK_GB_MAX) * 1e9
+    for sizes in (ram_bytes, disk_bytes):
+        np.logical_or(strange, np.abs(sizes - 1) <= _SAME, out=strange)
     reliability, mrl_hours = column(reading.reliability), column(reading.mrl)
     band_low, band_high = machines.bands()
 
@@ -568,8 +572,8 @@ def _columns(table: OfferTable, reading: _Reading, all_ids: Ints) -> OfferColumn
         countries=list(machines.countries.values),
         country_of=machine.country_of,
         is_on_gigaspot=on_gigaspot,
-        ram_bytes=_in_range(machine.ram_gib, convert.RAM_GIB_MAX) * (1 << 30),
-        disk_bytes=_in_range(machine.disk_gb, convert.DISK_GB_MAX) * 1e9,
+        ram_bytes=np.where(ram_bytes >= 1, ram_bytes, np.nan),
+        disk_bytes=np.where(disk_bytes >= 1, disk_bytes, np.nan),
         disk_mb_s=_positive(machine.disk_mb_s),
         down_mbit_s=_positive(machine.down_mbit_s),
         reliability=np.where((reliability >= 0) & (reliability <= 1), reliability, np.nan),

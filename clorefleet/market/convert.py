@@ -441,8 +441,10 @@ def _fraction(value: Decimal | None) -> Decimal | None:
 
 
 def _bytes(value: Decimal | None, unit_bytes: int, *, limit: int) -> int | None:
-    """RAM is told in GiB (a 32 GB machine shows 31.2); disk is taken as GB of 10^9, the smaller reading."""
-    return int(value * unit_bytes) if value is not None and 0 < value <= limit else None
+    """RAM is told in GiB (a 32 GB machine shows 31.2); disk is taken as GB of 10^9, the smaller reading. Less
+    than a byte is not told."""
+    size = int(value * unit_bytes) if value is not None and 0 < value <= limit else 0
+    return size or None
 
 
 _SECONDS_MAX = 10 * 366 * 86_400

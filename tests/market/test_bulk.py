@@ -75,6 +75,24 @@ def test_the_columns_claim_nothing_that_the_offers_deny(seed, bends):
         ]
 
 
+@pytest.mark.parametrize(
+    "gib", ["1e-12", "0.00000000093132257461547851562499", "0.00000000093132257461547851563"]
+)
+def test_less_than_a_byte_of_ram_is_not_told_in_the_columns_either(gib):
+    """The last two are on either side of one byte, and one float."""
+    answer = plain_answer(3, 30)
+    server = answer["servers"][0]
+    server |= {"rented": False}
+    server["specs"]["ram"] = 777
+    body = json.dumps(answer).replace('"ram": 777', f'"ram": {gib}').encode()
+    table = table_of_answer(body, read_at=READ_AT)
+    columns = table.columns
+    row = columns.free.tolist().index(0)
+    is_told = table[0].ram_bytes is not None
+    assert is_told is gib.endswith("563")
+    assert columns.is_odd[row] or np.isnan(columns.ram_bytes[row]) == (not is_told)
+
+
 def test_an_odd_record_spoils_only_itself():
     answer = plain_answer(3, 50)
     answer["servers"][7]["specs"] = "none"

@@ -164,6 +164,13 @@ def test_a_least_bid_beyond_all_prices_ends_no_plan(coin, bid, objective):
         assert sieved == plain and plain.plans
 
 
+def test_a_trace_of_ram_is_refused_alike():
+    answer = json.loads(ANSWERS[0])
+    a_free_card(answer)["specs"]["ram"] = 1e-12
+    sieved, plain = both_ways(answer, wish("glm-4.7-flash"))
+    assert sieved == plain
+
+
 def test_a_coin_without_a_rate_hides_no_plan_from_the_sieve():
     """The CLORE wallet is full, and nobody says what a CLORE is worth; USD can be paid with, and lacks."""
     answer = json.loads(ANSWERS[0])
