@@ -55,7 +55,8 @@ class FileFollower:
         self._said: FleetFile | None = None
         """What the file said when it was last applied or followed; None while that is not known."""
         self._said_under: AppliedFile | None = None
-        self.notify = NotifyPolicy()
+        self.notify: NotifyPolicy | None = None
+        """None while it is not known: a file was applied, and this daemon could not read it yet."""
         self.report: ReportPolicy | None = None
 
     def look(self) -> None:
@@ -69,6 +70,7 @@ class FileFollower:
         with self._store.read() as tx:
             applied, guard = tx.applied_file(), tx.guard()
         if applied is None:
+            self.notify = NotifyPolicy()
             return
         followed_digest = guard.followed_digest if guard.followed_since == applied.applied_at else ""
         path = Path(applied.path)
@@ -89,7 +91,8 @@ class FileFollower:
             where = f"{path}:{first.place.line}:{first.place.column}"
             self._tell_once(digest, applied, f"{where}: {first.text}")
             return
-        self.notify, self.report = file.notify, file.report
+        # Whoever sees the ways out sees the report that may be due by them.
+        self.report, self.notify = file.report, file.notify
         if self._said_under != applied:
             self._said = file if digest in (applied.digest, followed_digest) else None
         if self._said is None or self._said.digest != digest:

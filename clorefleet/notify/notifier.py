@@ -57,7 +57,7 @@ class Notifier:
         token: Leadership,
         clock: Clock,
         *,
-        policy: Callable[[], NotifyPolicy],
+        policy: Callable[[], NotifyPolicy | None],
         secrets: tuple[Secret, ...] = (),
         send: Send = send,
     ) -> None:
@@ -74,14 +74,17 @@ class Notifier:
         self._dropped_at: datetime | None = None
 
     def run(self) -> None:
-        """
+        """Nothing while the policy is not known: no channels would mean that nobody listens.
+
         Raises:
             LostLeadership: another process acts now.
         """
+        policy = self._policy()
+        if policy is None:
+            return
         held, self._held = self._held, self._token()
         if self._held is None:
             return
-        policy = self._policy()
         if self._is_first or held != self._held:
             self._leave_unclear()
             self._is_first = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clorefleet.daemon.fleet_file import FileFollower
+from clorefleet.domain.alert import NotifyPolicy
 from clorefleet.domain.deployment import Desired, Origin
 from clorefleet.domain.fleet_file import AppliedFile
 from clorefleet.domain.identity import DeploymentId
@@ -241,3 +242,26 @@ def test_ways_to_be_told_are_taken_from_the_newest_readable_file(fleet: Fleet):
     fleet.write("not toml")
     fleet.look()
     assert fleet.follower.notify.channels == (channel,)
+
+
+def test_nobody_is_to_be_told_where_no_file_was_ever_applied() -> None:
+    store = MemoryStore()
+    token = leadership.acquire(store, "p", now=NOW)
+    follower = FileFollower(store, lambda: token, VirtualClock())
+    follower.look()
+    assert follower.notify == NotifyPolicy()
+
+
+@pytest.mark.parametrize("text", [None, "not toml"], ids=["missing", "invalid"])
+def test_ways_to_be_told_are_not_known_while_the_file_cannot_be_read(fleet: Fleet, text: str | None):
+    fleet.restart()
+    assert fleet.follower.notify is None
+    if text is None:
+        fleet.file.unlink()
+    else:
+        fleet.write(text)
+    fleet.look()
+    assert fleet.follower.notify is None
+    fleet.write(APPLIED)
+    fleet.look()
+    assert fleet.follower.notify == NotifyPolicy()

@@ -38,7 +38,7 @@ class Desk:
 
     store: MemoryStore = field(default_factory=MemoryStore)
     clock: VirtualClock = field(default_factory=VirtualClock)
-    policy: NotifyPolicy = field(default_factory=lambda: NotifyPolicy((channel(),)))
+    policy: NotifyPolicy | None = field(default_factory=lambda: NotifyPolicy((channel(),)))
     answer: Callable[[], Outcome] = Sent
     sent: list[tuple[str, Alert]] = field(default_factory=list)
 
@@ -143,6 +143,32 @@ def test_a_process_that_died_while_sending_leaves_the_alert_at_most_once():
     desk.answer = Sent
     desk.restart()
     assert desk.run(50, every=minutes(1)) == [] and desk.states() == [DeliveryState.UNKNOWN]
+
+
+def test_what_happened_before_a_restarted_daemon_knew_whom_to_tell_is_told():
+    """The first tick finds the order that was lost meanwhile; the fleet file may be read later than that."""
+    desk = Desk()
+    desk.run()
+    desk.restart()
+    desk.policy, known = None, desk.policy
+    desk.run()
+    desk.happens("order_lost", "Order 7 was lost.")
+    assert desk.run(3) == []
+    desk.policy = known
+    assert desk.run(3) == ["Order 7 was lost."]
+
+
+def test_what_waits_for_another_try_still_waits_while_nobody_knows_whom_to_tell():
+    desk = Desk(answer=lambda: NotSent("no connection"))
+    desk.run()
+    desk.happens("server_failed")
+    desk.run()
+    desk.restart()
+    desk.policy, known = None, desk.policy
+    desk.run(5, every=minutes(1))
+    assert desk.states() == [DeliveryState.WAITING]
+    desk.policy, desk.answer = known, Sent
+    assert len(desk.run()) == 1 and desk.states() == [DeliveryState.SENT]
 
 
 def test_nothing_is_open_while_it_is_sent():
