@@ -30,14 +30,15 @@ class GlobalOptions:
 
         return flag_of(SANDBOX if self.sandbox else self.profile_name)
 
-    def profile(self) -> Profile:
-        """The chosen profile; its state folder exists afterwards."""
+    def profile(self, *, needs_state: bool = True) -> Profile:
+        """The chosen profile; its state folder exists afterwards, where it is needed."""
         from clorefleet.config.profile import DEFAULT, SANDBOX, find_profile
         from clorefleet.domain.errors import BadInput
 
         if self.sandbox and self.profile_name not in ("", SANDBOX):
             raise BadInput("--sandbox and --profile contradict each other.", remedy="Use one of the two.")
-        return find_profile(SANDBOX if self.sandbox else self.profile_name or DEFAULT)
+        name = SANDBOX if self.sandbox else self.profile_name or DEFAULT
+        return find_profile(name, needs_state=needs_state)
 
 
 options = GlobalOptions()

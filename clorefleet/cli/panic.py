@@ -171,13 +171,15 @@ def end_and_tell(connection: Connection, market: Market, wanted: Iterable[Order]
     from clorefleet.fleet.sweep import ROUNDS_MAX, end_orders
 
     result = end_orders(market, wanted, sleep=connection.clock.sleep, tell=note)
-    unending.note(
-        connection.profile.state_dir,
-        [
-            unending.UnendingOrder(each.order_id, each.price, each.attempts, each.last_answer)
-            for each in result.unending
-        ],
-    )
+    still = [
+        unending.UnendingOrder(each.order_id, each.price, each.attempts, each.last_answer)
+        for each in result.unending
+    ]
+    try:
+        unending.note(connection.profile.state_dir, still)
+    except OSError as error:
+        if still:
+            note(f"No other command will tell of them: it cannot be written down ({error.strerror}).")
     if result.unending:
         numbers = ", ".join(str(each.order_id) for each in result.unending)
         prices = ", ".join(each.price for each in result.unending)
@@ -222,8 +224,22 @@ def _read_records(store_url: str) -> OurOrders | None:
         with open_store(store_url).read() as tx:
             return _ours(tx)
     except (ClorefleetError, OSError, ValueError) as error:
+        if _is_missing(store_url):
+            note(f"There is no store, and none can be made ({error}).")
+            return OurOrders(True, frozenset(), ())
         note(f"The store cannot be used ({error}): orders are ended without it.")
         return None
+
+
+def _is_missing(store_url: str) -> bool:
+    """No store was ever there; false where nobody can tell, as of a folder that may not be read."""
+    from clorefleet.store.address import sqlite_file
+
+    file = sqlite_file(store_url)
+    try:
+        return file is not None and not file.exists()
+    except OSError:
+        return False
 
 
 def _stop_wishing(store_url: str) -> OurOrders | None:

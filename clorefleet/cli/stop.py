@@ -41,7 +41,7 @@ def stop(
     """
     from clorefleet.domain.errors import BadInput
 
-    profile = options.profile()
+    profile = options.profile(needs_state=not all_)
     if all_:
         from clorefleet.cli.panic import stop_everything
 

@@ -60,7 +60,7 @@ def sweep(
     from clorefleet.wiring import make_market
 
     age = _age(older_than)
-    profile = options.profile()
+    profile = options.profile(needs_state=False)
     with working("Reading the list of orders"):
         connection = connect(profile)
         market = make_market(connection)
@@ -138,10 +138,11 @@ def _read_records(profile: Profile) -> _Records:
         store = open_store(store_url(profile))
         with store.read() as tx:
             leases, deployments = tx.leases(), tx.deployments()
+        is_guarded = process.running_pid(profile.state_dir) is not None
     except (ClorefleetError, OSError, ValueError) as error:
         note(f"The store cannot be used ({error}): nothing is known but the market's list.")
         return _Records(None)
-    return _Records(store, leases, deployments, process.running_pid(profile.state_dir) is not None)
+    return _Records(store, leases, deployments, is_guarded)
 
 
 def _record_consent(store: Store | None, named: list[Finding], connection: Connection) -> None:

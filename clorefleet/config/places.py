@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
@@ -58,7 +59,9 @@ def cache_root() -> Path:
 def make_private_dir(path: Path) -> Path:
     """Create `path` readable by its owner alone (0700), parents too where missing."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    # A file system that cannot be written refuses also what changes nothing.
+    if stat.S_IMODE(path.stat().st_mode) != 0o700:
+        path.chmod(0o700)
     return path
 
 

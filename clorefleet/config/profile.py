@@ -84,8 +84,11 @@ class Connection:
         return self.profile.is_sandbox
 
 
-def find_profile(name: str) -> Profile:
+def find_profile(name: str, *, needs_state: bool = True) -> Profile:
     """
+    Args:
+        needs_state: false for what ends orders with nothing but the key: its state folder may be missing.
+
     Raises:
         BadInput: for a name that could leave the state folder.
     """
@@ -94,7 +97,13 @@ def find_profile(name: str) -> Profile:
             f"“{name[:40]}” cannot be a profile's name.",
             remedy="Use lower-case letters, digits, - and _, at most 32.",
         )
-    return Profile(name, make_private_dir(state_root() / name))
+    state_dir = state_root() / name
+    try:
+        make_private_dir(state_dir)
+    except OSError:
+        if needs_state:
+            raise
+    return Profile(name, state_dir)
 
 
 def store_url(profile: Profile) -> str:

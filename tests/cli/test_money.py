@@ -19,6 +19,7 @@ from clorefleet.cli.context import options
 from clorefleet.cli.main import main
 from clorefleet.cli.panic import end_and_tell, recipe_images
 from clorefleet.clock import SystemClock
+from clorefleet.config.places import make_private_dir
 from clorefleet.config.profile import Profile
 from clorefleet.daemon import unending
 from clorefleet.domain.deployment import Desired
@@ -206,6 +207,47 @@ def test_stop_all_with_an_empty_store_ends_what_runs_our_images_and_lists_the_re
     everything = account("stop", "--all", "--foreign", "--yes")
     assert everything.code == 0 and live(market) == set()
     assert "No order of ours bills" in account("stop", "--all", "--yes").out
+
+
+# -- where nothing can be written
+
+
+@pytest.fixture
+def no_place(account) -> CommandLine:
+    """A home that can be neither made nor written, as on a disk that is full or has become read-only."""
+    plain = account.home / "plain"
+    plain.write_text("")
+    return replace(account, env=account.env | {"CLOREFLEET_HOME": str(plain / "home")})
+
+
+def test_stop_all_needs_no_place_for_state(no_place, market):
+    """It knows no more than with an empty store, and takes no more for ours."""
+    ours, foreign = rent(market, OUR_IMAGE), rent(market, FOREIGN)
+    run = no_place("stop", "--all", "--yes")
+    assert (run.code, live(market)) == (0, {foreign}), (ours, run.err)
+    assert "no store" in run.err and "Traceback" not in run.err
+
+
+def test_a_sweep_needs_no_place_for_state(no_place, market):
+    ours = rent(market, OUR_IMAGE)
+    assert no_place("sweep").code == LIKELY and live(market) == {ours}
+    run = no_place("sweep", "--end", str(ours), "--yes")
+    assert (run.code, live(market)) == (0, set()), run.err
+
+
+def test_everything_else_still_needs_a_place_for_state(no_place):
+    assert no_place("status").code != 0
+
+
+def test_a_private_folder_that_is_as_it_should_be_is_not_touched(tmp_path: Path, monkeypatch):
+    """On a file system that became read-only, a `chmod` that changes nothing fails too."""
+    folder = make_private_dir(tmp_path / "state")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", lambda *_: pytest.fail("it was touched"))
+        make_private_dir(folder)
+    folder.chmod(0o755)
+    assert make_private_dir(folder).stat().st_mode & 0o777 == 0o700
 
 
 @pytest.fixture
