@@ -74,6 +74,7 @@ class Watcher:
             segments = tx.segments(self._deployment_id)
             events = tx.events(self._deployment_id, after_id=self._seen_event)
             leader = tx.leadership()
+            wanted = tx.wanted()
         beat = None if leader is None else (leader.token, leader.beat)
         if beat != self._beat:
             self._beat, self._beat_seen_s = beat, time.monotonic()
@@ -83,7 +84,10 @@ class Watcher:
             self._seen_event = max(self._seen_event, event_id)
             if event.name not in ("job_started", "cancel_done"):
                 self._print(event.text)
-        return fleet_status([deployment], leases, segments, now=self._connection.clock.now()).deployments[0]
+        if deployment.schedule is None and deployment.scale is None and deployment.idle is None:
+            wanted = {}  # as many as it says itself, also before the next tick has found that
+        now = self._connection.clock.now()
+        return fleet_status([deployment], leases, segments, now=now, wanted=wanted).deployments[0]
 
     def _print(self, text: str) -> None:
         if options.as_json:
@@ -131,7 +135,8 @@ def watch_until_serving(store: Store, connection: Connection, deployment_id: str
 
     def is_done(status: DeploymentStatus) -> bool:
         serving = [each for each in status.replicas if each.phase == "serving"]
-        return len(serving) >= status.wanted_replicas or status.state in ("gave up", "stopped")
+        # One that slept is wanted none of until the daemon's next tick; who watches has woken it.
+        return len(serving) >= max(1, status.wanted_replicas) or status.state in ("gave up", "stopped")
 
     flag = connection.profile.flag
     try:

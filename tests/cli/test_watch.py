@@ -10,13 +10,20 @@ from clorefleet.cli import watch
 from clorefleet.clock import SystemClock
 from clorefleet.config.profile import Connection, Profile
 from clorefleet.daemon import process
+from clorefleet.domain.deployment import Origin, ScalePolicy
+from clorefleet.domain.lease import Phase
 from clorefleet.domain.secret import Secret
+from clorefleet.domain.wanted import Wanted
 from clorefleet.report.status import DeploymentStatus
 from clorefleet.simulation.memory_store import MemoryStore
 from clorefleet.store import leadership
-from tests.fleet.builders import NOW, deployment
+from tests.fleet.builders import NOW, deployment, lease
 
 DAEMON_PID = 17
+
+
+class StillWatching(Exception):
+    """It would look again."""
 
 
 class Guarded:
@@ -82,3 +89,44 @@ def test_a_daemon_that_beats_is_left_alone_however_long_it_takes(
     monkeypatch.setattr(watch.time, "monotonic", lambda: float(next(looked_at_s)))
     fleet.watch(looks=20, beats=True)
     assert fleet.done == []
+
+
+def watch_looks_again(fleet: Guarded, monkeypatch: pytest.MonkeyPatch) -> bool:
+    def sleep(_: float) -> None:
+        raise StillWatching
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(watch, "_show_serving", lambda *_: None)
+    try:
+        watch.watch_until_serving(fleet.store, fleet.connection, "chat")
+    except StillWatching:
+        return True
+    return False
+
+
+def test_a_deployment_that_slept_is_watched_until_it_serves(
+    fleet: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`replicas = {min = 0, max = 2}`: none is wanted until the daemon has seen that it was woken."""
+    sleeping = deployment(
+        "chat", replicas=0, replicas_max=2, scale=ScalePolicy(), origin=Origin.FILE, woken_at=NOW
+    )
+    with fleet.store.write() as tx:
+        tx.put_deployment(sleeping)
+        tx.put_wanted(sleeping.deployment_id, Wanted(0, "nobody asks"), now=NOW)
+    assert watch_looks_again(fleet, monkeypatch)
+    with fleet.store.write() as tx:
+        tx.put_wanted(sleeping.deployment_id, Wanted(1, "it was woken"), now=NOW)
+        tx.put_lease(lease(phase=Phase.SERVING, deployment_id="chat"))
+    assert not watch_looks_again(fleet, monkeypatch)
+
+
+def test_all_replicas_that_load_asks_for_are_waited_for(
+    fleet: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fleet.store.write() as tx:
+        wish = deployment("chat", replicas=1, replicas_max=2, scale=ScalePolicy())
+        tx.put_deployment(wish)
+        tx.put_wanted(wish.deployment_id, Wanted(2, "much is asked"), now=NOW)
+        tx.put_lease(lease(phase=Phase.SERVING, deployment_id="chat"))
+    assert watch_looks_again(fleet, monkeypatch)
