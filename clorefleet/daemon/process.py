@@ -1,7 +1,9 @@
 """Start, find, wake and stop a profile's daemon. Standard library only, since every command imports it.
 
 The daemon holds an advisory lock on `daemon.lock` for as long as it lives, with its pid inside: the
-lock dies with the process, also under `kill -9`, so nobody is ever signalled by a stale pid.
+lock dies with the process, also under `kill -9`, so nobody is ever signalled by a stale pid. Who looks
+takes a shared lock for a moment, which hides no daemon from another look and is taken for none. A pid that a
+dead daemon left is gone before the next one holds the lock.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from clorefleet.domain.text import clean_lines
 
 START_TIMEOUT_S = 40
 STOP_TIMEOUT_S = 45
+LOCK_S_MAX = 1.0
+"""How long a daemon that starts tries: another command may look at the lock at this moment."""
 _POLL_S = 0.05
+_LOCK_POLL_S = 0.01
 LOG_NAME = "daemon.log"
 _LOG_TAIL_BYTES = 16_384
 
@@ -42,30 +47,59 @@ def lock_path(state_dir: Path) -> Path:
 def take_lock(state_dir: Path) -> int | None:
     """Become the profile's only daemon: a descriptor to keep open, or None when another has it."""
     descriptor = os.open(lock_path(state_dir), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    os.ftruncate(descriptor, 0)
+    deadline = time.monotonic() + LOCK_S_MAX
+    while not _become_holder(descriptor):
+        if time.monotonic() > deadline:
+            os.close(descriptor)
+            return None
+        time.sleep(_LOCK_POLL_S)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def _become_holder(descriptor: int) -> bool:
+    """True with the lock held and no pid in the file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # No daemon lives. Emptied before it is held, or a look would take what is left for the holder's pid.
+        os.ftruncate(descriptor, 0)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # Had or not, the shared one must not stand in another's way while this one waits.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
+    return True
+
+
+def release_lock(descriptor: int) -> None:
+    """At a clean end: no pid stays behind."""
+    os.ftruncate(descriptor, 0)
+    os.close(descriptor)
 
 
 def running_pid(state_dir: Path) -> int | None:
     """The pid of the daemon that lives now, or None."""
     try:
-        descriptor = os.open(lock_path(state_dir), os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = os.open(lock_path(state_dir), os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    deadline = time.monotonic() + LOCK_S_MAX
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        return int(text) if text.isdigit() else None
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            else:
+                return None
+            if text.isdigit():
+                return int(text)
+            # It begins or ends in this moment.
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_LOCK_POLL_S)
     finally:
         os.close(descriptor)
-    return None
 
 
 def find(state_dir: Path) -> DaemonInfo | None:

@@ -412,7 +412,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
                 log.warning("leadership_not_released why=%s", error.what)
         store.dispose()
         log.info("daemon_ended")
-        os.close(lock)
+        process.release_lock(lock)
     return 0
 
 
