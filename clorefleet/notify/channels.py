@@ -156,6 +156,10 @@ def _post(channel: Webhook, alert: Alert, letter: Letter | None) -> Outcome:
 
 def _mail(channel: Email, alert: Alert, letter: Letter | None) -> Outcome:
     password = secret_at(channel.password) if channel.user else Secret("")
+    if not (channel.user.isascii() and password.reveal().isascii()):
+        # Python's SMTP client has no other letters for a login.
+        why = "user or password has a letter beyond ASCII, which cannot be sent: choose another"
+        return NotSent(why, may_retry=False)
     message = as_mail(channel, alert, letter)
     is_handed_over = False
     try:

@@ -112,6 +112,17 @@ def test_a_wrong_password_is_clear_and_not_tried_again(mailbox, monkeypatch):
     assert box.messages == []
 
 
+@pytest.mark.parametrize(("user", "password"), [("fleet", "canary-ä"), ("flotte-ä", "right")])
+def test_a_login_with_letters_that_cannot_be_sent_is_clear_and_not_tried_again(
+    mailbox, monkeypatch, user: str, password: str
+):
+    box, port = mailbox
+    monkeypatch.setenv("MAIL_PASSWORD", password)
+    outcome = send(email(port, user=user, password=SecretPlace(env="MAIL_PASSWORD")), ALERT)
+    assert isinstance(outcome, NotSent) and not outcome.may_retry
+    assert "ASCII" in outcome.why and "canary" not in outcome.why and box.messages == []
+
+
 @pytest.mark.parametrize(("answer", "may_retry"), [("451 try later", True), ("554 no", False)])
 def test_a_server_that_says_no_is_clear(mailbox, answer: str, may_retry: bool):
     box, port = mailbox
