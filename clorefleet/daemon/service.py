@@ -65,6 +65,8 @@ SANDBOX_METRICS_PORT = 8421
 """Preferred; any free port is taken where they are not."""
 SIDE_WORKERS = 4
 """Threads for what is done beside the tick; more than there are jobs that may be slow."""
+SIDE_END_S_MAX = 5.0
+"""How long the end waits for what is under way beside the tick."""
 LATE_AFTER_QUIET_TICKS = 5
 """Quiet pauses without a tick after which `/healthz` says that the daemon is not well."""
 _TICK, _BEAT, _SIDE = "tick", "beat", "side"
@@ -84,6 +86,16 @@ class Pace:
 REAL_PACE = Pace(busy_s=8, quiet_s=60)
 """The market advises 60 s and more for monitoring loops."""
 SANDBOX_PACE = Pace(busy_s=0.5, quiet_s=4)
+
+
+class _Beside(ThreadPoolExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """A mail server that takes its time does not keep the end waiting. What such a job would write afterwards
+    is refused, as the leadership was given back: an alert that was being sent counts as unclear."""
+
+    def shutdown(self, wait: bool = True) -> None:
+        waiting = threading.Thread(target=super().shutdown, args=(wait,), name="side-jobs-end", daemon=True)
+        waiting.start()
+        waiting.join(SIDE_END_S_MAX)
 
 
 class Service:
@@ -130,7 +142,7 @@ class Service:
                 # One thread: a tick that is planned while one is in hand waits for its end.
                 "default": ThreadPoolExecutor(1),
                 _BEAT: ThreadPoolExecutor(2),
-                _SIDE: ThreadPoolExecutor(SIDE_WORKERS),
+                _SIDE: _Beside(SIDE_WORKERS),
             },
             # With one instance at most, a run that is due while the last one still ends would be dropped, and
             # a job that is planned for one moment with it: the next tick, say. `alone` keeps others apart.
@@ -147,7 +159,7 @@ class Service:
         self._repeated += [(job.name, alone(guarded(job)), job.every.total_seconds()) for job in jobs]
 
     def run_until_ended(self) -> None:
-        """Tick until `end` is called, then wait for the tick in hand."""
+        """Tick until `end` is called, then wait for the tick in hand, and not long for what is beside it."""
         self._scheduler.start()
         self._plan_tick(0)
         self._plan_others()
@@ -376,6 +388,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
         policy=lambda: follower.notify,
         secrets=secrets,
         send=reporter.send,
+        is_ending=ending.is_set,
     )
     service.beside_the_tick(
         SideJob("fleet_file", timedelta(seconds=3), follower.look),

@@ -60,6 +60,7 @@ class Notifier:
         policy: Callable[[], NotifyPolicy | None],
         secrets: tuple[Secret, ...] = (),
         send: Send = send,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._token = token
@@ -68,6 +69,7 @@ class Notifier:
         self._policy = policy
         self._secrets = secrets
         self._send = send
+        self._is_ending = is_ending
         self._is_first = True
         self._told: set[str] = set()
         """Keys of today that need not be looked up again; the store knows all."""
@@ -164,11 +166,17 @@ class Notifier:
             self._put(replace(delivery, state=DeliveryState.UNKNOWN, trouble="interrupted while it was sent"))
 
     def _deliver(self, policy: NotifyPolicy) -> None:
+        """What is due. A channel that does not take one is left for this run: each try may take its whole
+        time limit, while the other channels wait. So may the end of the daemon, which is not kept waiting."""
         channels = {channel.name: channel for channel in policy.channels}
         with self._store.read() as tx:
-            waiting = tx.deliveries(DeliveryState.WAITING, limit=SENDS_A_RUN_MAX)
+            waiting = tx.deliveries(DeliveryState.WAITING, limit=FLOOD_MAX * max(1, len(channels)))
+        left: set[str] = set()
+        sends = 0
         for delivery in waiting:
-            if delivery.next_at > self._clock.now():
+            if self._is_ending() or sends >= SENDS_A_RUN_MAX:
+                return
+            if delivery.next_at > self._clock.now() or delivery.channel in left:
                 continue
             channel = channels.get(delivery.channel)
             if channel is None:
@@ -177,7 +185,11 @@ class Notifier:
                 continue
             sending = replace(delivery, state=DeliveryState.SENDING, attempts=delivery.attempts + 1)
             self._put(sending)
-            self._put(self._after(sending, self._send(channel, delivery.alert)))
+            outcome = self._send(channel, delivery.alert)
+            sends += 1
+            if not isinstance(outcome, Sent):
+                left.add(channel.name)
+            self._put(self._after(sending, outcome))
 
     def _after(self, delivery: Delivery, outcome: Outcome) -> Delivery:
         key, name = delivery.alert.key, delivery.channel

@@ -124,6 +124,26 @@ def test_a_slow_side_job_delays_no_tick():
         release.set()
 
 
+def test_ending_does_not_wait_until_a_slow_side_job_is_done(monkeypatch: pytest.MonkeyPatch):
+    """A mail server that does not answer: `daemon stop` would give up before the daemon ends."""
+    monkeypatch.setattr(module, "SIDE_END_S_MAX", 0.05)
+    fleet = CountingFleet()
+    fleet.go_on.set()
+    begun, release = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        release.wait(3 * WAIT_S)
+
+    with Running(fleet, SideJob("slow", timedelta(hours=1), slow)) as running:
+        assert begun.wait(WAIT_S)
+        running.service.end()
+        running.thread.join(WAIT_S)
+        has_ended = not running.thread.is_alive()
+        release.set()
+    assert has_ended
+
+
 def test_no_run_is_dropped_and_none_runs_beside_itself(caplog: pytest.LogCaptureFixture):
     """APScheduler warns of, and drops, what is due while the last run of it is under way."""
     fleet = CountingFleet()

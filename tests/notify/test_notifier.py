@@ -18,7 +18,7 @@ from clorefleet.domain.secret import Secret
 from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.alerts import of_budgets, of_standings
 from clorefleet.notify.channels import NotSent, Outcome, Sent, Unclear
-from clorefleet.notify.notifier import ATTEMPTS_MAX, FLOOD_MAX, Notifier
+from clorefleet.notify.notifier import ATTEMPTS_MAX, FLOOD_MAX, SENDS_A_RUN_MAX, Notifier
 from clorefleet.simulation.memory_store import MemoryStore
 from clorefleet.store import leadership
 from tests.fleet.builders import NOW, deployment, lease, minutes
@@ -41,6 +41,7 @@ class Desk:
     policy: NotifyPolicy | None = field(default_factory=lambda: NotifyPolicy((channel(),)))
     answer: Callable[[], Outcome] = Sent
     sent: list[tuple[str, Alert]] = field(default_factory=list)
+    is_ending: bool = False
 
     def __post_init__(self) -> None:
         self.restart()
@@ -48,7 +49,13 @@ class Desk:
     def restart(self) -> None:
         token = leadership.acquire(self.store, "p", now=self.clock.now(), force=True)
         self.notifier = Notifier(
-            self.store, lambda: token, self.clock, policy=lambda: self.policy, secrets=(KEY,), send=self._send
+            self.store,
+            lambda: token,
+            self.clock,
+            policy=lambda: self.policy,
+            secrets=(KEY,),
+            send=self._send,
+            is_ending=lambda: self.is_ending,
         )
 
     def _send(self, to: Channel, alert: Alert) -> Outcome:
@@ -184,6 +191,38 @@ def test_nothing_is_open_while_it_is_sent():
     desk.run()
     desk.happens("server_failed")
     assert len(desk.run()) == 1
+
+
+@pytest.mark.parametrize("outcome", [NotSent("no connection"), Unclear("no answer")], ids=str)
+def test_a_channel_that_does_not_answer_is_tried_once_a_run_and_the_others_hear_all(outcome: Outcome):
+    """Each try takes the whole time limit, and alerts that are older stand before the others'."""
+    desk = Desk(policy=NotifyPolicy((channel("deaf"), channel("heard"))))
+    desk.answer = lambda: outcome if desk.sent[-1][0] == "deaf" else Sent()
+    desk.run()
+    for number in range(SENDS_A_RUN_MAX):
+        desk.happens("server_failed", str(number))
+    desk.run()
+    names = [name for name, _ in desk.sent]
+    assert names.count("deaf") == 1 and names.count("heard") == SENDS_A_RUN_MAX - 1
+    desk.run()
+    assert [name for name, _ in desk.sent].count("heard") == SENDS_A_RUN_MAX
+
+
+def test_nothing_more_is_sent_once_the_end_is_asked_for_and_the_next_daemon_sends_it():
+    desk = Desk()
+
+    def end_meanwhile() -> Outcome:
+        desk.is_ending = True
+        return Sent()
+
+    desk.answer = end_meanwhile
+    desk.run()
+    for number in range(3):
+        desk.happens("server_failed", str(number))
+    assert len(desk.run(3)) == 1
+    desk.is_ending, desk.answer = False, Sent
+    desk.restart()
+    assert len(desk.run(3)) == 2 and desk.states() == [DeliveryState.SENT] * 3
 
 
 def test_hostile_words_and_secrets_do_not_go_out():
