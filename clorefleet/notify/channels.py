@@ -10,10 +10,13 @@ import json
 import os
 import signal
 import smtplib
+import socket
 import ssl
 import stat
 import subprocess
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -26,6 +29,8 @@ from clorefleet.domain.errors import ConfigError
 from clorefleet.domain.secret import Secret
 
 TIMEOUT_S = 10
+ANSWER_S_MAX = 20
+"""For a webhook's whole answer, however it comes."""
 TEXT_MAX_CHARS = 1_900
 """Of `text` and `content`: chat services refuse what is longer than some 2,000."""
 COMMAND_TIMEOUT_S = 20
@@ -136,10 +141,12 @@ def _post(channel: Webhook, alert: Alert, letter: Letter | None) -> Outcome:
         parse_webhook_url(url)
     except BadInput as error:
         return NotSent(error.what, may_retry=False)
+    document = as_document(alert, letter)
     try:
         with (
+            _Deadline(ANSWER_S_MAX) as deadline,
             httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client,
-            client.stream("POST", url, json=as_document(alert, letter)) as answer,
+            client.stream("POST", url, json=document, extensions={"trace": deadline.see}) as answer,
         ):
             status = answer.status_code
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -149,6 +156,45 @@ def _post(channel: Webhook, alert: Alert, letter: Letter | None) -> Outcome:
     if 200 <= status < 300:
         return Sent()
     return NotSent(f"the webhook answered {status}", may_retry=status == 429 or status >= 500)
+
+
+class _Deadline:
+    """Cuts a connection that has not answered by then. A client's own time limit is for each read: who
+    answers one letter at a time never passes it."""
+
+    def __init__(self, after_s: float) -> None:
+        self._timer = threading.Timer(after_s, self._pass)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._connection: socket.socket | None = None
+        self._has_passed = False
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def see(self, event: str, info: Mapping[str, Any]) -> None:
+        """httpx tells of each step; TLS puts another socket in the place of the first."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        with self._lock:
+            self._connection = info["return_value"].get_extra_info("socket")
+            if self._has_passed:
+                self._cut()
+
+    def _pass(self) -> None:
+        with self._lock:
+            self._has_passed = True
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._connection is not None:
+            with suppress(OSError):  # it is closed already
+                # Not by the method of TLS's own socket, which its reader may be in.
+                socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
 
 # -- e-mail

@@ -260,6 +260,8 @@ class Hook(HTTPServer):
         self.bodies: list[dict] = []
         self.status = 204
         self.is_cut = False
+        self.is_dripping = False
+        self.has_ended = threading.Event()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -271,9 +273,21 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.is_cut:
             self.connection.close()
             return
+        if self.server.is_dripping:
+            self._drip()
+            return
         self.send_response(self.server.status)
         self.send_header("Location", "http://127.0.0.1:9/elsewhere")
         self.end_headers()
+
+    def _drip(self) -> None:
+        """A header that never ends, a letter at a time: each comes well within any limit of one read."""
+        try:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not self.server.has_ended.wait(0.02):
+                self.wfile.write(b"a")
+        except OSError:
+            self.server.has_ended.set()
 
     def log_message(self, *args: object) -> None:
         pass
@@ -284,6 +298,7 @@ def hook() -> Iterator[Hook]:
     server = Hook()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
+    server.has_ended.set()
     server.shutdown()
     server.server_close()
 
@@ -315,6 +330,14 @@ def test_a_connection_cut_before_the_answer_is_unclear(hook: Hook):
     hook.is_cut = True
     outcome = send(webhook(hook), ALERT)
     assert isinstance(outcome, Unclear) and "canary" not in outcome.why
+
+
+def test_an_answer_that_comes_by_drops_is_not_waited_for_without_bound(hook: Hook, monkeypatch):
+    monkeypatch.setattr(channels, "ANSWER_S_MAX", 0.3)
+    hook.is_dripping = True
+    outcome = send(webhook(hook), ALERT)
+    assert isinstance(outcome, Unclear) and "canary" not in outcome.why
+    assert hook.has_ended.wait(20), "the connection was not cut"
 
 
 def test_nobody_listening_is_tried_again():
