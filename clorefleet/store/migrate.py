@@ -51,15 +51,25 @@ def upgrade(engine: Engine, *, sqlite_file: Path | None = None) -> bool:
     config = _config()
     if found is not None:
         _refuse_newer(config, found)
-        if sqlite_file is not None:
-            copy_sqlite(sqlite_file, sqlite_file.with_suffix(f".before-{wanted}.bak"))
     with engine.connect().execution_options(clorefleet_writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
+        # Another command may have upgraded it before the lock was had: a copy of that is none of before.
+        if current_revision(engine) == wanted:
+            return False
+        if found is not None and sqlite_file is not None:
+            _keep_copy(sqlite_file, sqlite_file.with_suffix(f".before-{wanted}.bak"))
         attributes: dict[str, Any] = config.attributes
         attributes["connection"] = connection
         command.upgrade(config, "head")
     return True
+
+
+def _keep_copy(file: Path, to: Path) -> None:
+    """A copy that is whole or not there; one that is there stays until then."""
+    part = to.with_suffix(".part")
+    copy_sqlite(file, part)
+    part.replace(to)
 
 
 def copy_sqlite(file: Path, to: Path) -> None:

@@ -206,6 +206,52 @@ def test_sqlite_is_copied_before_an_upgrade_with_what_is_in_its_log(tmp_path: Pa
     assert copy.stat().st_mode & 0o077 == 0
 
 
+def test_the_copy_is_of_before_also_where_two_commands_upgrade_at_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second has asked for the revision before the first was done: it would copy what is upgraded already
+    over the only copy of what was before."""
+    file = tmp_path / "state" / "fleet.db"
+    url = f"sqlite:///{file}"
+    engine, _ = connect_engine(url)
+    upgrade_to(engine, REVISIONS[0])
+    fill_first_tables(engine)
+    engine.dispose()
+    real, asked = migrate.current_revision, []
+
+    def ask(of: sa.Engine) -> str | None:
+        found = real(of)
+        asked.append(found)
+        if len(asked) == 1:
+            open_store(url).dispose()  # another command, from beginning to end
+        return found
+
+    monkeypatch.setattr(migrate, "current_revision", ask)
+    open_store(url).dispose()
+    assert asked[0] == REVISIONS[0] and asked[-1] == newest_revision()
+    [copy] = file.parent.glob("*.bak")
+    with sqlite3.connect(copy) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchone() == (REVISIONS[0],)
+
+
+def test_a_copy_that_was_cut_off_takes_no_whole_ones_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "state" / "fleet.db"
+    engine, _ = connect_engine(f"sqlite:///{file}")
+    upgrade_to(engine, REVISIONS[0])
+    engine.dispose()
+    whole = file.with_suffix(f".before-{newest_revision()}.bak")
+    whole.write_bytes(b"whole")
+
+    def die(_: Path, to: Path) -> None:
+        to.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(migrate, "copy_sqlite", die)
+    with pytest.raises(KeyboardInterrupt):
+        open_store(f"sqlite:///{file}")
+    assert whole.read_bytes() == b"whole"
+
+
 def test_the_newest_revision_by_its_files_name_is_the_one_that_alembic_ends_at(any_url: str):
     engine, _ = connect_engine(any_url)
     assert current_revision(engine) is None
