@@ -11,6 +11,7 @@ from clorefleet.cli.output import note, print_json, print_json_line, say, say_ve
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 STAMP_CHARS = 21
+FOLLOWED_A_ROUND_MAX = 5_000
 FOLLOW_EVERY_S = 0.5
 FOLLOW_AGAIN_S = 3.0
 FOLLOW_PER_SESSION = 20
@@ -53,9 +54,11 @@ def logs(
         _engine_log(name, lines)
         return
     seen = 0
+    limit = lines
     while True:
         with store.read() as tx:
-            events = tx.events(deployment_id, after_id=seen, limit=lines)
+            events = tx.events(deployment_id, after_id=seen, limit=limit)
+        limit = FOLLOWED_A_ROUND_MAX  # what comes is shown whole: one tick writes several
         if options.as_json and follow:
             for _, event in events:
                 print_json_line(_plain(event))

@@ -80,6 +80,18 @@ def test_events_are_followed_from_what_is_there_to_what_comes(cli: CommandLine, 
     assert lines.empty(), "something was told twice"
 
 
+def test_following_leaves_out_nothing_that_comes_however_few_were_asked_for(cli: CommandLine, store: Store):
+    """-n says how many of those that have been."""
+    happens(store, "second")
+    with following(cli, "logs", "--follow", "-n", "1") as (lines, _):
+        assert lines.get(timeout=LINE_S_MAX).endswith("  second\n")
+        with store.write() as tx:  # one tick
+            for text in ("third", "fourth", "fifth"):
+                tx.add_event(Event(NOW, "deployment_waits", text, deployment("tiny").deployment_id))
+        came = [lines.get(timeout=LINE_S_MAX).split()[-1] for _ in range(3)]
+        assert came == ["third", "fourth", "fifth"]
+
+
 def test_for_a_program_only_what_happened_is_told(cli: CommandLine, store: Store):
     """One JSON document a line for each thing that happened, and none while nothing does."""
     with following(cli, "logs", "--follow", "--json") as (lines, _):
