@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from urllib.parse import quote
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
+SQLITE = "sqlite:///"
+"""How the address of a store in a file begins."""
 
 
 def _bundled(wheel_name: str, checkout_name: str) -> Path:
@@ -54,6 +57,11 @@ def cache_root() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("clorefleet", appauthor=False)
+
+
+def sqlite_url(file: Path) -> str:
+    """The address of a store in a file, whose path may have letters that mean something in an address."""
+    return SQLITE + quote(os.fsencode(file))
 
 
 def make_private_dir(path: Path) -> Path:

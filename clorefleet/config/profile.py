@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clorefleet.config.places import make_private_dir, state_root
+from clorefleet.config.places import make_private_dir, sqlite_url, state_root
 from clorefleet.config.settings import (
     DEFAULT_API_URL,
     DEFAULT_HUB_URL,
@@ -113,7 +113,7 @@ def store_url(profile: Profile) -> str:
 
 
 def _own_store_url(profile: Profile) -> str:
-    return f"sqlite:///{profile.state_dir / 'clorefleet.db'}"
+    return sqlite_url(profile.state_dir / "clorefleet.db")
 
 
 def connect(profile: Profile, *, needs_key: bool = True) -> Connection:

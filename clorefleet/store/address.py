@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
-_SQLITE = "sqlite:///"
+from clorefleet.config.places import SQLITE
 
 
 def sqlite_file(store_url: str) -> Path | None:
     """Where the file is, which need not exist; None where the store is on a server."""
-    return Path(store_url.removeprefix(_SQLITE)) if store_url.startswith(_SQLITE) else None
+    if not store_url.startswith(SQLITE):
+        return None
+    path, _, _ = store_url.removeprefix(SQLITE).partition("?")
+    return Path(os.fsdecode(unquote_to_bytes(path)))

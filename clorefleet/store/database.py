@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, Program
 from clorefleet.config.places import make_private_dir
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
 from clorefleet.domain.text import clean_line
+from clorefleet.store.address import sqlite_file
 from clorefleet.store.codec import json_text
 from clorefleet.store.queries import Transaction
 from clorefleet.store.revision import current_revision, newest_revision
@@ -162,7 +163,9 @@ def connect_engine(url: str) -> tuple[Engine, Path | None]:
             remedy='Write store_url = "postgresql://user:password@host/name" in config.toml, or nothing.',
         ) from error
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed)
+        file = sqlite_file(url)
+        # Read as all others read it: what SQLAlchemy takes for quoted differs with its releases.
+        return _sqlite_engine(parsed if file is None else parsed.set(database=str(file)))
     if parsed.get_backend_name() != "postgresql":
         raise StoreError(
             f"I know no store of kind “{clean_line(parsed.get_backend_name(), max_chars=20)}”.",

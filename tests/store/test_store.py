@@ -15,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlmodel import SQLModel
 
+from clorefleet.config.places import sqlite_url
 from clorefleet.domain.deployment import IdlePolicy, Origin, ScalePolicy
 from clorefleet.domain.errors import LostLeadership, StoreError
 from clorefleet.domain.event import Event
@@ -30,6 +31,7 @@ from clorefleet.domain.schedule import Bounds, DateException, Schedule, Window, 
 from clorefleet.domain.usage import UsageHour
 from clorefleet.domain.wanted import Wanted
 from clorefleet.store import leadership
+from clorefleet.store.address import sqlite_file
 from clorefleet.store.books import load_books
 from clorefleet.store.database import Store, open_store
 from clorefleet.store.host_record import read_host_record
@@ -213,6 +215,21 @@ def test_a_plan_that_is_only_shown_takes_the_same_from_the_record_of_servers(any
         wanted = put_record(tx)
     store.dispose()
     assert read_host_record(any_url, since=NOW - timedelta(days=7)) == wanted
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25", "a b#c", "übung", "q?x=1&y%3F"])
+def test_a_store_lies_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str):
+    """A `?` ended the path: real and simulated market had one store, in a folder that was made private."""
+    file = tmp_path / name / "state" / "clorefleet.db"
+    file.parent.mkdir(parents=True)
+    url = sqlite_url(file)
+    store = open_store(url)
+    with store.write() as tx:
+        wanted = put_record(tx)
+    assert store.file == sqlite_file(url) == file and file.is_file()
+    store.dispose()
+    assert read_host_record(url, since=NOW - timedelta(days=7)) == wanted
+    assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
 def test_without_a_store_nothing_is_known_of_servers_and_none_is_made(tmp_path: Path):
