@@ -1,6 +1,7 @@
 """What a user sets on this machine: `config.toml` in the configuration folder, and the environment.
 
-The API key comes from `CLORE_API_KEY` or the file; a key in a file that others can read is refused.
+The API key comes from `CLORE_API_KEY` or the file; a key in a file that others can read is refused, and so is
+a password of the store.
 
     # config.toml
     api_key = "..."                            # or the environment variable CLORE_API_KEY
@@ -19,6 +20,7 @@ alone and runs out soon. It is used for no other repository, and not at all in t
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,9 @@ _LISTS = ("hub_token_for",)
 _NUMBERS = ("relay_mbit_s",)
 _KNOWN = ("api_key", "api_url", "hub_url", "store_url", "log_format", "hub_token", *_LISTS, *_NUMBERS)
 _LOG_FORMATS = ("text", "json")
+PASSWORD_KEYS = ("password", "sslpassword")
+"""Where the address of a PostgreSQL store may hold a password beside the usual place."""
+_PASSWORD = re.compile(r"[^/]*//[^:/]*:[^@]+@")
 DEFAULT_RELAY_MBIT_S = 50
 """Less than most home lines, and more than a hub that limits its rate [assumed]."""
 
@@ -54,7 +59,7 @@ def load_settings() -> Settings:
     """Read the file and the environment, the environment winning.
 
     Raises:
-        ConfigError: the file is not TOML, names an unknown key, or holds a key and is open to others.
+        ConfigError: the file is not TOML, names an unknown key, or holds a secret and is open to others.
     """
     file = config_root() / "config.toml"
     values = _read(file) if file.exists() else {}
@@ -118,4 +123,17 @@ def _read(file: Path) -> dict[str, Any]:
             remedy=f"Type: chmod 600 {file}",
             money="Nothing was rented. If others had access, revoke the token on the hub.",
         )
+    if _has_password(values.get("store_url", "")) and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise ConfigError(
+            f"{file} holds the store's password and others on this machine can read it.",
+            remedy=f"Type: chmod 600 {file} (or put the password into ~/.pgpass).",
+            money="Nothing was asked of the market. If others had access, change the password on the server.",
+        )
     return values
+
+
+def _has_password(store_url: str) -> bool:
+    from urllib.parse import parse_qsl
+
+    query = parse_qsl(store_url.partition("?")[2])
+    return bool(_PASSWORD.match(store_url)) or any(key in PASSWORD_KEYS for key, _ in query)

@@ -53,6 +53,38 @@ def test_a_token_in_a_file_that_others_can_read_is_refused(config: Path):
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:canary@db.example.org/fleet",
+        "postgresql+psycopg://me:can/ary@db.example.org/fleet",
+        "postgresql://me@db.example.org/fleet?sslmode=require&password=canary",
+        "postgresql://me@db.example.org/fleet?sslpassword=canary",
+    ],
+)
+def test_a_stores_password_in_a_file_that_others_can_read_is_refused(config: Path, url: str):
+    config.write_text(f'store_url = "{url}"\n')
+    assert load_settings().store_url == url
+    config.chmod(0o644)
+    with pytest.raises(ConfigError, match="password") as caught:
+        load_settings()
+    assert "canary" not in str(caught.value) and "chmod 600" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@db.example.org/fleet",
+        "postgresql://db.example.org:5432/fleet?sslmode=require",
+        "sqlite:////home/me/fleet.db",
+    ],
+)
+def test_a_stores_address_without_a_password_may_be_read_by_others(config: Path, url: str):
+    config.write_text(f'store_url = "{url}"\n')
+    config.chmod(0o644)
+    assert load_settings().store_url == url
+
+
+@pytest.mark.parametrize(
     "line",
     [
         'hub_token_for = "org/model"',
