@@ -31,11 +31,11 @@ def status() -> None:
       clorefleet db status
     """
     from clorefleet.config.profile import store_url
-    from clorefleet.store.database import connect_engine
+    from clorefleet.store.database import connect_engine, shown_address
     from clorefleet.store.revision import current_revision, newest_revision
 
     engine, file = connect_engine(store_url(options.profile()))
-    place = str(file) if file else engine.url.render_as_string(hide_password=True)
+    place = str(file) if file else shown_address(engine.url)
     found, wanted = current_revision(engine), newest_revision()
     engine.dispose()
     if options.as_json:

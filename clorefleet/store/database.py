@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, ProgrammingError
 
 from clorefleet.config.places import make_private_dir
+from clorefleet.config.settings import PASSWORD_KEYS
 from clorefleet.domain.errors import LostLeadership, StoreBusy, StoreError
 from clorefleet.domain.text import clean_line
 from clorefleet.store.address import sqlite_file
@@ -151,6 +152,11 @@ def open_store(url: str, *, migrate: bool = True) -> Store:
 
                 upgrade(engine, sqlite_file=sqlite_file)
     return Store(engine)
+
+
+def shown_address(url: URL) -> str:
+    """For people, documents and process lists: without a password, wherever it stands."""
+    return url.difference_update_query(PASSWORD_KEYS).render_as_string(hide_password=True)
 
 
 def connect_engine(url: str) -> tuple[Engine, Path | None]:

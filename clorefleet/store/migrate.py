@@ -21,11 +21,12 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from clorefleet.config.places import migrations_dir
 from clorefleet.domain.errors import StoreError
 from clorefleet.domain.text import clean_line
+from clorefleet.store.database import shown_address
 from clorefleet.store.revision import current_revision, newest_revision
 
 DUMP_TIMEOUT_S = 3600
@@ -83,9 +84,15 @@ def dump_postgres(url: str, to: Path) -> None:
     """By `pg_dump`, which must be at least as new as the server.
 
     Raises:
-        StoreError: there is no pg_dump, or it fails.
+        StoreError: there is no pg_dump, it fails, or it would show a secret of the address to others.
     """
     parsed = make_url(url)
+    if "sslpassword" in parsed.query:
+        raise StoreError(
+            "The store's address holds sslpassword, which pg_dump takes only where every user can read it.",
+            remedy="Use a key without a passphrase, or back the server up where it runs.",
+            money="The store was not changed.",
+        )
     program = shutil.which("pg_dump")
     if program is None:
         raise StoreError(
@@ -93,11 +100,16 @@ def dump_postgres(url: str, to: Path) -> None:
             remedy="Install PostgreSQL's client programs, or back the server up where it runs.",
         )
     # The password goes by environment: arguments are for all to see.
-    env = dict(os.environ) | ({"PGPASSWORD": parsed.password} if parsed.password else {})
-    shown = parsed.set(drivername="postgresql", password=None).render_as_string(hide_password=True)
+    in_query = parsed.query.get("password")  # which wins over the usual place, as for the driver
+    password = parsed.password if in_query is None else "".join(in_query)
+    env = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
+    # Made anew: `set` keeps a password, and stars in its place would be taken for one.
+    bare = URL.create(
+        "postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query
+    )
     to.touch(mode=0o600)
     run = subprocess.run(
-        [program, "--format=custom", f"--file={to}", "--dbname", shown],
+        [program, "--format=custom", f"--file={to}", "--dbname", shown_address(bare)],
         env=env,
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import sqlite3
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.engine import make_url
 from sqlmodel import SQLModel
 
 from clorefleet.domain.errors import StoreError
@@ -21,7 +23,7 @@ from clorefleet.domain.lease import Phase
 from clorefleet.domain.ledger import settled_totals
 from clorefleet.domain.money import Currency
 from clorefleet.store import codec, migrate
-from clorefleet.store.database import connect_engine, open_store
+from clorefleet.store.database import connect_engine, open_store, shown_address
 from clorefleet.store.revision import current_revision, newest_revision
 from tests.fleet.builders import NOW, deployment, lease
 
@@ -250,6 +252,44 @@ def test_a_copy_that_was_cut_off_takes_no_whole_ones_place(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         open_store(f"sqlite:///{file}")
     assert whole.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("postgresql://me:canary@db.example.org/fleet", "canary"),
+        ("postgresql://me@db.example.org/fleet?password=canary&sslmode=require", "canary"),
+        ("postgresql+psycopg://me:other@db.example.org/fleet?password=canary", "canary"),
+        ("postgresql://me@db.example.org/fleet", None),
+    ],
+)
+def test_a_password_of_the_address_is_in_no_process_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, password: str | None
+):
+    seen: dict = {}
+
+    def run(words: list[str], *, env: dict[str, str], **_: object) -> SimpleNamespace:
+        seen.update(words=" ".join(words), env=env)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    monkeypatch.setattr(migrate.shutil, "which", lambda _: "/usr/bin/pg_dump")
+    monkeypatch.setattr(migrate.subprocess, "run", run)
+    migrate.dump_postgres(url, tmp_path / "fleet.dump")
+    assert "canary" not in seen["words"] and "other" not in seen["words"]
+    assert "--dbname postgresql://me@db.example.org/fleet" in seen["words"]
+    assert seen["env"].get("PGPASSWORD") == password
+
+
+def test_a_secret_that_could_only_go_by_arguments_is_refused(tmp_path: Path):
+    with pytest.raises(StoreError, match="sslpassword") as caught:
+        migrate.dump_postgres("postgresql://db.example.org/fleet?sslpassword=canary", tmp_path / "dump")
+    assert "canary" not in str(caught.value)
+
+
+def test_an_address_is_shown_without_its_passwords():
+    url = make_url("postgresql://me:canary@db/fleet?password=canary&sslmode=require&sslpassword=canary")
+    assert shown_address(url) == "postgresql://me:***@db/fleet?sslmode=require"
 
 
 def test_the_newest_revision_by_its_files_name_is_the_one_that_alembic_ends_at(any_url: str):
