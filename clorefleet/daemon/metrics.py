@@ -42,12 +42,14 @@ DELIVERIES_COUNTED_MAX = 1_000
 class TickCounts:
     """Kept by the daemon's loop, read here."""
 
+    begun_at: datetime
+    """When this process began, on the fleet's clock."""
     started: int = 0
     failed: int = 0
     last_took_s: float = 0.0
     clock_jumps: int = 0
     finished_at: datetime | None = None
-    """On the fleet's clock."""
+    """When the last tick ended, on the fleet's clock; None before the first."""
     leads: bool = True
     """False while another daemon leads and this one stands by."""
 
@@ -202,7 +204,9 @@ def health(counts: TickCounts, now: datetime, *, late_after: timedelta) -> Healt
     if not counts.leads:
         return Health(True, "standing by")
     if counts.finished_at is None:
-        return Health(counts.failed == 0, "no tick has ended yet")
+        age = now - counts.begun_at
+        text = f"no tick has ended since the start {int(age.total_seconds())} s ago"
+        return Health(counts.failed == 0 and age <= late_after, text)
     age = now - counts.finished_at
     if age > late_after:
         return Health(False, f"the last tick ended {int(age.total_seconds())} s ago")

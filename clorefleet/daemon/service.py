@@ -338,7 +338,7 @@ def run(profile: Profile, *, foreground: bool = False, as_json: bool | None = No
     gateway = make_gateway(connection)
     gateway.start()
     pace = SANDBOX_PACE if profile.is_sandbox else REAL_PACE
-    counts, ending = TickCounts(), threading.Event()
+    counts, ending = TickCounts(connection.clock.now()), threading.Event()
     metrics = MetricsServer(
         store,
         connection.clock,

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from clorefleet.daemon.metrics import LedgerSums, MetricsServer, TickCounts
+from clorefleet.daemon.metrics import LedgerSums, MetricsServer, TickCounts, health
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.lease import Phase
 from clorefleet.domain.ledger import LedgerSegment
@@ -23,7 +23,8 @@ from tests.fleet.world import VirtualClock
 
 @pytest.fixture
 def server() -> Iterator[MetricsServer]:
-    store, clock, counts = MemoryStore(), VirtualClock(), TickCounts(started=5, failed=1, finished_at=NOW)
+    store, clock = MemoryStore(), VirtualClock()
+    counts = TickCounts(NOW, started=5, failed=1, finished_at=NOW)
     with store.write() as tx:
         tx.put_deployment(deployment())
         tx.put_lease(lease(phase=Phase.SERVING, host_key="ssh-ed25519 canary"))
@@ -66,6 +67,21 @@ def test_health_says_when_ticks_are_late(server: MetricsServer):
     server.clock.sleep(301)
     answer = httpx.get(f"{server.url}/healthz")
     assert answer.status_code == 503 and "301 s ago" in answer.json()["text"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "after", "is_well"), [(0, 0, True), (0, 5, True), (0, 6, False), (1, 0, False)]
+)
+def test_a_daemon_whose_first_tick_never_ends_is_not_well_for_ever(failed: int, after: int, is_well: bool):
+    """It is given the same time as any tick, and none where a tick has failed."""
+    counts = TickCounts(NOW, started=1, failed=failed)
+    found = health(counts, NOW + timedelta(minutes=after), late_after=timedelta(minutes=5))
+    assert found.is_well is is_well and "no tick has ended" in found.text
+
+
+def test_a_daemon_that_stands_by_is_well_without_a_tick():
+    counts = TickCounts(NOW, leads=False)
+    assert health(counts, NOW + timedelta(days=1), late_after=timedelta(minutes=5)).is_well
 
 
 def test_another_name_for_this_machine_is_refused(server: MetricsServer):

@@ -45,7 +45,7 @@ class Running:
     def __init__(self, fleet: CountingFleet, *side_jobs: SideJob) -> None:
         self.fleet = fleet
         self.ended = threading.Event()
-        self.counts = TickCounts()
+        self.counts = TickCounts(NOW)
         token = leadership.acquire(fleet.store, "p", now=NOW, force=True)
         pace = Pace(busy_s=3600, quiet_s=3600)
         standby = Standby(fleet.store, "p", clock=fleet.clock)

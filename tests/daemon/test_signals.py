@@ -38,7 +38,7 @@ DAEMON = textwrap.dedent("""
     token = leadership.acquire(store, "p", now=datetime.now(UTC), force=True)
     service = Service(
         fleet, token, Pace(busy_s=3600, quiet_s=3600), Standby(store, "p", clock=clock),
-        ended=threading.Event(), counts=TickCounts(), tick_s_max=3600 if not hangs_once else 0.5,
+        ended=threading.Event(), counts=TickCounts(clock.now()), tick_s_max=3600 if not hangs_once else 0.5,
     )
     service.obey_signals()
     service.run_until_ended()
