@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from clorefleet.domain.guard import FleetGuard
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
 
 
 @app.command()
@@ -125,8 +127,12 @@ def _without(guard: FleetGuard, name: str) -> FleetGuard:
 def _usd(text: str) -> Decimal:
     from clorefleet.domain.errors import BadBudget
 
+    plain = text.strip().removeprefix("$")
+    if "," in plain and not _THOUSANDS.fullmatch(plain):
+        # Left out, a comma that was meant as a point would make a ceiling ten times as high.
+        raise BadBudget(text[:40], "a comma only parts thousands: write 1.5, or 1,500")
     try:
-        amount = Decimal(text.strip().removeprefix("$").replace(",", ""))
+        amount = Decimal(plain.replace(",", ""))
     except InvalidOperation as error:
         raise BadBudget(text[:40], "it is not an amount of USD") from error
     if not amount.is_finite() or amount <= 0:

@@ -498,6 +498,9 @@ def test_what_is_committed_is_told_by_what_the_coin_is_worth_now(account):
     [
         (("--per-day", "cheap"), "cheap"),
         (("--total", "-3"), "more than zero"),
+        (("--total", "1,5"), "comma only parts thousands"),
+        (("--total", "16,00"), "comma only parts thousands"),
+        (("--total", "$1,50,000"), "comma only parts thousands"),
         (("nobody", "--total", "5"), "no deployment"),
         (("nobody", "--per-day", "5/day"), "set by deploy"),
     ],
@@ -506,6 +509,10 @@ def test_a_ceiling_that_means_nothing_is_refused(account, words, why):
     run = account("budget", *words)
     assert run.code == 2 and why in run.err
     assert account("budget", "--json").json["total_usd"] is None
+
+
+def test_a_comma_parts_thousands_in_a_total(account):
+    assert account("budget", "--total", "$1,500.50", "--json").json["total_usd"] == "1500.50"
 
 
 def test_a_total_of_a_deployment_is_counted_from_when_it_is_set(account):
