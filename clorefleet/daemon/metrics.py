@@ -27,7 +27,7 @@ from clorefleet.domain.alert import DeliveryState
 from clorefleet.domain.errors import DaemonError, StoreError
 from clorefleet.domain.identity import DeploymentId, LeaseId, OrderId
 from clorefleet.domain.ledger import LedgerSegment
-from clorefleet.fleet.budget import running_usd_per_day
+from clorefleet.fleet.budget import committed_usd_per_day
 from clorefleet.store.database import Store
 from clorefleet.store.queries import Transaction
 
@@ -153,9 +153,10 @@ class FleetCollector(Collector):
             "Replicas wanted now.",
             {n: wanted[n].replicas for n in names if n in wanted},
         )
-        burn = dict.fromkeys(names, Decimal(0))
+        burn, rates = dict.fromkeys(names, Decimal(0)), tx.coin_rates()
         for lease in leases:
-            burn[lease.deployment_id] = burn.get(lease.deployment_id, Decimal(0)) + running_usd_per_day(lease)
+            running = committed_usd_per_day([lease], rates)
+            burn[lease.deployment_id] = burn.get(lease.deployment_id, Decimal(0)) + running
         yield _by("clorefleet_burn_usd_per_day", "Running rate of what may bill, with fee.", burn)
         budgets = {
             each.deployment_id: each.requirement.budget.per_day.amount
