@@ -16,6 +16,7 @@ from clorefleet.cli.progress import working
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from clorefleet.cli.ending import Ending
     from clorefleet.config.profile import Connection
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.money import Currency
@@ -70,7 +71,10 @@ def deploy(
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
         replicas = existing.replicas if copies is None else copies
-        kept = _continued(store, connection, existing, requirement, replicas, yes=yes, dry_run=dry_run)
+        ending = _ended(store, connection, existing, requirement)
+        kept = _continued(
+            store, connection, existing, requirement, replicas, ending, yes=yes, dry_run=dry_run
+        )
         if dry_run:
             note("Nothing was changed: this is a dry run.")
             if (
@@ -83,10 +87,12 @@ def deploy(
                 )
             return
         if kept != existing:
-            _write(store, existing, kept)
+            _write(store, existing, kept, ending, now=connection.clock.now())
         old, new = existing.requirement.budget, kept.requirement.budget
         if old != new:
             note(f"The budget of {deployment_id} is now {new}; it was {old}.")
+        # What serves now and is about to end is not shown as what answers.
+        detach = detach or bool(ending)
     elif not _begin(
         store, connection, requirement, deployment_id, copies or 1, existing, yes=yes, dry_run=dry_run
     ):
@@ -147,22 +153,40 @@ def _check_same_wish(existing: Deployment, requirement: Requirement, replicas: i
     )
 
 
+def _ended(
+    store: Store, connection: Connection, existing: Deployment, requirement: Requirement
+) -> tuple[Ending, ...]:
+    """What the daemon gives back once `existing` is kept within the budget of `requirement`."""
+    from clorefleet.cli.ending import ended_by
+
+    wish = replace(existing, requirement=replace(existing.requirement, budget=requirement.budget))
+    with store.read() as tx:
+        found = ended_by(tx, connection.clock.now(), wish=wish)
+    return tuple(each for each in found if each.lease.deployment_id == existing.deployment_id)
+
+
 def _continued(
     store: Store,
     connection: Connection,
     existing: Deployment,
     requirement: Requirement,
     replicas: int,
+    ending: tuple[Ending, ...],
     *,
     yes: bool,
     dry_run: bool,
 ) -> Deployment:
     """What is there as it is to be kept, under another ceiling where one is given. Nothing is written.
 
+    Args:
+        ending: what that ceiling ends.
+
     Raises:
         BadInput: it is deployed with wishes that a running server cannot take on.
     """
     _check_same_wish(existing, requirement, replicas)
+    for each in ending:
+        note(each.text("would be" if dry_run else "is"))
     kept = existing
     old, new = existing.requirement.budget, requirement.budget
     if old != new and dry_run:
@@ -185,6 +209,8 @@ def _continued(
         )
         note(f"{existing.deployment_id} sleeps: it {woken}.")
         kept = replace(kept, woken_at=connection.clock.now())
+    elif ending:
+        note("Another is rented in place of what is given back only where one fits in the budget.")
     else:
         note(f"{existing.deployment_id} is already deployed; nothing new is rented for it.")
     if existing.has_given_up:
@@ -270,7 +296,7 @@ def _begin(
         desired=Desired.RUNNING,
         created_at=connection.clock.now(),
     )
-    _write(store, existing, wish)
+    _write(store, existing, wish, now=connection.clock.now())
     return True
 
 
@@ -360,15 +386,29 @@ def _warn_of_low_wallets(taken: tuple[Plan, ...], view: MarketView, orders: Orde
 # -- both
 
 
-def _write(store: Store, before: Deployment | None, after: Deployment) -> None:
+def _write(
+    store: Store,
+    before: Deployment | None,
+    after: Deployment,
+    ending: tuple[Ending, ...] = (),
+    *,
+    now: datetime,
+) -> None:
     """
+    Args:
+        ending: what was told to end by it.
+
     Raises:
         BadInput: it has changed since it was asked about: a stop of meanwhile is not undone.
     """
     from clorefleet.cli.deployment import check_unchanged
+    from clorefleet.cli.ending import check_seen, ended_by
 
     with store.write() as tx:
         check_unchanged(tx, after.deployment_id, before)
+        if before is not None and _is_kept(before):  # what was stopped ends in any case
+            found = ended_by(tx, now, wish=after)
+            check_seen(ending, [each for each in found if each.lease.deployment_id == after.deployment_id])
         tx.put_deployment(after)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,11 +13,12 @@ from clorefleet.cli.main import main
 from clorefleet.daemon import process
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import ExitCode
+from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import parse_budget
 from clorefleet.fleet.wish import stopped
 from clorefleet.store.database import Store, open_store
 from tests.cli.conftest import CommandLine
-from tests.fleet.builders import deployment
+from tests.fleet.builders import NOW, deployment, lease
 
 TINY = deployment()
 CHEAPER = replace(TINY, requirement=replace(TINY.requirement, budget=parse_budget("9/day")))
@@ -84,3 +86,78 @@ def test_stop_keeps_what_was_changed_while_it_asked(store, answered):
     with pytest.raises(AssertionError, match="daemon"):
         answered("stop", "tiny", "--debug", there=TINY, meanwhile=CHEAPER)
     assert kept(store) == replace(CHEAPER, desired=Desired.STOPPED)
+
+
+# -- a budget below what runs
+
+
+def typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["clorefleet", *words])
+    code = main()
+    said = capsys.readouterr()
+    return code, " ".join((said.out + said.err).split())
+
+
+@pytest.fixture
+def serving(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Server 7 serves at $2.10 a day; a daemon is only said to run."""
+    with store.write() as tx:
+        tx.put_deployment(TINY)
+        tx.put_lease(lease(LeaseState.ORDERED, Phase.SERVING))
+    info = SimpleNamespace(pid=1, gateway_url="http://127.0.0.1:1")
+    monkeypatch.setattr(process, "ensure_running", lambda *_: (info, False))
+    monkeypatch.setattr(process, "running_pid", lambda *_: 1)
+    monkeypatch.setattr(process, "find", lambda *_: info)
+    return store
+
+
+LOWER = ("deploy", "smollm2-135m", "--name", "tiny", "--budget", "2/day")
+
+
+def test_a_budget_below_what_runs_says_what_it_ends_before_it_wants_a_yes(serving, capsys, monkeypatch):
+    code, said = typed(capsys, monkeypatch, *LOWER)
+    assert code == ExitCode.NEEDS_CONFIRMATION and kept(serving) == TINY
+    assert "Server 7 of tiny, at $2.10/day, is given back: $2.10/day passes the budget of $2/day." in said
+    assert "nothing new is rented" not in said
+
+
+def test_what_is_about_to_end_is_not_shown_as_what_answers(serving, capsys, monkeypatch):
+    code, said = typed(capsys, monkeypatch, *LOWER, "--yes")
+    assert code == 0 and "is given back" in said and "The budget of tiny is now $2/day" in said
+    assert "answers at" not in said and "clorefleet status --watch" in said
+    budget = (kept(serving) or TINY).requirement.budget
+    assert str(budget) == "$2/day"
+
+
+def test_a_dry_run_of_a_lower_budget_says_what_would_end(serving, capsys, monkeypatch):
+    code, said = typed(capsys, monkeypatch, *LOWER, "--dry-run")
+    assert code == 0 and "would be given back" in said and kept(serving) == TINY
+
+
+def test_a_budget_that_carries_what_runs_ends_nothing_and_is_watched(serving, capsys, monkeypatch):
+    code, said = typed(capsys, monkeypatch, *LOWER[:-1], "3/day", "--yes")
+    assert code == 0 and "given back" not in said and "answers at" in said
+
+
+def test_a_server_that_came_while_it_asked_is_not_ended_by_that_yes(serving, capsys):
+    other = lease(
+        LeaseState.ORDERED,
+        Phase.SERVING,
+        lease_id="l2",
+        intent_id="l2-rent",
+        server_id=8,
+        slot=1,
+        created_at=NOW,
+    )
+
+    def rents(*_: object, **__: object) -> None:
+        with serving.write() as tx:
+            tx.put_lease(other)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("clorefleet.cli.deploy.confirm", rents)
+        patched.setattr("sys.argv", ["clorefleet", *LOWER[:-1], "3/day"])
+        assert main() == ExitCode.USAGE
+    assert "come to end more: Server 8" in capsys.readouterr().err and kept(serving) == TINY
