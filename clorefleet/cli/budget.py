@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from clorefleet.cli.context import options
-from clorefleet.cli.output import note, print_json, say, usd
+from clorefleet.cli.output import confirm, note, print_json, say, usd
 
 if TYPE_CHECKING:
+    from clorefleet.cli.ending import Ending
     from clorefleet.domain.guard import FleetGuard
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -26,12 +27,14 @@ def budget(
     total: str = typer.Option("", "--total", metavar="USD", help="Ceiling on all that is ever spent."),
     clear: bool = typer.Option(False, "--clear", help="Take the ceilings away."),
     resume: bool = typer.Option(False, "--resume", help="Rent again after the circuit breaker stopped it."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
 ) -> None:
     """Show or set the ceilings over the whole fleet.
 
     A deployment's own daily budget is set by `clorefleet deploy NAME --budget`. A total is counted from when
     it is set; what would pass a ceiling is not rented, and what runs is given back before a ceiling is
-    passed. Renting stops by itself when many servers are rented or fail within an hour; --resume goes on.
+    passed. A ceiling that ends what runs at once says which servers, and asks. Renting stops by itself when
+    many servers are rented or fail within an hour; --resume goes on.
 
     Examples:
 
@@ -42,6 +45,7 @@ def budget(
       clorefleet budget --resume
     """
     from clorefleet.cli.deployment import find_deployment
+    from clorefleet.cli.ending import check_seen, ended_by
     from clorefleet.config.profile import clock_of, store_url
     from clorefleet.daemon import process
     from clorefleet.domain.errors import BadInput
@@ -64,10 +68,8 @@ def budget(
     if is_change:
         daily = parse_budget(per_day) if per_day else None
         amount = _usd(total) if total else None
-        with store.write() as tx:
-            if name:
-                find_deployment(tx, name, money="Nothing was changed.")
-            guard = tx.guard()
+
+        def changed(guard: FleetGuard) -> FleetGuard:
             if clear:
                 guard = _without(guard, name)
             if daily is not None:
@@ -78,6 +80,21 @@ def budget(
                 guard = replace(guard, total_usd=amount, total_since=now)
             if resume:
                 guard = replace(guard, stopped_at=None, stopped_because="", resumed_at=now)
+            return guard
+
+        is_ceiling = daily is not None or amount is not None
+        with store.read() as tx:
+            if name:
+                find_deployment(tx, name, money="Nothing was changed.")
+            ending = ended_by(tx, now, guard=changed(tx.guard())) if is_ceiling else ()
+        if ending:
+            _ask(ending, yes=yes or profile.is_sandbox)
+        with store.write() as tx:
+            if name:
+                find_deployment(tx, name, money="Nothing was changed.")
+            guard = changed(tx.guard())
+            if is_ceiling:
+                check_seen(ending, ended_by(tx, now, guard=guard))
             tx.put_guard(guard)
             tx.add_event(Event(now, "budget_changed", _words(guard)))
         process.wake(profile.state_dir)
@@ -105,6 +122,19 @@ def budget(
         say(f"Spent of the total: {usd(fleet.spent_total_usd, 4)}.")
     if guard.is_stopped:
         note(f"Renting is stopped: {guard.stopped_because}. `clorefleet budget --resume` goes on.")
+
+
+def _ask(ending: tuple[Ending, ...], *, yes: bool) -> None:
+    for each in ending:
+        note(each.text())
+    daily = sum((each.usd_per_day for each in ending), Decimal(0))
+    servers = "a server" if len(ending) == 1 else f"{len(ending)} servers"
+    confirm(
+        f"Set this ceiling? It ends {servers}, {usd(daily)}/day.",
+        yes=yes,
+        what="A ceiling that ends what runs",
+        otherwise="The ceilings are as they were; what runs goes on.",
+    )
 
 
 def _words(guard: FleetGuard) -> str:

@@ -515,6 +515,41 @@ def test_a_comma_parts_thousands_in_a_total(account):
     assert account("budget", "--total", "$1,500.50", "--json").json["total_usd"] == "1500.50"
 
 
+@pytest.fixture
+def cheap_one(account) -> Store:
+    """Server 7 serves at $2.10 a day."""
+    made = store_of(account)
+    with made.write() as tx:
+        tx.put_deployment(deployment())
+        tx.put_lease(lease(LeaseState.ORDERED, Phase.SERVING))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--per-day", "2/day"), "$2.10/day passes the fleet's budget of $2/day"),
+        (("--total", "0.01"), "$0.00 of the total of $0.0100 is spent"),
+        (("tiny", "--total", "0.01"), "$0.00 of the total of $0.0100 is spent"),
+    ],
+)
+def test_a_ceiling_that_ends_what_runs_says_which_servers_before_it_is_set(account, cheap_one, words, why):
+    refused = account("budget", *words)
+    assert refused.code == 9 and "Server 7 of tiny, at $2.10/day, is given back" in refused.err
+    assert why in refused.err and "No ceilings" in account("budget").out
+    no = account.answered("n", "budget", *words)
+    assert "It ends a server, $2.10/day." in " ".join(no.err.split()) and "as they were" in no.err
+    assert "No ceilings" in account("budget").out
+    agreed = account("budget", *words, "--yes")
+    assert agreed.code == 0 and "is given back" in agreed.err and "Ceilings:" in agreed.out
+
+
+def test_a_ceiling_that_carries_what_runs_is_set_without_a_question(account, cheap_one):
+    run = account("budget", "--per-day", "3/day", "--total", "50")
+    assert run.code == 0 and "given back" not in run.err and "$3/day for the fleet" in run.out
+    assert account("budget", "--resume").code == 0 and account("budget", "--clear").code == 0
+
+
 def test_a_total_of_a_deployment_is_counted_from_when_it_is_set(account):
     assert "No ceilings" in account("budget").out
     file = account.home / "home" / "state" / "default" / "clorefleet.db"
