@@ -42,7 +42,15 @@ def apply(
 
       clorefleet apply --file work.toml --yes --sandbox
     """
-    from clorefleet.cli.change import changes_in, document, file_path, priced, say_ceiling, show
+    from clorefleet.cli.change import (
+        changes_in,
+        check_budgets,
+        document,
+        file_path,
+        priced,
+        say_ceiling,
+        show,
+    )
     from clorefleet.config.fleet_file import load_fleet_file
     from clorefleet.config.profile import connect, store_url
     from clorefleet.store.database import open_store
@@ -63,6 +71,7 @@ def apply(
     if not options.as_json and costs:
         show(costs, now)
         say()
+    check_budgets(doing)
     total = None if options.as_json else say_ceiling(found, store)
     question = _question(doing, total)
     # Simulated money needs no yes, and neither does a file that changes nothing.

@@ -12,6 +12,8 @@ from clorefleet.cli.output import note, say, usd
 from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clorefleet.cli.progress import Progress
     from clorefleet.config.profile import Connection
     from clorefleet.domain.deployment import Deployment
@@ -39,6 +41,8 @@ class Priced:
     """Why nothing would be rented now."""
     burning_usd_per_day: Decimal = Decimal(0)
     """What the deployment's servers cost now."""
+    does_not_fit: str = ""
+    """That the budget does not hold as many replicas as are wished for; "" where it does."""
 
 
 def file_path(given: Path | None, applied: AppliedFile | None) -> Path:
@@ -94,7 +98,10 @@ def _planned(
         best = report.plans[0] if report.plans else None
         after = change.after if best is None else _estimated(change.after, best)
         why = "" if best else _why_none(report)
-        result.append(Priced(replace(change, after=after), best, why, burning))
+        held = () if _is_other_model(change) else _leases_of(change, leases)
+        result.append(
+            Priced(replace(change, after=after), best, why, burning, _too_many(after, report, held))
+        )
     return tuple(result)
 
 
@@ -115,6 +122,38 @@ def _estimated(deployment: Deployment, plan: Plan) -> Deployment:
 
     start = start_up_of(plan.offer, plan.setup)
     return replace(deployment, start_up_estimate=timedelta(seconds=round(start.total_s)))
+
+
+def _too_many(after: Deployment, report: PlanReport, held: Sequence[Lease]) -> str:
+    """By what runs and the cheapest that could be rented beside it: less would not hold them."""
+    from clorefleet.fleet.budget import committed_usd_per_day
+    from clorefleet.fleet.wish import does_not_fit
+
+    budget = after.requirement.budget
+    more = after.bounds.replicas_min - len(held)
+    prices = sorted(plan.price.running_usd_per_day for plan in report.plans)[: max(0, more)]
+    if budget is None or more <= 0 or after.bounds.replicas_min < 2 or not prices:
+        return ""
+    needed = committed_usd_per_day(held) + sum(prices, Decimal(0)) / len(prices) * more
+    too_few = needed > budget.per_day.amount
+    return does_not_fit(after.bounds.replicas_min, budget, needed) if too_few else ""
+
+
+def check_budgets(found: Sequence[Priced]) -> None:
+    """
+    Raises:
+        BudgetExceeded: a budget does not hold the replicas that are wished for; told at once, rather than
+            kept as a wish that waits without end.
+    """
+    from clorefleet.domain.errors import BudgetExceeded
+
+    told = [f"{each.change.deployment_id}: {each.does_not_fit}" for each in found if each.does_not_fit]
+    if told:
+        raise BudgetExceeded(
+            " ".join(told),
+            remedy="Give it the budget or fewer replicas in the file, then apply it again.",
+            money="Nothing was changed and nothing was rented.",
+        )
 
 
 def _why_none(report: PlanReport) -> str:
@@ -152,6 +191,8 @@ def cost_lines(each: Priced, now: datetime) -> list[str]:
         lines.append(f"runs now at {usd(each.burning_usd_per_day)}/day")
     if each.no_plan:
         lines.append(f"{each.no_plan}; it would wait until something does")
+    if each.does_not_fit:
+        lines.append(f"{each.does_not_fit.rstrip('.')} [estimated]")
     plan, after = each.plan, each.change.after
     if plan is None or after is None:
         return lines

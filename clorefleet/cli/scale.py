@@ -41,7 +41,7 @@ def scale(
     from clorefleet.cli.deployment import find_deployment
     from clorefleet.config.profile import clock_of, connect, store_url
     from clorefleet.daemon import process
-    from clorefleet.fleet.wish import means, more_usd_per_day, scaled
+    from clorefleet.fleet.wish import check_budget, means, more_usd_per_day, scaled
     from clorefleet.store.database import open_store
 
     profile = options.profile()
@@ -52,6 +52,7 @@ def scale(
         leases = [lease for lease in tx.open_leases() if lease.deployment_id == name]
         rates = tx.coin_rates()
     after = scaled(before, replicas, now=now, replicas_max=replicas_max)
+    check_budget(before, after, leases, rates)
     lines = means(before, after, leases, rates)
     if after != before:
         confirm(

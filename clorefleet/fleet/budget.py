@@ -195,7 +195,7 @@ def _refusal_by(ceiling: _Ceiling, plan: Plan, now: datetime) -> BudgetRefusal |
     rate = committed + rate_of_plan
     if rate > ceiling.per_day_usd:
         return BudgetRefusal(
-            f"${format_usd(committed)}/day is still committed to servers that are not confirmed as ended; "
+            f"${format_usd(committed)}/day is committed to servers that run or are not confirmed as ended; "
             f"together with ${format_usd(rate_of_plan)}/day that passes {ceiling.scope}",
             is_lasting=False,
         )

@@ -12,10 +12,11 @@ from datetime import datetime
 from decimal import Decimal
 
 from clorefleet.domain.deployment import Deployment, Desired, Origin
-from clorefleet.domain.errors import BadInput
+from clorefleet.domain.errors import BadInput, BudgetExceeded
 from clorefleet.domain.lease import Lease
-from clorefleet.domain.money import ExchangeRate, Money
-from clorefleet.fleet.budget import committed_usd_per_day
+from clorefleet.domain.money import Budget, Currency, ExchangeRate, Money
+from clorefleet.domain.plan import Objective
+from clorefleet.fleet.budget import COIN_RATE_MARGIN, committed_usd_per_day
 
 REPLICAS_MAX = 16
 
@@ -85,6 +86,44 @@ def more_usd_per_day(
     if not leases:
         return None
     return committed_usd_per_day(leases, rates) / len(leases) * more
+
+
+def check_budget(
+    before: Deployment, after: Deployment, leases: Sequence[Lease], rates: Sequence[ExchangeRate] = ()
+) -> None:
+    """Told at once, rather than kept as a wish that waits without end.
+
+    Only where the cheapest is preferred: otherwise what runs says little of the least that another costs.
+
+    Raises:
+        BudgetExceeded: more replicas are wished for, and as many as that do not fit in the budget at the mean
+            price of its open `leases`, coins at their worst admissible rate, as a rent counts them.
+    """
+    budget = after.requirement.budget
+    if budget is None or not leases or after.replicas <= before.replicas:
+        return
+    if after.requirement.objective is not Objective.COST:
+        return
+    counted = sum((_counted_usd_per_day(each, rates) for each in leases), Decimal(0))
+    needed = counted / len(leases) * max(after.replicas, len(leases))
+    if needed > budget.per_day.amount:
+        raise BudgetExceeded(
+            f"{does_not_fit(after.replicas, budget, needed)} That is as what runs now [estimated].",
+            remedy=f"`clorefleet deploy` with a higher --budget first, or fewer than {after.replicas}.",
+            money="Nothing was changed and nothing was rented.",
+        )
+
+
+def does_not_fit(replicas: int, budget: Budget, needed_usd_per_day: Decimal) -> str:
+    return (
+        f"{replicas} replicas do not fit in the budget of {budget}; about "
+        f"{Money.usd(needed_usd_per_day)}/day would hold them."
+    )
+
+
+def _counted_usd_per_day(lease: Lease, rates: Sequence[ExchangeRate]) -> Decimal:
+    is_coin = lease.plan.price.billed.currency is not Currency.USD
+    return committed_usd_per_day([lease], rates) * (1 + COIN_RATE_MARGIN if is_coin else 1)
 
 
 def means(

@@ -62,6 +62,15 @@ def test_apply_without_a_terminal_needs_yes_and_writes_nothing(account):
     assert account("status", "--all").out.startswith("Nothing is deployed")
 
 
+def test_replicas_that_the_budget_cannot_hold_are_told_and_not_written(account):
+    write(account, OFF.replace("enabled = false", "replicas = 16").replace("16/day", "1/day"))
+    shown = account("diff")
+    assert shown.code == 0 and "16 replicas do not fit in the budget of $1/day; about $" in shown.out
+    run = account("apply", "--yes")
+    assert run.code == ExitCode.BUDGET and "chat: 16 replicas do not fit" in run.err
+    assert account("status", "--all").out.startswith("Nothing is deployed")
+
+
 def test_only_a_deployment_of_the_file_can_be_given_to_it(account):
     write(account, OFF)
     run = account("apply", "--take", "other")

@@ -482,7 +482,7 @@ def test_what_is_committed_is_told_by_what_the_coin_is_worth_now(account):
     base = plan(7)
     price = replace(base.price, billed=Rate.per_day(200, Currency.CLORE), usd_per_unit=Decimal("0.02"))
     with store_of(account).write() as tx:
-        tx.put_deployment(deployment("glm"))
+        tx.put_deployment(deployment("glm", "40/day"))
         tx.put_lease(
             lease(LeaseState.ORDERED, Phase.SERVING, plan=replace(base, price=price), deployment_id="glm")
         )

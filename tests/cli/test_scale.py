@@ -52,6 +52,13 @@ def test_without_a_terminal_it_wants_a_yes(cli: CommandLine, store: Store):
     assert run.code != 0 and "--yes" in run.err and kept(store) == deployment()
 
 
+def test_what_the_budget_cannot_hold_is_refused_before_anything_is_written(cli: CommandLine, store: Store):
+    run = cli("scale", "tiny", "8", "--yes")
+    assert run.code == ExitCode.BUDGET and "8 replicas do not fit in the budget of $16/day" in run.err
+    assert "about $16.80/day would hold them" in run.err and "Nothing was changed" in run.err
+    assert kept(store) == deployment()
+
+
 def test_the_number_that_is_kept_is_not_asked_about(cli: CommandLine, store: Store):
     run = cli("scale", "tiny", "1", "--json")
     assert run.code == 0 and run.json["replicas"] == run.json["replicas_before"] == 1

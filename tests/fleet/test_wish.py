@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 
 from clorefleet.domain.deployment import Desired, Origin, ScalePolicy
-from clorefleet.domain.errors import BadInput
+from clorefleet.domain.errors import BadInput, BudgetExceeded
 from clorefleet.domain.money import Currency, ExchangeRate, Rate
-from clorefleet.fleet.wish import REPLICAS_MAX, means, more_usd_per_day, scaled, stopped
+from clorefleet.domain.plan import Objective
+from clorefleet.fleet.wish import REPLICAS_MAX, check_budget, means, more_usd_per_day, scaled, stopped
 from tests.fleet.builders import NOW, deployment, lease, plan
 
 
@@ -103,3 +104,36 @@ def test_a_higher_maximum_is_told_with_the_budget_that_holds_it():
 
 def test_what_a_fleet_file_keeps_is_said_to_be_set_again():
     assert "`clorefleet apply` sets the file's number again" in said(deployment(origin=Origin.FILE), 2)
+
+
+# -- what the budget cannot hold
+
+
+def test_more_than_the_budget_holds_is_refused_with_the_budget_that_would():
+    """$13.65 a day with the fee, within $16: there is no room for a second."""
+    before = deployment()
+    held = [lease(plan=plan(usd_per_day="13"))]
+    with pytest.raises(
+        BudgetExceeded, match=r"2 replicas do not fit in the budget of \$16/day; about \$27.30"
+    ):
+        check_budget(before, scaled(before, 2, now=NOW), held)
+
+
+def test_a_coin_counts_at_its_worst_admissible_rate_as_a_rent_counts_it():
+    price = replace(plan().price, billed=Rate.per_day(375, Currency.CLORE), usd_per_unit=Decimal("0.02"))
+    held = [lease(plan=replace(plan(), price=price))]
+    before = deployment()
+    check_budget(before, before, held)
+    with pytest.raises(BudgetExceeded):  # twice $7.875 is below 16, twice $8.27 is not
+        check_budget(before, scaled(before, 2, now=NOW), held)
+
+
+def test_what_the_budget_holds_and_what_nobody_can_price_is_not_refused():
+    before = deployment()
+    check_budget(before, scaled(before, 7, now=NOW), [lease()])
+    check_budget(before, scaled(before, 16, now=NOW), [])
+    fast = deployment()
+    fast = replace(fast, requirement=replace(fast.requirement, objective=Objective.SPEED))
+    check_budget(fast, scaled(fast, 2, now=NOW), [lease(plan=plan(usd_per_day="13"))])
+    many = deployment(replicas=3)
+    check_budget(many, scaled(many, 2, now=NOW), [lease(plan=plan(usd_per_day="13"))])
