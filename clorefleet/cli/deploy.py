@@ -248,12 +248,17 @@ def _begin(
     Args:
         existing: what is there of that name, which was stopped; None for a new one.
     """
+    from clorefleet.cli.deployment import check_renting
     from clorefleet.cli.plan import by_record, nothing_fits, picks, show_json
     from clorefleet.cli.plan_view import show, show_replicas
     from clorefleet.domain.deployment import Deployment, Desired
     from clorefleet.domain.identity import DeploymentId
+    from clorefleet.fleet.budget import stops_renting
     from clorefleet.wiring import fetch_view_with_wallets, make_market, make_planner
 
+    if not dry_run:
+        with store.read() as tx:
+            check_renting(tx.guard())
     market = make_market(connection)
     with working("Reading the market") as progress:
         view = fetch_view_with_wallets(market)
@@ -274,6 +279,8 @@ def _begin(
         if replicas > 1:
             show_replicas(report, replicas)
         _say_worst_case(report, taken)
+    if warning := stops_renting(replicas):
+        note(warning)
     if dry_run:
         return False
     daily = sum((plan.price.running_usd_per_day for plan in taken), Decimal(0))
@@ -412,6 +419,20 @@ def _write(
         tx.put_deployment(after)
 
 
+def _check_it_is_filled(store: Store, deployment_id: str) -> None:
+    """
+    Raises:
+        BudgetExceeded: renting is stopped and a replica is missing.
+    """
+    from clorefleet.cli.deployment import check_renting, find_deployment
+
+    with store.read() as tx:
+        deployment = find_deployment(tx, deployment_id)
+        held = sum(1 for lease in tx.open_leases() if lease.deployment_id == deployment_id)
+        if held < deployment.replicas:
+            check_renting(tx.guard())
+
+
 def _run(store: Store, connection: Connection, deployment_id: str, *, detach: bool) -> None:
     from clorefleet.cli.watch import watch_until_serving
     from clorefleet.daemon import process
@@ -423,6 +444,7 @@ def _run(store: Store, connection: Connection, deployment_id: str, *, detach: bo
         note(f"Started the daemon (pid {info.pid}); it guards the deployment and its budget.")
     process.wake(profile.state_dir)
     if detach:
+        _check_it_is_filled(store, deployment_id)
         if options.as_json:
             print_json({"deployment_id": deployment_id, "is_watched": False})
         note(f"`clorefleet status{profile.flag} --watch` shows how it goes on.")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from clorefleet.domain.deployment import Deployment
     from clorefleet.domain.errors import BadInput
+    from clorefleet.domain.guard import FleetGuard
     from clorefleet.domain.identity import DeploymentId
     from clorefleet.store.queries import Transaction
 
@@ -41,6 +42,21 @@ def check_unchanged(tx: Transaction, name: DeploymentId, before: Deployment | No
             f"“{name}” has changed since this was asked.",
             remedy="Look at it again (`clorefleet status`), then decide.",
             money="Nothing was changed.",
+        )
+
+
+def check_renting(guard: FleetGuard, *, money: str = "Nothing was rented.") -> None:
+    """
+    Raises:
+        BudgetExceeded: the circuit breaker stopped renting; whoever rents would wait without end.
+    """
+    from clorefleet.domain.errors import BudgetExceeded
+
+    if guard.is_stopped:
+        raise BudgetExceeded(
+            f"Renting is stopped: {guard.stopped_because}.",
+            remedy="`clorefleet logs` shows what happened; `clorefleet budget --resume` rents again.",
+            money=money,
         )
 
 

@@ -131,12 +131,19 @@ def watch_until_serving(store: Store, connection: Connection, deployment_id: str
 
     Raises:
         NotServing: the deployment gave up.
+        BudgetExceeded: renting is stopped and a replica is missing: nothing more would happen.
     """
+    from clorefleet.cli.deployment import check_renting
 
     def is_done(status: DeploymentStatus) -> bool:
         serving = [each for each in status.replicas if each.phase == "serving"]
         # One that slept is wanted none of until the daemon's next tick; who watches has woken it.
-        return len(serving) >= max(1, status.wanted_replicas) or status.state in ("gave up", "stopped")
+        if len(serving) >= max(1, status.wanted_replicas) or status.state in ("gave up", "stopped"):
+            return True
+        if len(serving) == len(status.replicas):
+            with store.read() as tx:
+                check_renting(tx.guard(), money=_while_stopped(status))
+        return False
 
     flag = connection.profile.flag
     try:
@@ -154,6 +161,12 @@ def watch_until_serving(store: Store, connection: Connection, deployment_id: str
             money=f"It cost {usd(status.spent_usd, 4)} so far; nothing of it is rented now.",
         )
     _show_serving(status, connection)
+
+
+def _while_stopped(status: DeploymentStatus) -> str:
+    if not status.replicas:
+        return "Nothing of it is rented now."
+    return f"Nothing more is rented; {len(status.replicas)} of it serve, at {usd(status.usd_per_day)}/day."
 
 
 def _show_serving(status: DeploymentStatus, connection: Connection) -> None:

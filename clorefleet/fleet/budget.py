@@ -356,7 +356,7 @@ def why_stop_renting(
     if rents > limits.rents_per_window:
         return (
             f"{rents} servers were rented within {_hours(limits.breaker_window)}, more than "
-            f"{limits.rents_per_window}: something makes them fail"
+            f"{limits.rents_per_window}: if you did not ask for that many, something makes them fail"
         )
     unseen = sum(1 for each in leases if since <= each.created_at <= now and _is_unseen(each))
     if unseen >= limits.unseen_rents_per_window:
@@ -371,6 +371,16 @@ def why_stop_renting(
             f"{limits.failed_hosts_per_window}: more rents would only cost more"
         )
     return ""
+
+
+def stops_renting(more: int, limits: FleetLimits = DEFAULT_LIMITS) -> str:
+    """What is said before `more` servers are asked for at once; "" where as many stop nothing."""
+    if more <= limits.rents_per_window:
+        return ""
+    return (
+        f"More than {limits.rents_per_window} rents within {_hours(limits.breaker_window)} stop renting: "
+        "after them the rest waits until `clorefleet budget --resume`."
+    )
 
 
 def _is_unseen(lease: Lease) -> bool:

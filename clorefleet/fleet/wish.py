@@ -16,7 +16,7 @@ from clorefleet.domain.errors import BadInput, BudgetExceeded
 from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Budget, Currency, ExchangeRate, Money
 from clorefleet.domain.plan import Objective
-from clorefleet.fleet.budget import COIN_RATE_MARGIN, committed_usd_per_day
+from clorefleet.fleet.budget import COIN_RATE_MARGIN, committed_usd_per_day, stops_renting
 
 REPLICAS_MAX = 16
 
@@ -154,6 +154,9 @@ def means(
             if budget
             else "It has no budget of its own: only the fleet's ceilings hold it."
         )
+    stop = stops_renting(difference)
+    if stop:
+        lines.append(stop)
     if after.schedule is not None:
         lines.append("Its schedule goes first: in a window of it, the window's numbers hold.")
     if after.origin is Origin.FILE:

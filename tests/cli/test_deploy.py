@@ -13,6 +13,7 @@ from clorefleet.cli.main import main
 from clorefleet.daemon import process
 from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.errors import ExitCode
+from clorefleet.domain.guard import FleetGuard
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import parse_budget
 from clorefleet.fleet.wish import stopped
@@ -161,3 +162,44 @@ def test_a_server_that_came_while_it_asked_is_not_ended_by_that_yes(serving, cap
         patched.setattr("sys.argv", ["clorefleet", *LOWER[:-1], "3/day"])
         assert main() == ExitCode.USAGE
     assert "come to end more: Server 8" in capsys.readouterr().err and kept(serving) == TINY
+
+
+# -- renting that is stopped
+
+
+STOPPED = FleetGuard(stopped_at=NOW, stopped_because="13 servers were rented within 1 hour")
+
+
+def test_while_renting_is_stopped_deploy_rents_nothing_and_says_what_goes_on(store, capsys, monkeypatch):
+    with store.write() as tx:
+        tx.put_guard(STOPPED)
+    code, said = typed(capsys, monkeypatch, *DEPLOY, "--yes")
+    assert code == ExitCode.BUDGET and kept(store) is None
+    assert "Renting is stopped: 13 servers were rented within 1 hour." in said
+    assert "Nothing was rented" in said and "clorefleet budget --resume" in said
+
+
+@pytest.mark.parametrize("more", [(), ("--detach",)])
+def test_deploy_does_not_wait_for_a_replica_that_a_stop_of_renting_keeps_away(
+    serving, capsys, monkeypatch, more
+):
+    with serving.write() as tx:
+        tx.put_deployment(replace(TINY, replicas=2))
+        tx.put_guard(STOPPED)
+    code, said = typed(capsys, monkeypatch, *LOWER[:-1], "16/day", *more)
+    assert code == ExitCode.BUDGET and "Renting is stopped" in said and "answers at" not in said
+
+
+def test_what_serves_is_shown_also_while_renting_is_stopped(serving, capsys, monkeypatch):
+    with serving.write() as tx:
+        tx.put_guard(STOPPED)
+    code, said = typed(capsys, monkeypatch, *LOWER[:-1], "16/day")
+    assert code == 0 and "answers at" in said
+
+
+def test_more_rents_at_once_than_stop_renting_are_told_before(store, capsys, monkeypatch):
+    words = (*DEPLOY, "--replicas", "13", "--dry-run")
+    code, said = typed(capsys, monkeypatch, *words)
+    assert code == 0 and "More than 12 rents within 1 hour stop renting" in said
+    code, said = typed(capsys, monkeypatch, *DEPLOY, "--replicas", "12", "--dry-run")
+    assert code == 0 and "stop renting" not in said

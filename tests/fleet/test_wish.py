@@ -106,6 +106,12 @@ def test_what_a_fleet_file_keeps_is_said_to_be_set_again():
     assert "`clorefleet apply` sets the file's number again" in said(deployment(origin=Origin.FILE), 2)
 
 
+def test_more_at_once_than_the_circuit_breaker_allows_is_told_with_what_goes_on():
+    before = deployment(budget="100/day")
+    assert "until `clorefleet budget --resume`" in said(before, 14, lease())
+    assert "--resume" not in said(before, 13, lease())
+
+
 # -- what the budget cannot hold
 
 
