@@ -316,8 +316,9 @@ def _say_worst_case(report: PlanReport, taken: tuple[Plan, ...]) -> None:
     best = taken[0]
     say(f"Before it serves: {estimate(best.offer, best.setup).text()}. Estimated.")
     say(
-        f"Worst case: {usd(first)} on the first day, {usd(daily)}/day after it, "
-        f"never above {report.requirement.budget}."
+        f"Worst case of {'the first plan' if len(taken) == 1 else 'these plans'}: {usd(first)} on the first "
+        f"day, {usd(daily)}/day after it. Where that cannot be rented, the next that fits is, which may cost "
+        f"more: never above {report.requirement.budget}."
     )
 
 

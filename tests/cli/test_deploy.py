@@ -203,3 +203,12 @@ def test_more_rents_at_once_than_stop_renting_are_told_before(store, capsys, mon
     assert code == 0 and "More than 12 rents within 1 hour stop renting" in said
     code, said = typed(capsys, monkeypatch, *DEPLOY, "--replicas", "12", "--dry-run")
     assert code == 0 and "stop renting" not in said
+
+
+# -- what is told before
+
+
+def test_the_worst_case_says_of_which_plan_it_is_and_that_another_may_be_taken(store, capsys, monkeypatch):
+    code, said = typed(capsys, monkeypatch, *DEPLOY, "--dry-run")
+    assert code == 0 and "Worst case of the first plan: $" in said
+    assert "the next that fits is, which may cost more: never above $20/day." in said
