@@ -272,8 +272,9 @@ def _foreign(error: Exception) -> int:
         if not error.exit_code or type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return int(ExitCode.USAGE) if error.exit_code else 0
-        from clorefleet.cli.usage import as_bad_input
+        from clorefleet.cli.usage import as_bad_input, remember_profile
 
+        remember_profile(sys.argv[1:])
         _print_error(as_bad_input(error))
         return int(ExitCode.USAGE)
     if type(error).__name__ == "Abort":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from clorefleet.cli.context import options
 from clorefleet.cli.nearest import did_you_mean
 from clorefleet.domain.errors import BadInput
 
@@ -15,6 +17,21 @@ def examples(help_text: str) -> list[str]:
     """The command lines under `Example:` or `Examples:` of a command's help."""
     found = _EXAMPLE.search(help_text or "")
     return [] if found is None else [line.strip() for line in found[1].splitlines() if line.strip()]
+
+
+def remember_profile(words: Sequence[str]) -> None:
+    """The parser stops at what is wrong: what stands behind it still says which profile is meant.
+
+    An example that is told for the sandbox must not come to be of the account.
+    """
+    for number, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if word == "--":
+            return
+        if word == "--sandbox":
+            options.sandbox = True
+        elif name == "--profile" and not options.profile_name:
+            options.profile_name = value or "".join(words[number + 1 : number + 2])
 
 
 def as_bad_input(error: Any) -> BadInput:

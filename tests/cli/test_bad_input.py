@@ -191,3 +191,18 @@ def test_a_terminal_without_our_letters_is_shown_others_and_json_escapes_them(cl
 def test_options_that_contradict_each_other_are_told_once(cli):
     run = cli("status", "--profile", "work", "--sandbox")
     assert run.code == ExitCode.USAGE and "contradict" in run.err and "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("smollm2-135m", "--replicas", "99", "--sandbox"), " --sandbox"),
+        (("smollm2-135m", "--replicas", "99", "--profile", "work"), " --profile work"),
+        (("smollm2-135m", "--replicas", "99", "--profile=work"), " --profile work"),
+        (("smollm2-135m", "--replicas", "99"), ""),
+    ],
+)
+def test_an_example_means_the_profile_that_was_named_behind_what_is_wrong(cli, words, flag):
+    """Pasted without its --sandbox it would rent for real money."""
+    run = cli("deploy", *words)
+    assert run.code == 2 and f"`clorefleet deploy smollm2-135m --budget 16/day{flag}`" in run.err
