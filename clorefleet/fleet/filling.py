@@ -11,7 +11,8 @@ from clorefleet.domain.deployment import Deployment, Desired
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.plan import Plan
+from clorefleet.domain.money import format_usd
+from clorefleet.domain.plan import Plan, PlanReport
 from clorefleet.fleet import budget, failover, moves, spot
 from clorefleet.fleet.action import Action, Explain, GiveBack, Rent
 from clorefleet.fleet.slots import empty_slots
@@ -86,6 +87,8 @@ def fill_slots(snapshot: Snapshot, deployment: Deployment) -> Iterator[Action]:
                 return
         if plan is None:
             told = failover.tried(deployment, everyone, snapshot.segments, snapshot.now)
+            if not report.plans:
+                why_not = _why_no_plan(report)
             yield Explain(deployment.deployment_id, f"{why_not} {told}".strip())
             return
         yield Rent(deployment.deployment_id, slot, plan, _why_rented(slot, held, losses, plan))
@@ -193,7 +196,22 @@ def first_allowed(
             f"All {skipped} fitting servers are in use, were refused lately, failed before, or would cost "
             "more by spot than on demand; the market is read again with each tick."
         )
-    return None, "No server on the market fits; the market is read again with each tick."
+    return None, _NOTHING_FITS
+
+
+_NOTHING_FITS = "No server on the market fits; the market is read again with each tick."
+
+
+def _why_no_plan(report: PlanReport) -> str:
+    """A budget that is too small is told as such: the user can wait for the market, and for that in vain."""
+    if report.requirement.budget is None or not report.over_budget:
+        return _NOTHING_FITS
+    nearest = report.over_budget[0]
+    return (
+        f"Nothing runs {report.requirement.model} within its budget of {report.requirement.budget}; a budget "
+        f"from ${format_usd(nearest.price.first_day_usd)}/day would do now (server "
+        f"{nearest.offer.server_id}). The market is read again with each tick."
+    )
 
 
 def without(snapshot: Snapshot, gone: Collection[Lease]) -> Snapshot:

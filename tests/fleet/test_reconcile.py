@@ -15,6 +15,7 @@ from clorefleet.domain.lease import NO_ORDER, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import OpenBill
 from clorefleet.domain.money import Money, Rate
 from clorefleet.domain.node import Discrepancy, JobReport, JobState, NodeView
+from clorefleet.domain.plan import PlanReport
 from clorefleet.fleet.action import (
     Adopt,
     Advance,
@@ -129,6 +130,15 @@ def test_a_replacement_waits_until_the_failed_order_is_gone_when_the_budget_cann
     [note] = decided(Explain, plans={TINY: report(plan(8, "10"))}, **asked)
     assert "not confirmed as ended" in note.text
     assert len(decided(Rent, plans={TINY: report(plan(8, "2"))}, **asked)) == 1
+
+
+def test_a_budget_that_nothing_on_the_market_keeps_is_said_to_be_too_small():
+    small = PlanReport(deployment(budget="0.3/day").requirement, (), (plan(8), plan(9)), (), 2)
+    [note] = decided(Explain, deployments=(deployment(budget="0.3/day"),), plans={TINY: small})
+    assert "Nothing runs smollm2-135m within its budget of $0.3/day" in note.text
+    assert "a budget from $2.20/day would do now (server 8)" in note.text
+    [note] = decided(Explain, plans={TINY: replace(small, over_budget=())})
+    assert note.text.startswith("No server on the market fits")
 
 
 def test_a_deployment_gives_up_after_its_attempts_and_says_so():
