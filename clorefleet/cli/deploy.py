@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from clorefleet.cli.output import confirm, note, print_json, say, usd
 from clorefleet.cli.progress import working
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from clorefleet.cli.ending import Ending
@@ -65,7 +67,7 @@ def deploy(
     from clorefleet.config.profile import connect
     from clorefleet.store.database import open_store
 
-    with working("Connecting"):
+    with _told_where_interrupted(), working("Connecting"):
         connection = connect(profile)
         store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
@@ -93,11 +95,26 @@ def deploy(
             note(f"The budget of {deployment_id} is now {new}; it was {old}.")
         # What serves now and is about to end is not shown as what answers.
         detach = detach or bool(ending)
-    elif not _begin(
-        store, connection, requirement, deployment_id, copies or 1, existing, yes=yes, dry_run=dry_run
-    ):
-        return
+    else:
+        with _told_where_interrupted():
+            begun = _begin(
+                store, connection, requirement, deployment_id, copies or 1, existing, yes=yes, dry_run=dry_run
+            )
+        if begun is None:
+            return
+        _write(store, existing, begun, now=connection.clock.now())
     _run(store, connection, deployment_id, detach=detach)
+
+
+@contextmanager
+def _told_where_interrupted() -> Iterator[None]:
+    """Before the wish is written down, Ctrl-C leaves nothing that costs: said, so that nobody has to look."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("")
+        note("Nothing was rented.")
+        raise
 
 
 def _show_sandbox_start() -> None:
@@ -242,8 +259,8 @@ def _begin(
     *,
     yes: bool,
     dry_run: bool,
-) -> bool:
-    """Plan, show, ask, and write the wish down; false for a dry run.
+) -> Deployment | None:
+    """Plan, show, and ask; what is to be written down, None for a dry run. Nothing is written.
 
     Args:
         existing: what is there of that name, which was stopped; None for a new one.
@@ -266,7 +283,7 @@ def _begin(
         report = make_planner(connection)(by_record(requirement, connection), view)
     if dry_run and options.as_json:
         show_json(report, replicas)
-        return False
+        return None
     if not report.plans:
         raise nothing_fits(report)
     taken = picks(report, replicas)
@@ -282,7 +299,7 @@ def _begin(
     if warning := stops_renting(replicas):
         note(warning)
     if dry_run:
-        return False
+        return None
     daily = sum((plan.price.running_usd_per_day for plan in taken), Decimal(0))
     servers = ", ".join(str(plan.offer.server_id) for plan in taken)
     question = (
@@ -296,15 +313,13 @@ def _begin(
         what="Renting",
         otherwise="Nothing was rented.",
     )
-    wish = Deployment(
+    return Deployment(
         deployment_id=DeploymentId(deployment_id),
         requirement=requirement,
         replicas=replicas,
         desired=Desired.RUNNING,
         created_at=connection.clock.now(),
     )
-    _write(store, existing, wish, now=connection.clock.now())
-    return True
 
 
 def _say_worst_case(report: PlanReport, taken: tuple[Plan, ...]) -> None:
