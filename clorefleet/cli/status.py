@@ -47,16 +47,21 @@ def status(
 def read_status(profile: Profile) -> tuple[FleetStatus, list[str]]:
     """The profile's fleet by its own records, and what its user should know beside it."""
     from clorefleet.config.profile import clock_of, store_url
+    from clorefleet.fleet.wanted import as_wished
     from clorefleet.report.status import fleet_status
     from clorefleet.store.glance import look
 
     def ask(tx: Look) -> tuple[FleetStatus, list[str]]:
+        deployments, last, now = tx.deployments(), tx.wanted(), clock_of(profile).now()
+        wanted = {
+            each.deployment_id: as_wished(each, last.get(each.deployment_id), now) for each in deployments
+        }
         found = fleet_status(
-            tx.deployments(),
+            deployments,
             tx.open_leases(),
             tx.unsettled_segments(),
-            now=clock_of(profile).now(),
-            wanted=tx.wanted(),
+            now=now,
+            wanted={name: each for name, each in wanted.items() if each is not None},
             settled_usd=tx.settled_usd(),
         )
         return found, _guard_notes(tx)

@@ -20,6 +20,7 @@ from clorefleet.domain.wanted import IdleDecision, LoadDecision, Wanted
 from clorefleet.fleet.schedule import Scheduled, StartUp, scheduled
 
 _NO_START_UP = StartUp()
+_ASKED_TO_STOP = "you asked to stop"
 
 
 def bounds_of(
@@ -49,8 +50,8 @@ def wanted(
         start_up: how long a start takes, and the dip that is not worth a stop.
     """
     if deployment.desired is Desired.STOPPED:
-        return Wanted(0, "you asked to stop")
-    if deployment.schedule is None and deployment.scale is None and deployment.idle is None:
+        return Wanted(0, _ASKED_TO_STOP)
+    if _is_wish_alone(deployment):
         return Wanted(deployment.replicas, f"you asked for {deployment.replicas}")
     in_force = bounds_of(deployment, now, held=held, start_up=start_up)
     bounds = in_force.bounds
@@ -70,6 +71,19 @@ def wanted(
     elif replicas < load.replicas:
         reason = f"{load.reason}; at most {bounds.replicas_max} are allowed"
     return Wanted(replicas, reason, in_force.until)
+
+
+def as_wished(deployment: Deployment, last: Wanted | None, now: datetime) -> Wanted | None:
+    """What was last found to be wanted, for whoever shows it before the next tick has read a newer wish."""
+    if last is None:
+        return None
+    if deployment.desired is Desired.STOPPED or _is_wish_alone(deployment):
+        return wanted(deployment, now)
+    return None if last.reason == _ASKED_TO_STOP else last
+
+
+def _is_wish_alone(deployment: Deployment) -> bool:
+    return deployment.schedule is None and deployment.scale is None and deployment.idle is None
 
 
 def asleep(deployment: Deployment, last: Wanted | None, now: datetime) -> bool:

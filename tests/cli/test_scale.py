@@ -12,6 +12,7 @@ from clorefleet.domain.deployment import Deployment
 from clorefleet.domain.errors import BadInput, ExitCode
 from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.lease import LeaseState, Phase
+from clorefleet.domain.wanted import Wanted
 from clorefleet.fleet.wish import scaled
 from clorefleet.store.database import Store, open_store
 from tests.cli.conftest import CommandLine
@@ -109,3 +110,14 @@ def test_deploy_again_keeps_the_number_and_names_scale_for_another(account: Comm
     refused = account(*again, "--replicas", "3")
     assert refused.code == ExitCode.USAGE and "replicas 2 → 3" in refused.err
     assert "clorefleet scale tiny 3" in refused.err and kept(store).replicas == 2
+
+
+def test_status_does_not_say_that_a_stop_was_asked_for_once_it_is_deployed_again(cli: CommandLine):
+    file = cli.home / "home" / "state" / "default" / "clorefleet.db"
+    file.parent.mkdir(parents=True, mode=0o700)
+    with open_store(f"sqlite:///{file}").write() as tx:
+        tx.put_deployment(deployment())
+        tx.put_wanted(TINY, Wanted(0, "you asked to stop"), now=NOW)
+    run = cli("status")
+    assert run.code == 0 and "starting" in run.out
+    assert "asked to stop" not in run.out + run.err and "resting" not in run.out

@@ -16,7 +16,7 @@ from clorefleet.domain.wanted import IdleDecision, LoadDecision, Wanted
 from clorefleet.fleet.action import GiveBack, NoteWanted, Rent
 from clorefleet.fleet.reconcile import reconcile
 from clorefleet.fleet.slots import empty_slots, surplus
-from clorefleet.fleet.wanted import wanted
+from clorefleet.fleet.wanted import as_wished, wanted
 from tests.fleet.builders import NOW, deployment, lease, order, orders, plan, report, snapshot
 
 NOON_TO_THREE = Window("lunch", daily_at(12 * 60), Bounds(3, 3), until_minute=15 * 60)
@@ -111,3 +111,27 @@ def test_a_server_of_another_model_is_given_back():
     other = deployment(requirement=Requirement("glm-5.1", parse_budget("16/day")))
     actions = reconcile(snapshot(deployments=(other,), leases=(serving,), orders=orders(order())))
     assert GiveBack(serving.lease_id, "the deployment runs glm-5.1 now") in actions
+
+
+# -- between a wish and the tick that reads it
+
+
+STOPPED_THEN = wanted(deployment(desired=Desired.STOPPED), NOW)
+LOADED_THEN = Wanted(3, "12 requests wait")
+
+
+@pytest.mark.parametrize(
+    ("wish", "last", "shown"),
+    [
+        pytest.param({"replicas": 2}, STOPPED_THEN, Wanted(2, "you asked for 2"), id="started again"),
+        pytest.param(
+            {"replicas": 2}, Wanted(1, "you asked for 1"), Wanted(2, "you asked for 2"), id="scaled"
+        ),
+        pytest.param({"idle": IDLE}, STOPPED_THEN, None, id="started again with an idle rule"),
+        pytest.param({"scale": SCALED}, LOADED_THEN, LOADED_THEN, id="as load had it"),
+        pytest.param({"scale": SCALED, "desired": Desired.STOPPED}, LOADED_THEN, STOPPED_THEN, id="stopped"),
+        pytest.param({}, None, None, id="new"),
+    ],
+)
+def test_what_is_shown_as_wanted_never_contradicts_what_is_wished_now(wish, last, shown):
+    assert as_wished(deployment(**wish), last, NOW) == shown
