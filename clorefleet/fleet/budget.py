@@ -33,7 +33,7 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import NO_ORDER_AFTER_YES, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
-from clorefleet.domain.money import COIN_RATE_MARGIN, Budget, Currency, ExchangeRate, format_usd
+from clorefleet.domain.money import Budget, Currency, ExchangeRate, format_usd, worst_rate_factor
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 
@@ -314,7 +314,7 @@ def _worst_factor(plan: Plan, usd_per_unit: UsdPerUnit) -> Decimal:
     if currency is Currency.USD:
         return Decimal(1)
     risen = usd_per_unit.get(currency, plan.price.usd_per_unit) / plan.price.usd_per_unit
-    return max(Decimal(1), risen) * (1 + COIN_RATE_MARGIN)
+    return max(Decimal(1), risen) * worst_rate_factor(currency)
 
 
 _SLACK_SHARE = Decimal(int(_SLACK.total_seconds())) / _DAY_S

@@ -14,9 +14,9 @@ from decimal import Decimal
 from clorefleet.domain.deployment import Deployment, Desired, Origin
 from clorefleet.domain.errors import BadInput, BudgetExceeded
 from clorefleet.domain.lease import Lease
-from clorefleet.domain.money import Budget, Currency, ExchangeRate, Money
+from clorefleet.domain.money import Budget, ExchangeRate, Money, worst_rate_factor
 from clorefleet.domain.plan import Objective
-from clorefleet.fleet.budget import COIN_RATE_MARGIN, committed_usd_per_day, stops_renting
+from clorefleet.fleet.budget import committed_usd_per_day, stops_renting
 
 REPLICAS_MAX = 16
 
@@ -122,8 +122,7 @@ def does_not_fit(replicas: int, budget: Budget, needed_usd_per_day: Decimal) -> 
 
 
 def _counted_usd_per_day(lease: Lease, rates: Sequence[ExchangeRate]) -> Decimal:
-    is_coin = lease.plan.price.billed.currency is not Currency.USD
-    return committed_usd_per_day([lease], rates) * (1 + COIN_RATE_MARGIN if is_coin else 1)
+    return committed_usd_per_day([lease], rates) * worst_rate_factor(lease.plan.price.billed.currency)
 
 
 def means(
