@@ -187,35 +187,34 @@ def add(
     config_from: str = typer.Option(
         "", "--config-from", metavar="ORG/NAME", help="The original model, for a GGUF repository."
     ),
-    force: bool = typer.Option(False, "--force", help="Replace a recipe of yours with the same name."),
+    name: str = typer.Option("", "--name", metavar="NAME", help="The recipe's name; default: the model's."),
+    force: bool = typer.Option(False, "--force", help="Replace the recipe that has this name."),
 ) -> None:
     """Draft a recipe from a repository's config.json and file list, into your own recipe folder.
 
-    A draft is a beginning: what the hub does not tell is assumed, and says so.
+    A draft is a beginning: what the hub does not tell is assumed, and says so. A name that a recipe has
+    already is refused without --force: every plan of that name would follow the draft.
 
     Examples:
 
       clorefleet models add zai-org/GLM-5.1-FP8 --sandbox
 
-      clorefleet models add unsloth/GLM-5.1-GGUF --config-from zai-org/GLM-5.1 --sandbox
+      clorefleet models add unsloth/GLM-5.1-GGUF --config-from zai-org/GLM-5.1 --name glm-5.1-gguf --sandbox
     """
     from clorefleet.config.hub import fetch_model
     from clorefleet.config.places import config_root
     from clorefleet.config.profile import connect
     from clorefleet.config.recipe_check import check_recipe
-    from clorefleet.config.recipe_draft import draft_recipe, recipe_name
+    from clorefleet.config.recipe_draft import draft_recipe
     from clorefleet.config.recipes import load_recipes, read_recipe
-    from clorefleet.domain.errors import BadInput
 
+    name = _free_name(name, config_from or repo, force=force)
+    file = config_root() / "recipes" / f"{name}.toml"
     with working("Asking the hub"):
         hub_url = connect(options.profile(), needs_key=False).hub_url
         model = fetch_model(hub_url, repo)
         original = fetch_model(hub_url, config_from) if config_from else None
-    text = draft_recipe(model, original)
-    name = recipe_name((original or model).repo)
-    file = config_root() / "recipes" / f"{name}.toml"
-    if file.exists() and not force:
-        raise BadInput(f"There is a recipe {file} already.", remedy="Edit it, or add --force to replace it.")
+    text = draft_recipe(model, original, name=name)
     known = load_recipes().get(name)
     file.parent.mkdir(parents=True, exist_ok=True)
     before = file.read_text("utf-8") if file.exists() else None
@@ -237,6 +236,42 @@ def add(
         say(f"  {'error' if finding.is_error else 'warning'}: {finding.where}: {finding.text}")
     flag = options.profile().flag
     note(f"Check each line, then: clorefleet recipes check {file} && clorefleet plan {name}{flag}")
+
+
+def _free_name(wanted: str, repo: str, *, force: bool) -> str:
+    """The draft's name, which no recipe has yet; with `force`, any.
+
+    Raises:
+        BadInput: it is none, or a recipe has it: a draft in its place would be what every plan goes by.
+    """
+    from clorefleet.config.places import config_root
+    from clorefleet.config.recipe_draft import recipe_name
+    from clorefleet.config.recipes import load_recipes
+    from clorefleet.domain.errors import BadInput
+
+    if wanted and recipe_name(wanted) != wanted:
+        raise BadInput(
+            f"“{wanted[:60]}” cannot be a recipe's name.",
+            remedy="Use lower-case letters, digits, dots and dashes, 60 at most.",
+            money="Nothing was written.",
+        )
+    name = wanted or recipe_name(repo)
+    file = config_root() / "recipes" / f"{name}.toml"
+    known = load_recipes().get(name)
+    if force or (known is None and not file.exists()):
+        return name
+    if known is None or known.source_file.startswith(str(config_root())):
+        what = f"There is a recipe {name} of yours already: {known.source_file if known else file}."
+    else:
+        what = (
+            f"clorefleet's own recipe {name} ({known.title}) would be replaced: "
+            f"`clorefleet plan {name}` and whatever runs it would go by an unchecked draft."
+        )
+    raise BadInput(
+        what,
+        remedy="Give the draft another name with --name NAME, or add --force to replace that recipe.",
+        money="Nothing was written.",
+    )
 
 
 @app.command()

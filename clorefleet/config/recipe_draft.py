@@ -95,8 +95,11 @@ class _Dims:
         return 4 * self.kv_layers * self.kv_heads * self.head_dim
 
 
-def draft_recipe(model: HubModel, original: HubModel | None = None) -> str:
+def draft_recipe(model: HubModel, original: HubModel | None = None, *, name: str = "") -> str:
     """The text of a recipe file. `original` has the `config.json` that a GGUF repository lacks.
+
+    Args:
+        name: the recipe's; the repository's where it is empty.
 
     Raises:
         HubError: the dimensions or the weights are missing, or are none.
@@ -114,7 +117,7 @@ def draft_recipe(model: HubModel, original: HubModel | None = None) -> str:
     lines = [
         f"# {model.repo}: drafted by `clorefleet models add`. Check every line.",
         "",
-        f"name = {_text(recipe_name(source.repo))}",
+        f"name = {_text(name or recipe_name(source.repo))}",
         f"title = {_text(source.repo)}",
         'license = "see the model card"',
         f"max_context_tokens = {dims.context}",

@@ -36,14 +36,35 @@ def test_the_calibration_prints_its_page(cli: CommandLine):
     assert cli("models", "calibration", "--json").json["median_error"] <= 0.25
 
 
+def test_a_draft_replaces_no_recipe_without_a_word(cli: CommandLine):
+    """Refused before the hub is asked: there is none here."""
+    file = cli.home / "home/config/recipes/glm-5.1.toml"
+    words = ("models", "add", "unsloth/GLM-5.1-GGUF", "--config-from", "zai-org/GLM-5.1")
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    refused = cli(*words, **nowhere)
+    assert refused.code == 2 and not file.exists()
+    assert "clorefleet's own recipe glm-5.1 (zai-org/GLM-5.1) would be replaced" in refused.err
+    assert "--name NAME" in refused.err and "--force" in refused.err
+    assert cli(*words, "--name", "glm-5.1-gguf", **nowhere).code == 6
+    for odd in ("../glm", "GLM", ".toml"):
+        slip = cli(*words, "--name", odd, **nowhere)
+        assert slip.code == 2 and "cannot be a recipe's name" in slip.err
+    file.parent.mkdir(parents=True)
+    file.write_text((recipes_dir() / "glm-5.1.toml").read_text("utf-8"), "utf-8")
+    assert f"of yours already: {file}" in cli(*words, **nowhere).err
+
+
 @pytest.mark.slow
 @pytest.mark.end_to_end
 def test_a_draft_from_the_sandboxs_hub_can_be_planned(cli: CommandLine):
     try:
-        drafted = cli("models", "add", "Qwen/Qwen3-30B-A3B", "--sandbox")
-        assert drafted.code == 0, drafted.err
+        words = ("models", "add", "Qwen/Qwen3-30B-A3B")
+        named = cli(*words, "--name", "my-qwen3", "--sandbox")
+        assert named.code == 0 and "plan my-qwen3" in named.err, named.err
+        drafted = cli(*words, "--force", "--sandbox")
+        assert drafted.code == 0 and "replaces the project's own" in drafted.err, drafted.err
         assert cli("recipes", "check", str(cli.home / "home/config/recipes/qwen3-30b-a3b.toml")).code == 0
-        again = cli("models", "add", "Qwen/Qwen3-30B-A3B", "--sandbox")
+        again = cli(*words, "--sandbox")
         assert again.code == 2 and "--force" in again.err
         assert cli("models", "add", "no/such", "--sandbox").code == 6
         assert cli("models", "add", "nonsense", "--sandbox").code == 2
