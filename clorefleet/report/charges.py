@@ -2,7 +2,7 @@
 
 Nothing is lost or counted twice by the cutting: the charges of a segment add up to the segment's cost to
 the last digit, and their times to its time. A bill is spread over its time as our own count of it grows
-(whole minutes, the creation fee with minute ten), scaled to what the market charged.
+(whole minutes), scaled to what the market charged. The creation fee is a charge of its own, without length.
 
 Sums are exact: they are made in a context wide enough for the digits of any coin rate.
 """
@@ -34,7 +34,8 @@ class Stage(StrEnum):
     """What a lease's time went to."""
 
     BOOTSTRAP = "bootstrap"
-    """From the order to serving, and again where an engine was launched anew."""
+    """From the order to serving, and again where an engine was launched anew. The creation fee too: it is
+    paid for a start, whatever the server does in minute ten."""
     SERVING = "serving"
     """Ready, in an hour in which the gateway sent it a request."""
     IDLE = "idle"
@@ -212,27 +213,42 @@ def _cut(
     end = max(begin, segment.ended_at or now)
     cuts = [begin, *_midnights(begin, end, zone)]
     cuts += (at for at in (*stages.at, *edges) if begin < at < end)
+    fee_at = segment.order_began_at + timedelta(seconds=CREATION_FEE_AFTER_S)
+    has_fee = bool(segment.creation_fee) and begin < fee_at <= end
+    if has_fee:
+        cuts.append(fee_at)
     bounds = sorted({*cuts, end})
     if len(bounds) == 1:
         bounds = [begin, end]
     grown = _Growth(segment, end, cost)
     spent = _ZERO
-    for earlier, later in pairwise(bounds):
-        up_to = cost if later == end else grown(later)
-        yield Charge(
+
+    def charge(stage: Stage, earlier: datetime, later: datetime, amount: Decimal, planned: Decimal) -> Charge:
+        return Charge(
             lease_id=segment.lease_id,
             deployment_id=segment.deployment_id,
             order_id=segment.order_id,
             is_spot=segment.is_spot,
             currency=segment.currency,
-            stage=stages.during(earlier),
+            stage=stage,
             started_at=earlier,
             ended_at=later,
-            amount=up_to - spent,
-            usd=(up_to - spent) * segment.usd_per_unit,
-            planned_usd=_planned_usd(segment, planned_usd_per_day, earlier, later),
+            amount=amount,
+            usd=amount * segment.usd_per_unit,
+            planned_usd=planned,
         )
+
+    for earlier, later in pairwise(bounds):
+        up_to = cost if later == end else grown(later)
+        fee = grown.fee if has_fee and later == fee_at else _ZERO
+        planned = _planned_usd(planned_usd_per_day, earlier, later)
+        yield charge(stages.during(earlier), earlier, later, up_to - spent - fee, planned)
         spent = up_to
+    if has_fee:
+        was_recorded = stages.during(fee_at) is not Stage.UNRECORDED
+        planned = (segment.creation_fee * segment.usd_per_unit).quantize(_UNIT)
+        stage = Stage.BOOTSTRAP if was_recorded else Stage.UNRECORDED
+        yield charge(stage, fee_at, fee_at, grown.fee, planned)
 
 
 class _Growth:
@@ -252,14 +268,17 @@ class _Growth:
             share = self._cost * passed / lasted
         return share.quantize(_UNIT, ROUND_DOWN)
 
+    @property
+    def fee(self) -> Decimal:
+        """The creation fee's part of the cost, of a segment that has it."""
+        if self._counted <= 0:
+            return _ZERO
+        return (self._cost * self._segment.creation_fee / self._counted).quantize(_UNIT, ROUND_DOWN)
 
-def _planned_usd(segment: LedgerSegment, per_day: Decimal, begin: datetime, end: datetime) -> Decimal:
+
+def _planned_usd(per_day: Decimal, begin: datetime, end: datetime) -> Decimal:
     seconds = Decimal(int((end - begin).total_seconds()))
-    planned = per_day * seconds / _DAY_S
-    fee_at = segment.order_began_at + timedelta(seconds=CREATION_FEE_AFTER_S)
-    if begin < fee_at <= end:
-        planned += segment.creation_fee * segment.usd_per_unit
-    return planned.quantize(_UNIT)
+    return (per_day * seconds / _DAY_S).quantize(_UNIT)
 
 
 def _midnights(begin: datetime, end: datetime, zone: tzinfo) -> Iterator[datetime]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
@@ -24,6 +24,8 @@ LEAST_USD = Decimal("0.01")
 """Less is not worth a sentence."""
 START_UP_SHARE = Decimal("0.2")
 """Of a deployment's whole spending, from which on its start-ups are worth one."""
+RULE_AFTER = timedelta(minutes=30)
+"""Of the idle rule that is advised: one that is quicker would end what a start-up has just been paid for."""
 _REASON_MAX_CHARS = 100
 
 
@@ -102,8 +104,16 @@ def _idle(name: DeploymentId, charges: list[Charge], all_charges: list[Charge], 
     share = 100 * usd / (_usd(all_charges) or Decimal(1))
     deployment = next((each for each in books.deployments if each.deployment_id == name), None)
     rule = None if deployment is None else deployment.idle
-    if rule is None:
-        advice = f'Give it an idle rule in fleet.toml: [deployments.{_as_key(name)}.idle] after = "30 min".'
+    longest = _longest_stretch(charges)
+    waits = RULE_AFTER if rule is None else rule.after
+    if (rule is None or rule.floor) and longest <= waits:
+        advice = (
+            f"It was idle for {in_words(longest)} at a time, at most: "
+            f"an idle rule of {in_words(waits)} would have saved nothing."
+        )
+    elif rule is None:
+        after = in_words(RULE_AFTER)
+        advice = f'Give it an idle rule in fleet.toml: [deployments.{_as_key(name)}.idle] after = "{after}".'
     elif rule.floor:
         advice = f"Its idle rule keeps {rule.floor}: a floor of 0 would let it sleep."
     else:
@@ -116,6 +126,20 @@ def _idle(name: DeploymentId, charges: list[Charge], all_charges: list[Charge], 
         f"{in_words(lasted)} of server time without a request, {share:.0f} % of what {name} cost.",
         advice,
     )
+
+
+def _longest_stretch(charges: Iterable[Charge]) -> timedelta:
+    """Of one lease without a break. Bills are cut at midnight and where a price changed: that ends none."""
+    longest = timedelta(0)
+    began: dict[LeaseId, datetime] = {}
+    ended: dict[LeaseId, datetime] = {}
+    for charge in sorted(charges, key=lambda each: each.started_at):
+        lease_id = charge.lease_id
+        if ended.get(lease_id) != charge.started_at:
+            began[lease_id] = charge.started_at
+        ended[lease_id] = charge.ended_at
+        longest = max(longest, charge.ended_at - began[lease_id])
+    return longest
 
 
 def _as_key(name: str) -> str:

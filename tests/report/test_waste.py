@@ -45,6 +45,33 @@ def test_idle_hours_beside_a_rule_are_answered_with_its_terms():
     assert "waits 3.0 h" in advice(IdlePolicy(timedelta(hours=3)))
 
 
+def test_the_creation_fee_is_paid_for_a_start_and_is_not_idle():
+    """18 minutes of a server that was ready after one: the fee falls due in minute ten, while it is idle."""
+    order = segment(0, 0.3, per_day="14.4", creation_fee=Decimal("0.1"))
+    phases = (entered(Phase.RENTING, 0), entered(Phase.SERVING, 1 / 60), entered(Phase.ENDED, 0.3))
+    found = waste_of(books([order], held(), phases=phases))
+    [idle] = [each for each in found if each.kind is WasteKind.IDLE]
+    assert (idle.usd, idle.lasted) == (Decimal("0.17"), timedelta(minutes=17))
+    [start] = [each for each in found if each.kind is WasteKind.START_UP]
+    assert (start.usd, start.lasted) == (Decimal("0.11"), timedelta(minutes=1))
+
+
+def test_an_idle_rule_is_advised_only_where_it_would_have_saved_something():
+    def advice(idle_h: float, begin_h: float = 0, **changes) -> str:
+        phases = (entered(Phase.RENTING, begin_h), entered(Phase.SERVING, begin_h),
+                  entered(Phase.DRAINING, begin_h + idle_h))  # fmt: skip
+        cut = begin_h + 0.2  # a price that changes ends no stretch, and neither does midnight
+        orders = [segment(begin_h, cut), segment(cut, begin_h + idle_h)]
+        [found] = waste_of(books(orders, held(), phases=phases, **changes), begin_h + idle_h)
+        return found.advice
+
+    assert "[deployments.tiny.idle]" in advice(0.6) and "[deployments.tiny.idle]" in advice(0.6, 23.7)
+    short = advice(0.3)
+    assert "18 min at a time, at most" in short and "an idle rule of 30 min would have saved nothing" in short
+    floored = replace(deployment(), idle=IdlePolicy(timedelta(hours=1), floor=1))
+    assert "an idle rule of 60 min would have saved nothing" in advice(0.6, deployments=(floored,))
+
+
 def test_a_server_that_failed_before_serving_is_named_with_the_command_that_blocks_it():
     failed = held(blocks_host=True, server_id=77, **FAILED)
     phases = (entered(Phase.RENTING, 0), entered(Phase.DRAINING, 1), entered(Phase.ENDED, 2))
