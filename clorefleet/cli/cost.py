@@ -109,6 +109,8 @@ def make_report(question: CostQuestion, *, now: datetime) -> CostReport:
     Raises:
         BadInput: there is no deployment of that name, and never was.
     """
+    from dataclasses import replace
+
     from clorefleet.config.profile import store_url
     from clorefleet.domain.errors import BadInput
     from clorefleet.report.cost_report import books_since, cost_report
@@ -123,7 +125,10 @@ def make_report(question: CostQuestion, *, now: datetime) -> CostReport:
             raise BadInput(
                 f"There is no deployment “{name[:60]}”.", remedy=f"See `clorefleet status{profile.flag}`."
             )
-        return load_books(tx, since=books_since(question, now=now))
+        books = load_books(tx, since=books_since(question, now=now))
+        # A server that was rented a moment ago has no line in the ledger yet, and is committed all the same.
+        open_leases = {lease.lease_id: lease for lease in tx.open_leases()}
+        return replace(books, leases=open_leases | dict(books.leases))
 
     return cost_report(look(store_url(profile), read), question, now=now)
 

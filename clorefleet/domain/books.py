@@ -31,7 +31,7 @@ class Books:
 
     Attributes:
         segments: of whole orders, in order of time.
-        leases: every lease that a segment names, where the store still has it.
+        leases: every lease that a segment names, where the store still has it; others may be there too.
         phases: in order of time. What happened before phases were recorded is missing, never guessed.
         usage: by lease and hour, as counted at the gateway.
         since: orders that ended before are left out; None when nothing is.

@@ -13,12 +13,15 @@ from decimal import Decimal
 
 from clorefleet.domain.books import Books
 from clorefleet.domain.guard import WalletReading
-from clorefleet.domain.identity import DeploymentId
+from clorefleet.domain.identity import DeploymentId, OrderId
+from clorefleet.domain.lease import Lease
 from clorefleet.domain.money import Currency
 from clorefleet.report.charges import Charge, exact_sum, midnight
 
 RECENT = timedelta(days=7)
 _DAY_S = 86_400
+_ABOUT = timedelta(minutes=2)
+"""The market's list and our ledger may differ for so long about whether an order is live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,14 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Runway:
-    """How long one wallet lasts, as last read; its USD at the last rate that was recorded."""
+    """How long one wallet lasts: the balance as last read, at what bills now; its USD at the last rate that
+    was recorded."""
 
     currency: Currency
     balance: Decimal
     balance_usd: Decimal | None
     burn_per_day: Decimal
+    """With fee: of the open leases, and of the account's other orders as they were when it was read."""
     runway_days: Decimal | None
     read_at: datetime
     usd_per_unit: Decimal | None
@@ -163,12 +168,13 @@ def runways(books: Books) -> tuple[Runway, ...]:
         per_unit = None if rate is None else rate.usd_per_unit
         if reading.currency is Currency.USD:
             per_unit = Decimal(1)
+        burn = _committed_per_day(books.leases.values(), reading.currency) + _foreign_per_day(books, reading)
         return Runway(
             currency=reading.currency,
             balance=reading.balance.amount,
             balance_usd=None if per_unit is None else reading.balance.amount * per_unit,
-            burn_per_day=reading.burn_per_day,
-            runway_days=reading.runway_days,
+            burn_per_day=burn,
+            runway_days=None if burn <= 0 else reading.balance.amount / burn,
             read_at=reading.read_at.astimezone(UTC),
             usd_per_unit=per_unit,
             rate_source="" if rate is None else rate.source,
@@ -177,3 +183,33 @@ def runways(books: Books) -> tuple[Runway, ...]:
         )
 
     return tuple(one(each) for each in books.wallets)
+
+
+def _committed_per_day(leases: Iterable[Lease], currency: Currency) -> Decimal:
+    """What the open leases that are billed in `currency` take a day: the worse of approved and billed price,
+    as ceilings count it."""
+    total = Decimal(0)
+    for lease in leases:
+        price = lease.plan.price
+        if lease.is_open and price.billed.currency is currency:
+            billed = price.billed.amount if lease.price is None else lease.price.amount
+            total += max(price.billed.amount, billed) * (1 + price.fee_percent / 100)
+    return total
+
+
+def _foreign_per_day(books: Books, reading: WalletReading) -> Decimal:
+    """What orders that are not ours took when the wallet was read: its burn less what was ours then.
+
+    A reading stays as it is when the daemon stops or nothing bills any more: what was ours in it says nothing
+    of now. An order that began or ended about then counts as one that was in it.
+    """
+    if books.since is not None and reading.read_at < books.since:
+        return Decimal(0)  # what was ours then is not in these books
+    ours: dict[OrderId, Decimal] = {}
+    for segment in books.segments:
+        is_after = segment.started_at > reading.read_at + _ABOUT
+        is_before = segment.ended_at is not None and segment.ended_at < reading.read_at - _ABOUT
+        if segment.currency is reading.currency and not is_after and not is_before:
+            per_day = segment.price.amount * (1 + segment.fee_percent / 100)
+            ours[segment.order_id] = max(per_day, ours.get(segment.order_id, Decimal(0)))
+    return max(Decimal(0), reading.burn_per_day - sum(ours.values(), Decimal(0)))

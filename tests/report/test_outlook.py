@@ -6,6 +6,7 @@ from datetime import UTC, timedelta
 from decimal import Decimal
 
 from clorefleet.domain.guard import FleetGuard, WalletReading
+from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import Currency, ExchangeRate, Money, parse_budget
 from clorefleet.report.charges import charges
 from clorefleet.report.outlook import forecasts, runways
@@ -64,6 +65,30 @@ def test_a_wallet_in_coins_is_worth_what_the_last_recorded_rate_says():
     assert (runway.balance_usd, runway.runway_days, runway.drift) == (10, 4, 10)
     [unrated] = runways(books([], wallets=(reading,)))
     assert unrated.balance_usd is None and unrated.runway_days == 4
+
+
+def test_a_wallet_lasts_at_what_is_committed_now_whatever_was_billed_when_it_was_read():
+    """Read at hour 1, when an order of ours for 24 a day and another's for 6 were live."""
+    reading = WalletReading(
+        Money(Decimal(2000), Currency.USD), at(1), Decimal(0), Decimal(30), Decimal(2000), DAY, Decimal(0)
+    )
+    fee = {"price_changes": {"fee_percent": Decimal(25)}}
+    new = held("l2", per_day="11.2", state=LeaseState.INTENT, phase=Phase.RENTING, **fee)
+    gone = held(state=LeaseState.ENDED, phase=Phase.ENDED)
+
+    def burns(segments, *leases, **changes):
+        [runway] = runways(books(segments, *leases, wallets=(reading,), **changes))
+        return runway.burn_per_day
+
+    assert burns([segment(0, None)], held()) == 24 + 6
+    assert burns([segment(0, 2)], gone, new) == 14 + 6, "the fee counts, and so does what has no ledger line"
+    assert burns([segment(0, 2)], gone) == 6
+    assert burns([segment(0, 1)], gone) == 6, "it ended in the minute in which the wallet was read"
+    assert burns([segment(0, 1), segment(1, 2, per_day="20")], gone) == 6, "one order at two prices"
+    assert burns([segment(0, 2, per_day="30")], gone) == 0
+    assert burns([], since=at(1.5)) == 0, "the ledger of then was not read"
+    [idle] = runways(books([segment(0, 2, per_day="30")], gone, wallets=(reading,)))
+    assert idle.runway_days is None
 
 
 def test_a_month_ends_in_the_asked_time_zone():
