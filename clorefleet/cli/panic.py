@@ -16,7 +16,7 @@ import typer
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.cli.progress import working
-from clorefleet.domain.errors import MarketError, RateLimited
+from clorefleet.domain.errors import ClorefleetError, ConfigError, MarketError, RateLimited
 from clorefleet.domain.identity import DeploymentId, ServerId
 
 if TYPE_CHECKING:
@@ -36,13 +36,20 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
     from clorefleet.wiring import make_market
 
     has_yes = yes or profile.is_sandbox
-    with working("Reading the list of orders"):
-        connection, is_configured = _connect(profile)
-        market = make_market(connection)
-        ours = _read_records(connection.store_url)
-        stopped = _stop_wishing(connection.store_url) if has_yes and ours is not None else None
-        ours = stopped or ours
-        listed = _live_orders(connection, market, is_store_stopped=stopped is not None)
+    stopped = None
+    try:
+        with working("Reading the list of orders"):
+            connection, is_configured = _connect(profile)
+            market = make_market(connection)
+            ours = _read_records(connection.store_url)
+            stopped = _stop_wishing(connection.store_url) if has_yes and ours is not None else None
+            ours = stopped or ours
+            listed = _live_orders(connection, market)
+    except ClorefleetError as error:
+        # What a flaw of the settings means for the key is said too.
+        also = f" {error.money}" if type(error) is ConfigError and error.money else ""
+        error.money = _nothing_ended(profile, is_store_stopped=stopped is not None) + also
+        raise
     is_image_enough = ours is not None and (ours.knows_nothing or not is_configured)
     images = recipe_images() if is_image_enough else frozenset()
     if images and is_configured:
@@ -102,7 +109,6 @@ def _connect(profile: Profile) -> tuple[Connection, bool]:
         ConfigError: so it is, and no key is in the environment.
     """
     from clorefleet.config.profile import connect, connect_by_environment
-    from clorefleet.domain.errors import ConfigError
 
     try:
         return connect(profile), True
@@ -145,7 +151,14 @@ def _end_with(is_all_known: bool) -> None:
         raise typer.Exit(ExitCode.ORPHANS)
 
 
-def _live_orders(connection: Connection, market: Market, *, is_store_stopped: bool) -> OrderList:
+def _nothing_ended(profile: Profile, *, is_store_stopped: bool) -> str:
+    """Whoever types `stop --all` must not think that it is over: whatever failed, and however it says so."""
+    daemon = " The daemon rents nothing more." if is_store_stopped else ""
+    by_hand = "" if profile.is_sandbox else " To end it without clorefleet: your orders on https://clore.ai."
+    return f"Nothing was ended: what runs goes on, and bills.{daemon}{by_hand}"
+
+
+def _live_orders(connection: Connection, market: Market) -> OrderList:
     from clorefleet.fleet.sweep import all_live
 
     try:
@@ -156,8 +169,6 @@ def _live_orders(connection: Connection, market: Market, *, is_store_stopped: bo
             "program with the same key.",
             retry_after_s=error.retry_after_s,
             remedy="Run the same command again in a minute.",
-            money="Nothing was ended: what runs goes on, and bills."
-            + (" The daemon rents nothing more." if is_store_stopped else ""),
         ) from error
 
 
@@ -170,7 +181,14 @@ def end_and_tell(connection: Connection, market: Market, wanted: Iterable[Order]
     from clorefleet.daemon import unending
     from clorefleet.fleet.sweep import ROUNDS_MAX, end_orders
 
-    result = end_orders(market, wanted, sleep=connection.clock.sleep, tell=note)
+    to_end = list(wanted)
+    try:
+        result = end_orders(market, to_end, sleep=connection.clock.sleep, tell=note)
+    except MarketError as error:
+        numbers = ", ".join(str(order.order_id) for order in to_end)
+        error.money = f"Order(s) {numbers} may not have ended: each that has not goes on, and bills."
+        error.remedy = "Run the same command again, or end them on clore.ai."
+        raise
     still = [
         unending.UnendingOrder(each.order_id, each.price, each.attempts, each.last_answer)
         for each in result.unending
@@ -217,7 +235,6 @@ class OurOrders:
 
 def _read_records(store_url: str) -> OurOrders | None:
     """None when the store is broken."""
-    from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
 
     try:
@@ -248,7 +265,6 @@ def _stop_wishing(store_url: str) -> OurOrders | None:
     What is ours is read in the same transaction: no rent comes in between.
     """
     from clorefleet.domain.deployment import Desired
-    from clorefleet.domain.errors import ClorefleetError
     from clorefleet.store.database import open_store
 
     try:
@@ -280,7 +296,6 @@ def recipe_images() -> frozenset[str]:
     Base images are left out: anybody's order may run one.
     """
     from clorefleet.config.recipes import load_recipes
-    from clorefleet.domain.errors import ClorefleetError
 
     try:
         recipes = load_recipes().values()

@@ -327,6 +327,32 @@ def test_stop_all_waits_for_no_flawed_settings(account, market, serving, text):
     assert wished(serving.store) is Desired.STOPPED
 
 
+@pytest.mark.parametrize(
+    ("env", "code"),
+    [({"CLORE_API_KEY": ""}, 5), ({"CLORE_API_URL": "http://127.0.0.1:9"}, 6)],
+    ids=["no key", "no network"],
+)
+def test_stop_all_that_cannot_ask_the_market_says_that_what_runs_goes_on_and_bills(account, env, code):
+    run = account("stop", "--all", "--yes", **env)
+    assert run.code == code
+    assert "Money: Nothing was ended: what runs goes on, and bills." in run.err
+    assert "your orders on https://clore.ai" in run.err and "Nothing was spent" not in run.err
+
+
+def test_stop_all_whose_network_fails_between_cancels_says_what_may_go_on(monkeypatch):
+    from clorefleet.domain.errors import MarketUnreachable
+    from tests.fleet.builders import order
+
+    def fails(*words: object, **more: object) -> None:
+        raise MarketUnreachable("The market cannot be reached.")
+
+    monkeypatch.setattr("clorefleet.fleet.sweep.end_orders", fails)
+    connection = SimpleNamespace(clock=SimpleNamespace(sleep=None))
+    with pytest.raises(MarketUnreachable) as caught:
+        panic.end_and_tell(connection, None, [order()])  # type: ignore[arg-type]
+    assert "may not have ended" in caught.value.money and "clore.ai" in caught.value.remedy
+
+
 def test_an_order_that_may_be_of_our_own_rent_is_told_by_each_command_and_left_alone(account, market):
     """C3, S9: its login key is on a machine that is down, so that nothing here can tell."""
     number = rent(market, FOREIGN)
