@@ -11,6 +11,7 @@ from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say, usd
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from clorefleet.cli.change import Priced
@@ -90,6 +91,15 @@ def apply(
     elif not doing and not sleeping:
         say(f"Everything is as {path} says.")
     _wake(connection, is_needed=bool(doing or sleeping))
+
+
+def words_for(file: Path | None, take: Iterable[str] = ()) -> str:
+    """What stands behind `clorefleet apply` or `diff` to mean the same file, as a shell reads it."""
+    from shlex import quote
+
+    words = [] if file is None or file == Path("fleet.toml") else ["--file", str(file)]
+    words += [word for name in take for word in ("--take", name)]
+    return "".join(f" {quote(word)}" for word in words)
 
 
 def _sleeping(store: Store, wanted: FleetFile, now: datetime) -> tuple[DeploymentId, ...]:

@@ -25,6 +25,7 @@ def diff(
 
       clorefleet diff --file work.toml --sandbox
     """
+    from clorefleet.cli.apply import words_for
     from clorefleet.cli.change import changes_in, document, file_path, priced, say_ceiling, show
     from clorefleet.config.fleet_file import load_fleet_file
     from clorefleet.config.profile import connect, store_url
@@ -44,12 +45,13 @@ def diff(
     if options.as_json:
         print_json({"file": str(path)} | document(costs, found, now))
         return
+    command = f"`clorefleet apply{words_for(file, take)}{profile.flag}`"
     if not costs:
         say(f"Everything is as {path} says.")
         if applied is None or applied.digest != wanted.digest:
-            note(f"`clorefleet apply{profile.flag}` makes it the file that the daemon follows.")
+            note(f"{command} makes it the file that the daemon follows.")
         return
     show(costs, now)
     say()
     say_ceiling(found, store)
-    note(f"Nothing was changed. `clorefleet apply{profile.flag}` does it, after asking.")
+    note(f"Nothing was changed. {command} does it, after asking.")

@@ -28,6 +28,7 @@ def init(
 
       clorefleet init --full --file example.toml
     """
+    from clorefleet.cli.apply import words_for
     from clorefleet.config.fleet_file import read_fleet_file
     from clorefleet.config.recipes import find_recipe, load_recipes
     from clorefleet.config.starter import full_example, starter
@@ -54,6 +55,8 @@ def init(
         print_json({"file": str(file)})
         return
     say(f"Wrote {file}.")
-    shown = "" if str(file) == "fleet.toml" else f" --file {file}"
-    flag = options.profile().flag
-    note(f"Edit it; `clorefleet diff{shown}{flag}` shows what it would change, `clorefleet apply` does it.")
+    words = f"{words_for(file)}{options.profile().flag}"
+    note(
+        f"Edit it; `clorefleet diff{words}` shows what it would change, `clorefleet apply{words}` does it, "
+        "after asking."
+    )

@@ -55,6 +55,18 @@ def test_diff_shows_the_cost_and_changes_nothing(account):
     assert account("diff", "--json").json["changes"][1]["kind"] == "create"
 
 
+def test_the_commands_that_are_told_apply_the_file_that_was_shown(account):
+    """Pasted without it, `apply` would take ./fleet.toml."""
+    for name, words in (("example.toml", "--file example.toml"), ("my fleet.toml", "--file 'my fleet.toml'")):
+        made = account("init", "--full", "--file", name)
+        assert f"`clorefleet diff {words}`" in made.err and f"`clorefleet apply {words}`" in made.err
+        write(account, OFF.replace("enabled = false", ""), name)
+        assert f"`clorefleet apply {words}` does it" in account("diff", "--file", name).err
+    write(account, OFF.replace("enabled = false", ""))
+    assert "`clorefleet apply` does it" in account("diff").err
+    assert "`clorefleet apply --take chat` does it" in account("diff", "--take", "chat").err
+
+
 def test_apply_without_a_terminal_needs_yes_and_writes_nothing(account):
     write(account, OFF.replace("enabled = false", ""))
     run = account("apply")
