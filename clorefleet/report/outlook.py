@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from clorefleet.domain.books import Books
+from clorefleet.domain.deployment import Desired
 from clorefleet.domain.guard import WalletReading
 from clorefleet.domain.identity import DeploymentId, OrderId
 from clorefleet.domain.lease import Lease
@@ -33,7 +34,8 @@ class Forecast:
         recent_usd_per_day: mean of the last seven days, or of as many as there are; None without any.
         at_present_usd: spent, and what runs now until the month ends.
         at_recent_usd: spent, and days like the last ones until the month ends.
-        ceiling_usd: the daily ceiling for every day of this month; None without one.
+        ceiling_usd: the daily ceiling for every day of this month from its first one on; None without one,
+            and for a deployment that is stopped: what it may still spend is nothing.
     """
 
     deployment_id: DeploymentId | None
@@ -96,22 +98,28 @@ def forecasts(found: Iterable[Charge], books: Books, *, now: datetime, zone: tzi
         if segment.ended_at is None:
             running.setdefault(segment.deployment_id, []).append(segment.worst_case_usd_per_day())
     begin, end = begin_of_month(now, zone), end_of_month(now, zone)
-    days = Decimal(round((end - begin) / timedelta(days=1)))
     guard = books.guard.per_day
-    ceilings = {
-        each.deployment_id: each.requirement.budget.per_day.amount * days
-        for each in books.deployments
-        if each.requirement.budget is not None
-    }
+    wishes = {each.deployment_id: each for each in books.deployments}
+
+    def ceiling(name: DeploymentId | None, mine: list[Charge]) -> Decimal | None:
+        if name is None:
+            budget, wished = guard, list(wishes.values())
+        else:
+            wished = [wishes[name]] if name in wishes else []
+            running_on = [each for each in wished if each.desired is Desired.RUNNING]
+            budget = running_on[0].requirement.budget if running_on else None
+        if budget is None:
+            return None
+        began = min([now, *(each.created_at for each in wished), *(each.started_at for each in mine)])
+        first_day = midnight(began.astimezone(zone).date(), zone)
+        return budget.per_day.amount * Decimal(round((end - max(begin, first_day)) / timedelta(days=1)))
+
     names = {charge.deployment_id for charge in charges if charge.started_at >= begin} | set(running)
 
     def one(name: DeploymentId | None) -> Forecast:
         mine = [each for each in charges if name is None or each.deployment_id == name]
         rates = [rate for key, each in running.items() if name in (None, key) for rate in each]
-        fleet_ceiling = None if guard is None else guard.per_day.amount * days
-        return _forecast(
-            name, mine, exact_sum(rates), fleet_ceiling if name is None else ceilings.get(name), now, zone
-        )
+        return _forecast(name, mine, exact_sum(rates), ceiling(name, mine), now, zone)
 
     return (one(None), *map(one, sorted(names)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from decimal import Decimal
 
+from clorefleet.domain.deployment import Desired
 from clorefleet.domain.guard import FleetGuard, WalletReading
 from clorefleet.domain.lease import LeaseState, Phase
 from clorefleet.domain.money import Currency, ExchangeRate, Money, parse_budget
@@ -22,7 +23,7 @@ def test_what_runs_now_runs_on_to_the_end_of_the_month():
     fleet, tiny = forecast_of(books([segment(0, None)], held()), at(24))  # 25 November: six days are left
     assert (fleet.month, fleet.spent_usd, fleet.running_usd_per_day) == ("2026-11", 24, 24)
     assert fleet.at_present_usd == 24 + 6 * 24 == tiny.at_present_usd
-    assert fleet.ceiling_usd is None and tiny.ceiling_usd == 16 * 30
+    assert fleet.ceiling_usd is None and tiny.ceiling_usd == 16 * 7
 
 
 def test_what_has_ended_counts_for_the_recent_days_only():
@@ -41,10 +42,21 @@ def test_a_first_hour_says_nothing_about_a_month():
     assert fleet.recent_usd_per_day is None and fleet.at_recent_usd is None
 
 
-def test_the_fleets_ceiling_is_its_daily_one_for_every_day_of_the_month():
+def test_ceilings_count_from_a_deployments_first_day_or_the_months():
+    def ceiling(begun_h: float, **changes):
+        wish = deployment(created_at=at(begun_h), **changes)
+        _, tiny = forecast_of(books([segment(max(begun_h, 120), None)], deployments=(wish,)), at(143))
+        return tiny.ceiling_usd
+
+    assert ceiling(24 * 5 + 9) == 16 * 2, "from the 29th on"
+    assert ceiling(-24 * 90) == 16 * 30, "from the 1st on"
+    assert ceiling(24 * 5 + 9, desired=Desired.STOPPED) is None
+
+
+def test_the_fleets_ceiling_is_its_daily_one_for_every_day_of_the_month_since_its_first():
     guard = FleetGuard(per_day=parse_budget("25/day"))
     fleet, _ = forecast_of(books([segment(-24 * 20, None)], held(), guard=guard), at(24))
-    assert fleet.ceiling_usd == 750 and not fleet.is_over
+    assert fleet.ceiling_usd == 25 * 27 and not fleet.is_over
     guard = FleetGuard(per_day=parse_budget("10/day"))
     fleet, _ = forecast_of(books([segment(-24 * 20, None)], held(), guard=guard), at(24))
     assert fleet.is_over
