@@ -20,6 +20,8 @@ class GlobalOptions:
     no_color: bool = False
     has_run: bool = False
     """A command was named: the profile's state may be looked at."""
+    command: str = ""
+    """Its name."""
 
     @property
     def flag(self) -> str:

@@ -5,6 +5,7 @@ Exit codes are those of `clorefleet.domain.errors.ExitCode` (docs/exit-codes.md)
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -123,7 +124,7 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        options.has_run = True
+        options.has_run, options.command = True, cmd_name
         module = import_module(f"clorefleet.cli.{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
@@ -201,6 +202,7 @@ def main() -> int:
     _print_what_the_locale_cannot()
     try:
         code = root()(standalone_mode=False, prog_name="clorefleet")
+        sys.stdout.flush()
         _tell_what_does_not_end()
         _tell_of_an_older_sandbox()
         return int(code) if isinstance(code, int) else 0
@@ -214,14 +216,45 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted.\n")
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output left (`clorefleet offers | head`): nothing to say, nobody to say it to.
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError as error:
+        return _broken_pipe(error)
+    except SystemExit as end:
+        # What the parser's library makes of a broken pipe; it ends the process for nothing else.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return _broken_pipe(end.__context__)
     except Exception as error:  # noqa: BLE001 - the program's edge: no traceback without --debug
         code = _foreign(error)
         _tell_what_does_not_end()
         return code
+
+
+ACTS = frozenset({"deploy", "apply", "scale", "stop", "sweep", "adopt"})
+"""Commands that rent or end, which a reader who leaves may have kept from it."""
+
+
+def _broken_pipe(error: BrokenPipeError) -> int:
+    """The reader of our output left (`clorefleet offers | head`): nothing to say, nobody to say it to."""
+    from clorefleet.domain.errors import ExitCode
+
+    left = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    if not left:
+        return _foreign(error)  # another pipe of ours broke
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in left:  # what they still hold is written when the process ends
+        os.dup2(nothing, stream.fileno())
+    return int(ExitCode.INTERRUPTED) if options.command in ACTS else 0
+
+
+def _has_no_reader(stream: Any) -> bool:
+    from select import POLLERR, POLLHUP, poll
+
+    try:
+        asked = poll()
+        asked.register(stream.fileno(), 0)
+        return any(event & (POLLERR | POLLHUP) for _, event in asked.poll(0))
+    except (OSError, ValueError):
+        return False  # it is no file
 
 
 def _print_what_the_locale_cannot() -> None:

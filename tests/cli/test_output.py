@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,6 +206,48 @@ def test_a_pipe_sees_no_moving_line():
         [sys.executable, "-c", WAITS.format(is_watched=False)], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("", "a line\n")
+
+
+READER_LEFT = """
+import os, sys
+from clorefleet.cli.main import main
+ours, theirs = os.pipe()
+os.close(ours)
+os.dup2(theirs, 1)
+sys.argv = ["clorefleet", *{words!r}]
+if {is_socket!r}:
+    def fails():
+        raise BrokenPipeError(32, "of a socket")
+    import clorefleet.config.recipes
+    clorefleet.config.recipes.load_recipes = fails
+    os.dup2(2, 1)
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [("models",), ("models", "--json"), ("--help",), ("cost", "--help"), ("prices", "-h")], ids=str
+)
+def test_a_reader_that_leaves_ends_a_command_quietly_and_well(words, tmp_path):
+    done = reader_left(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_leaves_a_command_that_rents_or_ends_has_interrupted_it(tmp_path):
+    done = reader_left(tmp_path, "sweep", "--help")
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_fault_that_is_told(tmp_path):
+    done = reader_left(tmp_path, "models", is_socket=True)
+    assert done.returncode == 1 and "A fault in clorefleet" in done.stderr
+
+
+def reader_left(home: Path, *words: str, is_socket: bool = False) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", READER_LEFT.format(words=words, is_socket=is_socket)],
+        capture_output=True, text=True, env=os.environ | {"CLOREFLEET_HOME": str(home)},
+    )  # fmt: skip
 
 
 def asked(answer: str) -> tuple[int, str]:
