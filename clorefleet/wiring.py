@@ -86,7 +86,9 @@ def make_planner(connection: Connection) -> Planner:
 def read_calibration(connection: Connection, recipes: Mapping[str, Recipe], gpus: GpuTable) -> Calibration:
     """What this profile's own replicas measured, beside what would be predicted for them today.
 
-    A simulated engine counts only in the sandbox, whose machines are simulated alike.
+    A simulated engine counts only in the sandbox, whose machines are simulated alike. A real one counts only
+    outside: in the sandbox it runs on this machine's processor, whatever GPU its server is said to have, and
+    plans would change by how busy a laptop is.
     """
     from clorefleet.planner.calibration import Calibration, Measurement, slowest
     from clorefleet.planner.hardware import hardware_of_offer
@@ -100,7 +102,7 @@ def read_calibration(connection: Connection, recipes: Mapping[str, Recipe], gpus
         is_known = recipe is not None and any(each.key == setup.checkpoint for each in recipe.checkpoints)
         if recipe is None or not is_known or hardware is None or lease.measured_tokens_per_s is None:
             continue
-        if lease.engine_is_simulated and not connection.profile.is_sandbox:
+        if lease.engine_is_simulated != connection.profile.is_sandbox:
             continue
         found.append(
             Measurement(
