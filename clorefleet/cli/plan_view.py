@@ -34,7 +34,7 @@ def _columns(*, wide: bool) -> list[_Column]:
         _Column("SETUP", lambda plan: _setup(plan, 40 if wide else 19)),
         _Column("CTX", lambda plan: f"{plan.setup.context_tokens // 1024}k", True),
         _Column("TOK/S*", _speed, True),
-        _Column("USD/DAY", lambda plan: usd(plan.price.all_in_usd_per_day.amount), True),
+        _Column("USD/DAY", lambda plan: _daily(plan, marks_coins=not wide), True),
     ]
     if not wide:
         return [*narrow, _Column("REL", reliability, True)]
@@ -63,6 +63,11 @@ def _speed(plan: Plan) -> str:
 
     measured = "m" if plan.speed.mark is Mark.MEASURED else ""
     return f"{plan.speed.decode_tokens_per_s:.1f}{measured}"
+
+
+def _daily(plan: Plan, *, marks_coins: bool) -> str:
+    mark = "c" if marks_coins and plan.price.billed.currency != "USD" else ""
+    return f"{usd(plan.price.all_in_usd_per_day.amount)}{mark}"
 
 
 def _per_million(plan: Plan) -> str:
@@ -117,6 +122,8 @@ def _say_legend(report: PlanReport) -> None:
     note("* one stream, predicted. USD/day is all in: fees, paid start-up and expected loss included.")
     if any(plan.speed.mark is Mark.MEASURED for plan in report.plans):
         note("m corrected by what replicas of yours measured; `--explain` says which.")
+    if coins := sorted({plan.price.billed.currency for plan in report.plans} - {"USD"}):
+        note(f"c billed in {' or '.join(coins)}: USD at the present rate, which moves.")
     note("+ nothing that fits is both cheaper and faster.")
     lacking = [plan for plan in report.plans if plan.price.lacking is not None]
     if lacking:

@@ -8,12 +8,15 @@ from decimal import Decimal
 
 import pytest
 
+from clorefleet.cli import plan_view
 from clorefleet.cli.requirement import Wishes
 from clorefleet.domain.errors import BadInput
+from clorefleet.domain.money import Currency, Rate
 from clorefleet.domain.recipe import Precision
 from clorefleet.sandbox.catalogue import Catalogue
 from clorefleet.sandbox.coins import CoinRates
 from clorefleet.sandbox.listing import MarketplaceDocument
+from tests.fleet.builders import plan, report
 
 RATES = CoinRates.at_start(7)
 
@@ -108,6 +111,19 @@ def test_without_the_plotting_library_the_words_name_the_extra(cli, tmp_path):
     blocker.write_text("import sys\nsys.modules['matplotlib'] = None\n", "utf-8")
     run = cli("plan", "glm-5.1", "--plot", "front.png", PYTHONPATH=str(tmp_path))
     assert run.code == 2 and "clorefleet[plots]" in run.err
+
+
+def test_a_price_that_is_billed_in_a_coin_is_marked(capsys):
+    def shown(*plans, wide=False):
+        plan_view.show(report(*plans), wide=wide)
+        return capsys.readouterr()
+
+    in_coin = plan(8, "3.0", billed=Rate.per_day(300, Currency.CLORE), usd_per_unit=Decimal("0.01"))
+    both = shown(plan(7), in_coin)
+    assert "$3.15c" in both.out and "$2.10c" not in both.out
+    assert "c billed in CLORE: USD at the present rate, which moves." in both.err
+    assert "billed in" not in shown(plan(7)).err
+    assert "$3.15c" not in shown(in_coin, wide=True).out, "that table has a column for it"
 
 
 def test_wide_says_more(cli, answer):
