@@ -18,6 +18,7 @@ from clorefleet.cli.output import confirm, note, print_json, say
 from clorefleet.cli.progress import working
 from clorefleet.domain.errors import ClorefleetError, ConfigError, MarketError, RateLimited
 from clorefleet.domain.identity import DeploymentId, ServerId
+from clorefleet.report.words import hourly
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
@@ -135,12 +136,11 @@ def _question(wanted: list[Order], wished: tuple[DeploymentId, ...]) -> str:
 
 def _left_alone(order: Order, ours: OurOrders | None) -> str:
     from clorefleet.fleet.strange import words
-    from clorefleet.fleet.sweep import hourly
 
     lease = None if ours is None else ours.may_have_made(order)
     if lease is not None:
-        return words(order.order_id, order.server_id, hourly(order), lease)
-    return f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {hourly(order)}"
+        return words(order.order_id, order.server_id, hourly(order.price), lease)
+    return f"Left alone (not ours): order {order.order_id}, {order.gpu_summary}, {hourly(order.price)}"
 
 
 def _end_with(is_all_known: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 from clorefleet.cli.context import options
 from clorefleet.cli.output import confirm, note, print_json, say, table
 from clorefleet.cli.progress import working
+from clorefleet.report.words import hourly
 
 if TYPE_CHECKING:
     from clorefleet.config.profile import Connection, Profile
@@ -56,7 +57,7 @@ def sweep(
     """
     from clorefleet.config.profile import connect
     from clorefleet.domain.errors import BadInput, ExitCode
-    from clorefleet.fleet.sweep import Standing, explain_orders, hourly
+    from clorefleet.fleet.sweep import Standing, explain_orders
     from clorefleet.wiring import make_market
 
     age = _age(older_than)
@@ -98,7 +99,7 @@ def sweep(
         certain = [finding for finding in certain if finding.order.order_id in end]
     to_end = [*certain, *(finding for finding in named if finding not in certain)]
     if to_end:
-        prices = ", ".join(hourly(finding.order) for finding in to_end)
+        prices = ", ".join(hourly(finding.order.price) for finding in to_end)
         question = f"End {len(to_end)} order(s), which bill {prices}? Their data is lost."
         confirm(question, yes=yes or profile.is_sandbox, what="Ending orders", otherwise="Nothing was ended.")
         _record_consent(records.store, named, connection)
@@ -170,8 +171,6 @@ def _show(findings: tuple[Finding, ...], *, is_whole: bool) -> None:
         if is_whole:
             say("The market lists no live order: nothing bills.")
         return
-    from clorefleet.fleet.sweep import hourly
-
     table(
         ("ORDER", "SERVER", "WHOSE", "PRICE", "SPENT", "WHY"),
         [
@@ -179,13 +178,13 @@ def _show(findings: tuple[Finding, ...], *, is_whole: bool) -> None:
                 f.order.order_id,
                 f.order.server_id,
                 f.standing,
-                hourly(f.order),
+                hourly(f.order.price),
                 f.order.spend,
                 f.why,
             )
             for f in findings
         ],
-        right=(0, 1),
+        right=(0, 1, 3, 4),
     )
 
 
