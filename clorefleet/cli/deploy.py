@@ -74,20 +74,10 @@ def deploy(
     if existing is not None and _is_kept(existing):
         replicas = existing.replicas if copies is None else copies
         ending = _ended(store, connection, existing, requirement)
-        kept = _continued(
-            store, connection, existing, requirement, replicas, ending, yes=yes, dry_run=dry_run
-        )
         if dry_run:
-            note("Nothing was changed: this is a dry run.")
-            if (
-                options.as_json
-                or kept.has_given_up != existing.has_given_up
-                or kept.woken_at != existing.woken_at
-            ):
-                _begin(
-                    store, connection, requirement, deployment_id, replicas, existing, yes=yes, dry_run=True
-                )
+            _show_continued(store, connection, existing, requirement, replicas, ending)
             return
+        kept = _continued(store, connection, existing, requirement, replicas, ending, yes=yes, dry_run=False)
         if kept != existing:
             _write(store, existing, kept, ending, now=connection.clock.now())
         old, new = existing.requirement.budget, kept.requirement.budget
@@ -236,6 +226,30 @@ def _continued(
         )
         kept = replace(kept, note="", has_given_up=False, attempts_since=connection.clock.now())
     return kept
+
+
+def _show_continued(
+    store: Store,
+    connection: Connection,
+    existing: Deployment,
+    requirement: Requirement,
+    replicas: int,
+    ending: tuple[Ending, ...],
+) -> None:
+    """A dry run of what is deployed already: what would change, and the plan where there is one to show."""
+    from clorefleet.domain.errors import BadInput
+
+    try:
+        kept = _continued(store, connection, existing, requirement, replicas, ending, yes=True, dry_run=True)
+        may_rent = kept.has_given_up != existing.has_given_up or kept.woken_at != existing.woken_at
+    except BadInput as refused:  # a plan is shown all the same: it is asked what that would cost
+        note(f"{refused.what} Without --dry-run this is refused. {refused.remedy}")
+        may_rent = True
+    note("Nothing was changed: this is a dry run.")
+    if options.as_json or may_rent:
+        _begin(
+            store, connection, requirement, existing.deployment_id, replicas, existing, yes=True, dry_run=True
+        )
 
 
 def _sleeps(store: Store, deployment: Deployment, now: datetime) -> bool:

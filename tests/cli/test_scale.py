@@ -107,9 +107,12 @@ def test_deploy_again_keeps_the_number_and_names_scale_for_another(account: Comm
     again = ("deploy", "smollm2-135m", "--budget", "16/day", "--name", "tiny", "--dry-run")
     run = account(*again)
     assert run.code == 0, run.err
-    refused = account(*again, "--replicas", "3")
+    refused = account(*again[:-1], "--replicas", "3")
     assert refused.code == ExitCode.USAGE and "replicas 2 → 3" in refused.err
     assert "clorefleet scale tiny 3" in refused.err and kept(store).replicas == 2
+    shown = account(*again, "--replicas", "3")
+    assert shown.code == 0 and "replicas 2 → 3" in shown.err and "Without --dry-run" in shown.err
+    assert "Worst case of these plans" in shown.out and kept(store).replicas == 2
 
 
 def test_status_does_not_say_that_a_stop_was_asked_for_once_it_is_deployed_again(cli: CommandLine):
