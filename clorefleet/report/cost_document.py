@@ -1,24 +1,26 @@
 """The cost report for programs: JSON as docs/json/cost.schema.json says, and CSV.
 
 Its names are a promise to scripts, kept apart from our own types so that those can change. Amounts of money
-are text with all their digits; a change that breaks readers raises `SCHEMA`'s number.
+are text with all their digits in JSON; a change that breaks readers raises `SCHEMA`'s number.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from clorefleet.domain.text import clean_line
-from clorefleet.report.charges import Stage
+from clorefleet.report.charges import Stage, exact_sum
 from clorefleet.report.cost import CostRow
 from clorefleet.report.cost_report import Bill, CostReport, Kept
 from clorefleet.report.outlook import Forecast, Runway
 
 SCHEMA = "clorefleet.cost/1"
+_UNIT = Decimal("0.00000001")
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -152,7 +154,7 @@ def _wallet(each: Runway) -> dict[str, Any]:
 
 
 def cost_csv(report: CostReport) -> str:
-    """The groups, one a line, with a heading; amounts in USD with all digits, times in seconds.
+    """The groups, one a line, with a heading; amounts in USD to eight places, times in seconds.
 
     A text that a spreadsheet would take for a formula gets an apostrophe: names come from strangers.
     """
@@ -167,18 +169,34 @@ def cost_csv(report: CostReport) -> str:
             "requests", "failed_requests", "prompt_tokens", "generated_tokens", "usd_per_million_tokens",
         ]
     )  # fmt: skip
-    for row in report.rows:
+    for row, parts in zip(report.rows, _rounded_parts(report.rows), strict=True):
         writer.writerow(
             [
                 *(spreadsheet_text(key) for key in row.key),
-                _amount(row.usd), _amount(row.planned_usd), int(row.lasted.total_seconds()),
-                *(_amount(row.stage_usd(stage)) for stage in Stage),
+                _places(exact_sum(parts)), _places(row.planned_usd), int(row.lasted.total_seconds()),
+                *map(_places, parts),
                 *(int(row.stage_lasted(stage).total_seconds()) for stage in Stage),
                 row.used.requests, row.used.failures, row.used.prompt_tokens, row.used.generated_tokens,
                 _places_or_none(row.usd_per_million_tokens) or "",
             ]
         )  # fmt: skip
     return out.getvalue()
+
+
+def _rounded_parts(rows: Iterable[CostRow]) -> Iterator[list[Decimal]]:
+    """Each row's USD by stage, to the market's last unit; a coin's rate brings dozens of digits more.
+
+    What has been summed up is rounded and not each amount: lines and columns add up to the rounded total.
+    """
+    exact = rounded = Decimal(0)
+    for row in rows:
+        parts = []
+        for stage in Stage:
+            exact = exact_sum((exact, row.stage_usd(stage)))
+            up_to = exact.quantize(_UNIT)
+            parts.append(up_to - rounded)
+            rounded = up_to
+        yield parts
 
 
 def spreadsheet_text(text: str) -> str:
@@ -189,7 +207,7 @@ def spreadsheet_text(text: str) -> str:
 
 def _places(value: Decimal) -> str:
     """What was divided has no last digit: eight places."""
-    return _amount(value.quantize(Decimal("0.00000001")))
+    return _amount(value.quantize(_UNIT))
 
 
 def _places_or_none(value: Decimal | None) -> str | None:

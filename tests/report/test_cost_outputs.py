@@ -84,9 +84,19 @@ def test_json_and_csv_add_up_to_the_total_as_text(given_books, by):
     total = Decimal(document["total_usd"])
     assert exact_sum(Decimal(row["usd"]) for row in document["rows"]) == total
     lines = list(csv.DictReader(io.StringIO(cost_csv(report))))
-    assert exact_sum(Decimal(line["usd"]) for line in lines) == total
+    rounded = total.quantize(Decimal("0.00000001"))
+    assert exact_sum(Decimal(line["usd"]) for line in lines) == rounded
     parts = [name for name in lines[0] if name.endswith("_usd") and name != "planned_usd"]
-    assert exact_sum(Decimal(line[name]) for line in lines for name in parts) == total
+    for line, row in zip(lines, document["rows"], strict=True):
+        assert exact_sum(Decimal(line[name]) for name in parts) == Decimal(line["usd"])
+        assert abs(Decimal(line["usd"]) - Decimal(row["usd"])) <= Decimal("0.00000001")
+
+
+def test_a_spreadsheet_gets_eight_places_and_not_the_digits_of_a_coins_rate():
+    third = segment(0, 5, per_day="1", currency=Currency.CLORE, usd_per_unit=Decimal(1) / 3)
+    report = cost_report(books([third]), CostQuestion((Dimension.DAY,), UTC, "UTC"), now=at(6))
+    [line] = csv.DictReader(io.StringIO(cost_csv(report)))
+    assert line["usd"] == line["unrecorded_usd"] == "0.06944444" and line["idle_usd"] == "0.00000000"
 
 
 def test_nothing_spent_is_a_document_and_a_sentence_too():
