@@ -5,6 +5,7 @@ Everything heavy is imported inside, so that a command pays only for the edges i
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,20 +33,30 @@ SANDBOX_GATEWAY_PORT = 8411
 
 
 def make_market(connection: Connection) -> RentProtocol:
-    """The profile's market. All processes of a profile share its request limit through a file."""
+    """The profile's market. All processes of a profile share its request limit through a file.
+
+    Raises:
+        ConfigError: its address or the key cannot be used; told by the name under which it was set.
+    """
+    from clorefleet.domain.errors import ConfigError
     from clorefleet.market.client import MarketClient
     from clorefleet.market.limiter import LOWERING_INTERVAL_S, FileSlot, RequestLimiter
     from clorefleet.market.rent import RentProtocol
 
     slot = FileSlot(connection.profile.state_dir / "requests.slot")
-    client = MarketClient(
-        connection.market_url,
-        connection.api_key if connection.api_key.reveal() else None,
-        clock=connection.clock,
-        limiter=RequestLimiter(
-            connection.clock, slot=slot, lowering_s=LOWERING_INTERVAL_S / connection.time_factor
-        ),
-    )
+    try:
+        client = MarketClient(
+            connection.market_url,
+            connection.api_key if connection.api_key.reveal() else None,
+            clock=connection.clock,
+            limiter=RequestLimiter(
+                connection.clock, slot=slot, lowering_s=LOWERING_INTERVAL_S / connection.time_factor
+            ),
+        )
+    except ConfigError as error:
+        if os.environ.get("CLORE_API_URL"):
+            error.remedy = error.remedy.replace("api_url", "CLORE_API_URL, in the environment,")
+        raise
     return RentProtocol(client, clock=connection.clock)
 
 

@@ -101,6 +101,17 @@ def test_a_key_file_that_others_can_read_is_refused(cli):
     assert "canary-file-key" not in run.out + run.err
 
 
+def test_an_address_that_is_none_is_told_by_the_name_under_which_it_was_set(cli):
+    key = {"CLORE_API_KEY": "k" * 32}
+    by_variable = cli("wallet", CLORE_API_URL="nonsense", **key)
+    assert by_variable.code == ExitCode.USAGE
+    assert "Set CLORE_API_URL, in the environment, to an https address" in by_variable.err
+    file = cli.home / "home" / "config" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('api_url = "nonsense"\n')
+    assert "Set api_url to an https address" in cli("wallet", **key).err
+
+
 def test_an_unknown_command_and_option_are_told_apart(cli):
     assert "Did you mean offers" in cli("ofers").err
     run = cli("offers", "--gpuu", "4090")
