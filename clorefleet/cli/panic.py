@@ -8,6 +8,7 @@ nothing about the account either: then every order that runs an image of our rec
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,18 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         say(f"{len(wanted)} order(s) ended: the market lists none of them any more.")
     if left:
         note("Add --foreign to end the others too.")
+    _tell_daemon(connection.profile)
     _end_with(is_all_known)
+
+
+def _tell_daemon(profile: Profile) -> None:
+    """One that runs reads the list now, and not when it is due: what it knows is what `status` shows."""
+    from clorefleet.daemon import process
+
+    with suppress(OSError):
+        if process.running_pid(profile.state_dir) is not None:
+            process.wake(profile.state_dir)
+            note("`status` and `cost` follow once the daemon has read the list twice without them.")
 
 
 def unread(listed: OrderList) -> str:
