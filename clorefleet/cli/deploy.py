@@ -61,15 +61,16 @@ def deploy(
     requirement = check_model(wishes.requirement())
     deployment_id = parse_deployment_name(name or requirement.model)
     profile = options.profile()
-    if profile.is_sandbox:
-        _show_sandbox_start()
-    # A slip above is told without waiting for these.
-    from clorefleet.config.profile import connect
-    from clorefleet.store.database import open_store
+    with _told_where_interrupted():
+        if profile.is_sandbox:
+            _show_sandbox_start()
+        # A slip above is told without waiting for these.
+        from clorefleet.config.profile import connect
+        from clorefleet.store.database import open_store
 
-    with _told_where_interrupted(), working("Connecting"):
-        connection = connect(profile)
-        store = open_store(connection.store_url)
+        with working("Connecting"):
+            connection = connect(profile)
+            store = open_store(connection.store_url)
     existing = _existing(store, deployment_id)
     if existing is not None and _is_kept(existing):
         replicas = existing.replicas if copies is None else copies

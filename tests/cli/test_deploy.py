@@ -214,7 +214,7 @@ def test_the_worst_case_says_of_which_plan_it_is_and_that_another_may_be_taken(s
     assert "the next that fits is, which may cost more: never above $20/day." in said
 
 
-@pytest.mark.parametrize("place", ["clorefleet.store.database.open_store", "clorefleet.wiring.make_planner"])
+@pytest.mark.parametrize("place", ["clorefleet.config.profile.connect", "clorefleet.wiring.make_planner"])
 def test_an_interrupt_before_the_wish_is_written_says_that_nothing_was_rented(
     store, capsys, monkeypatch, place
 ):
