@@ -93,7 +93,7 @@ def stop_everything(profile: Profile, *, foreign: bool, yes: bool) -> None:
         say(f"{len(wanted)} order(s) ended: the market lists none of them any more.")
     if left:
         note("Add --foreign to end the others too.")
-    _tell_daemon(connection.profile)
+    _tell_daemon(profile)
     _end_with(is_all_known)
 
 

@@ -456,14 +456,16 @@ def _wanting(
 
 
 def _attempts(deployment: Deployment, leases: tuple[Lease, ...], now: datetime) -> int:
-    """Servers tried since the count began: those that became orders, or may have."""
+    """Servers tried without success since the count began: given back or lost before they served. One that
+    serves, or is on its way, is none of them, however many a deployment has."""
     return sum(
         1
         for lease in leases
         if failover.is_counted(lease, deployment, now)
         and lease.state is not LeaseState.REFUSED
         and lease.cause not in NOBODY_FAILED
-        and not (lease.state is LeaseState.ENDED and lease.measured_tokens_per_s is not None)
+        and lease.measured_tokens_per_s is None
+        and (not lease.is_open or lease.phase is Phase.DRAINING)
     )
 
 

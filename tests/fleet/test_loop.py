@@ -548,3 +548,16 @@ def test_a_total_that_is_set_later_gives_nothing_back_for_what_was_spent_before(
     world.clock.sleep(3 * 86_400)
     world.tick(12)
     assert world.market.live == []
+
+
+def test_more_replicas_than_attempts_are_all_rented(tmp_path: Path):
+    """Those that start and those that serve are no failures: a deployment gave up over them."""
+    world = World(tmp_path, tuple(plan(server, "0.1") for server in range(7, 30)))
+    world.wish(replicas=8)
+    world.tick(40)
+    assert [lease.phase for lease in world.leases()] == [Phase.SERVING] * 8
+    lost = world.market.live[0]
+    world.market.cancel(lost.order_id)
+    world.tick(40)
+    assert [lease.phase for lease in world.leases()] == [Phase.SERVING] * 8
+    assert lost.order_id not in {order.order_id for order in world.market.live}
