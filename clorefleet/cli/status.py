@@ -52,16 +52,13 @@ def read_status(profile: Profile) -> tuple[FleetStatus, list[str]]:
     from clorefleet.store.glance import look
 
     def ask(tx: Look) -> tuple[FleetStatus, list[str]]:
-        deployments, last, now = tx.deployments(), tx.wanted(), clock_of(profile).now()
-        wanted = {
-            each.deployment_id: as_wished(each, last.get(each.deployment_id), now) for each in deployments
-        }
+        deployments, now = tx.deployments(), clock_of(profile).now()
         found = fleet_status(
             deployments,
             tx.open_leases(),
             tx.unsettled_segments(),
             now=now,
-            wanted={name: each for name, each in wanted.items() if each is not None},
+            wanted=as_wished(deployments, tx.wanted(), now),
             settled_usd=tx.settled_usd(),
         )
         return found, _guard_notes(tx)

@@ -29,6 +29,7 @@ from clorefleet.fleet.budget import midnight_utc
 from clorefleet.fleet.limits import DEFAULT_LIMITS
 from clorefleet.fleet.spending import load_spending
 from clorefleet.fleet.wallet import wallet_warning
+from clorefleet.fleet.wanted import as_wished
 from clorefleet.report.charges import charges
 from clorefleet.report.cost import CostRow, rows_by
 from clorefleet.report.cost_report import CostQuestion, CostReport, books_since, cost_report
@@ -277,7 +278,8 @@ def read_deployment(tx: Transaction, name: str, now: datetime) -> DeploymentPage
     if wish is None:
         return None
     segments = tx.segments(wish.deployment_id)
-    [status] = fleet_status([wish], tx.open_leases(), segments, now=now, wanted=tx.wanted()).deployments
+    wanted = as_wished([wish], tx.wanted(), now)
+    [status] = fleet_status([wish], tx.open_leases(), segments, now=now, wanted=wanted).deployments
     today = load_spending(tx, now).today_usd.get(wish.deployment_id, Decimal(0))
     since = now - LOAD_SHOWN
     load, load_max = _load_columns(tx.load(wish.deployment_id, since=since), since, now)
@@ -377,12 +379,13 @@ def read_logs(tx: Transaction, sources: Sources, now: datetime) -> LogsPage:
 
 
 def _status(tx: Transaction, now: datetime) -> tuple[DeploymentStatus, ...]:
+    deployments = tx.deployments()
     found = fleet_status(
-        tx.deployments(),
+        deployments,
         tx.open_leases(),
         tx.unsettled_segments(),
         now=now,
-        wanted=tx.wanted(),
+        wanted=as_wished(deployments, tx.wanted(), now),
         settled_usd=tx.settled_usd(),
     )
     return found.deployments

@@ -12,9 +12,11 @@ In order of rank:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from clorefleet.domain.deployment import Deployment, Desired
+from clorefleet.domain.identity import DeploymentId
 from clorefleet.domain.schedule import Bounds
 from clorefleet.domain.wanted import IdleDecision, LoadDecision, Wanted
 from clorefleet.fleet.schedule import Scheduled, StartUp, scheduled
@@ -73,8 +75,18 @@ def wanted(
     return Wanted(replicas, reason, in_force.until)
 
 
-def as_wished(deployment: Deployment, last: Wanted | None, now: datetime) -> Wanted | None:
-    """What was last found to be wanted, for whoever shows it before the next tick has read a newer wish."""
+def as_wished(
+    deployments: Iterable[Deployment], last: Mapping[DeploymentId, Wanted], now: datetime
+) -> dict[DeploymentId, Wanted]:
+    """What was last found to be wanted, for whoever shows it before the next tick has read a newer wish;
+    without the deployments of which nothing is known that still holds."""
+    found = (
+        (each.deployment_id, _as_wished(each, last.get(each.deployment_id), now)) for each in deployments
+    )
+    return {name: wanted for name, wanted in found if wanted is not None}
+
+
+def _as_wished(deployment: Deployment, last: Wanted | None, now: datetime) -> Wanted | None:
     if last is None:
         return None
     if deployment.desired is Desired.STOPPED or _is_wish_alone(deployment):

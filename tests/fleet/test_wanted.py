@@ -134,4 +134,6 @@ LOADED_THEN = Wanted(3, "12 requests wait")
     ],
 )
 def test_what_is_shown_as_wanted_never_contradicts_what_is_wished_now(wish, last, shown):
-    assert as_wished(deployment(**wish), last, NOW) == shown
+    wished = deployment(**wish)
+    known = {} if last is None else {wished.deployment_id: last}
+    assert as_wished([wished], known, NOW).get(wished.deployment_id) == shown
