@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clorefleet.cli.context import options
@@ -37,12 +38,17 @@ def check_unchanged(tx: Transaction, name: DeploymentId, before: Deployment | No
     """
     from clorefleet.domain.errors import BadInput
 
-    if tx.deployment(name) != before:
+    if _but_its_note(tx.deployment(name)) != _but_its_note(before):
         raise BadInput(
             f"“{name}” has changed since this was asked.",
             remedy="Look at it again (`clorefleet status`), then decide.",
             money="Nothing was changed.",
         )
+
+
+def _but_its_note(deployment: Deployment | None) -> Deployment | None:
+    """The daemon writes another note with each look at the market: nobody was asked about that."""
+    return None if deployment is None else replace(deployment, note="")
 
 
 def check_renting(guard: FleetGuard, *, money: str = "Nothing was rented.") -> None:

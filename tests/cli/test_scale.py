@@ -92,6 +92,14 @@ def test_a_wish_that_changed_since_the_question_is_not_overwritten(store: Store)
     assert kept(store).replicas == 5
 
 
+def test_another_note_of_the_daemon_is_no_change_of_the_wish(store: Store):
+    before = kept(store)
+    with store.write() as tx:
+        tx.put_deployment(replace(before, note="the offers are being read"))
+    scale._write(store, before, scaled(before, 2, now=NOW), NOW)
+    assert kept(store).replicas == 2
+
+
 def test_a_yes_is_written_down_with_its_event(store: Store):
     before = kept(store)
     scale._write(store, before, scaled(before, 2, now=NOW), NOW)
