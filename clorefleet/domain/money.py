@@ -8,6 +8,7 @@ therefore carries its period, and `Rate.per` converts. Rounding is left to whoev
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
@@ -170,6 +171,10 @@ class ExchangeRate:
         return Rate(rate.amount * self.usd_per_unit, Currency.USD, rate.period)
 
 
+UsdPerUnit = Mapping[Currency, Decimal]
+"""The present rates of coins; a missing one stands for the rate at the time of the rent."""
+AS_RENTED: UsdPerUnit = {}
+"""Each coin as it was at the time of the rent."""
 COIN_RATE_MARGIN = Decimal("0.05")
 """How far a coin may rise after a rent before anything has to be given back [assumed: a usual day's move]."""
 

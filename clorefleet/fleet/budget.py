@@ -33,7 +33,14 @@ from clorefleet.domain.host import HostFault
 from clorefleet.domain.identity import DeploymentId, LeaseId
 from clorefleet.domain.lease import NO_ORDER_AFTER_YES, Lease, LeaseState, Phase
 from clorefleet.domain.ledger import CREATION_FEE_AFTER_S, LedgerSegment
-from clorefleet.domain.money import Budget, Currency, ExchangeRate, format_usd, worst_rate_factor
+from clorefleet.domain.money import (
+    Budget,
+    Currency,
+    ExchangeRate,
+    UsdPerUnit,
+    format_usd,
+    worst_rate_factor,
+)
 from clorefleet.domain.plan import Plan
 from clorefleet.fleet.limits import DEFAULT_LIMITS, FleetLimits
 
@@ -43,9 +50,6 @@ _FIRST_STRETCH = timedelta(hours=1)
 _SLACK = timedelta(minutes=2)
 """The ledger counts whole minutes and shares a segment out over midnight by time; less than this is
 rounding."""
-
-UsdPerUnit = Mapping[Currency, Decimal]
-"""The present rates of coins; a missing one stands for the rate at the time of the rent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ no move.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ from itertools import islice
 from clorefleet.domain.deployment import ConsolidatePolicy, Deployment
 from clorefleet.domain.identity import DeploymentId, LeaseId, ServerId
 from clorefleet.domain.lease import Lease, LeaseState, Phase
-from clorefleet.domain.money import Currency, format_usd
+from clorefleet.domain.money import AS_RENTED, UsdPerUnit, format_usd
 from clorefleet.domain.plan import Plan
 from clorefleet.planner.cost import start_up_of
 from clorefleet.planner.preference import QUALITY
@@ -36,9 +36,6 @@ SPEED_LEAST = 0.95
 CANDIDATES_MAX = 3
 """Plans that are looked at for each replica: a worse one cannot pay where the best does not."""
 
-
-UsdPerUnit = Mapping[Currency, Decimal]
-_AS_RENTED: UsdPerUnit = {}
 
 AtBid = Callable[[Plan], Plan | str]
 """The plan at the price that would be paid for it now; or why there is none."""
@@ -89,7 +86,7 @@ def judge(
     busy: str = "",
     at_bid: AtBid = _as_listed,
     forbids: Forbids = _forbids_nothing,
-    usd_per_unit: UsdPerUnit = _AS_RENTED,
+    usd_per_unit: UsdPerUnit = AS_RENTED,
 ) -> tuple[Verdict, ...]:
     """A verdict on each serving replica, the most worthwhile first.
 
@@ -216,7 +213,7 @@ def expected_life(lease: Lease, plan: Plan, *, now: datetime, until: datetime | 
     return life
 
 
-def running_usd_per_day(lease: Lease, usd_per_unit: UsdPerUnit = _AS_RENTED) -> Decimal:
+def running_usd_per_day(lease: Lease, usd_per_unit: UsdPerUnit = AS_RENTED) -> Decimal:
     """As billed, with fee, at the present rate of the coin; where that is not given, as at the rent."""
     price = lease.plan.price
     billed = price.billed if lease.price is None else lease.price

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from clorefleet.domain.lease import PHASE_ORDER, Lease, LeaseState, Phase
-from clorefleet.fleet.consolidate import UsdPerUnit, running_usd_per_day
-
-_AS_RENTED: UsdPerUnit = {}
+from clorefleet.domain.money import AS_RENTED, UsdPerUnit
+from clorefleet.fleet.consolidate import running_usd_per_day
 
 
 def is_held(lease: Lease) -> bool:
@@ -20,7 +19,7 @@ def is_held(lease: Lease) -> bool:
 _MAY_SERVE = (LeaseState.INTENT, LeaseState.ORDERED)
 
 
-def held(leases: Iterable[Lease], usd_per_unit: UsdPerUnit = _AS_RENTED) -> tuple[Lease, ...]:
+def held(leases: Iterable[Lease], usd_per_unit: UsdPerUnit = AS_RENTED) -> tuple[Lease, ...]:
     """In the order in which they are kept: the farthest along first, among those the ones that answer, then
     the cheapest for what it generates.
 
@@ -58,7 +57,7 @@ def _counted(leases: Iterable[Lease]) -> tuple[Lease, ...]:
     return tuple(lease for lease in present if lease.replaces is None or lease.replaces not in ids)
 
 
-def surplus(leases: Iterable[Lease], wanted: int, usd_per_unit: UsdPerUnit = _AS_RENTED) -> tuple[Lease, ...]:
+def surplus(leases: Iterable[Lease], wanted: int, usd_per_unit: UsdPerUnit = AS_RENTED) -> tuple[Lease, ...]:
     """Of one deployment's leases, those beyond the wanted number. Two servers that are rented for one slot,
     of which the first to be ready is kept, count as one."""
     leases = tuple(leases)

@@ -24,14 +24,14 @@ from enum import Enum
 from clorefleet.domain.failure import Cause
 from clorefleet.domain.identity import DeploymentId, OrderId
 from clorefleet.domain.lease import Lease, Phase
-from clorefleet.domain.money import Currency, Rate, format_usd
+from clorefleet.domain.money import Currency, Rate, UsdPerUnit, format_usd
 from clorefleet.domain.node import NodeView
 from clorefleet.domain.offer import MarketRates
 from clorefleet.domain.order import Order
 from clorefleet.domain.plan import Plan, Term
 from clorefleet.domain.recipe import Mark
 from clorefleet.domain.spot import LOWERING_INTERVAL, SpotBid, SpotMarket
-from clorefleet.fleet.consolidate import UsdPerUnit, expected_life
+from clorefleet.fleet.consolidate import expected_life
 from clorefleet.fleet.limits import FleetLimits
 from clorefleet.planner.cost import start_up_of
 
