@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from clorefleet.domain.guard import FleetGuard
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
 
 
 @app.command()
@@ -156,10 +155,10 @@ def _without(guard: FleetGuard, name: str) -> FleetGuard:
 
 def _usd(text: str) -> Decimal:
     from clorefleet.domain.errors import BadBudget
+    from clorefleet.domain.money import THOUSANDS
 
     plain = text.strip().removeprefix("$")
-    if "," in plain and not _THOUSANDS.fullmatch(plain):
-        # Left out, a comma that was meant as a point would make a ceiling ten times as high.
+    if "," in plain and not re.fullmatch(rf"{THOUSANDS}(?:\.[0-9]+)?", plain):
         raise BadBudget(text[:40], "a comma only parts thousands: write 1.5, or 1,500")
     try:
         amount = Decimal(plain.replace(",", ""))

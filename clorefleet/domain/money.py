@@ -200,10 +200,12 @@ class Budget:
         return f"${self.ceiling.amount.normalize():f}/{self.ceiling.period.word}"
 
 
+THOUSANDS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+"
+"""Digits that commas part. Any other comma may be meant as a point: left out, it multiplies a ceiling."""
 _COMMA = re.compile(r"[0-9]\s*,")
 _BUDGET = re.compile(
-    r"""^\s*(?:\$|usd\s*)?\s*
-        (?P<amount>(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?|\.[0-9]+)\s*(?:usd|\$)?\s*
+    rf"""^\s*(?:\$|usd\s*)?\s*
+        (?P<amount>(?:{THOUSANDS}|[0-9][0-9_]*)(?:\.[0-9]+)?|\.[0-9]+)\s*(?:usd|\$)?\s*
         (?:(?:/|\bper\b|\ba\b|\bp)\s*(?P<period>[a-z]+))?\s*$""",
     re.IGNORECASE | re.VERBOSE,
 )

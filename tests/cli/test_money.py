@@ -526,6 +526,7 @@ def test_what_is_committed_is_told_by_what_the_coin_is_worth_now(account):
         (("--total", "-3"), "more than zero"),
         (("--total", "1,5"), "comma only parts thousands"),
         (("--total", "16,00"), "comma only parts thousands"),
+        (("--total", "0,500"), "comma only parts thousands"),
         (("--total", "$1,50,000"), "comma only parts thousands"),
         (("nobody", "--total", "5"), "no deployment"),
         (("nobody", "--per-day", "5/day"), "set by deploy"),
